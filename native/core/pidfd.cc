@@ -1,0 +1,85 @@
+#include "core/pidfd.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace bulkhead {
+
+namespace {
+
+constexpr int kIdTypePidfd = 3;  // P_PIDFD, Linux 5.4
+
+// waitid(2) gives the parts; waitpid(2)'s encoding is what containerd's exit codes are derived
+// from.
+int encode_wait_status(const siginfo_t& info) {
+  switch (info.si_code) {
+    case CLD_EXITED:
+      return (info.si_status & 0xff) << 8;
+    case CLD_DUMPED:
+      return (info.si_status & 0x7f) | 0x80;
+    default:
+      return info.si_status & 0x7f;
+  }
+}
+
+}  // namespace
+
+Result<UniqueFd> pidfd_open(pid_t pid) {
+  long fd = ::syscall(SYS_pidfd_open, pid, 0);
+  if (fd < 0) return last_error("pidfd_open");
+  return UniqueFd(static_cast<int>(fd));
+}
+
+Status pidfd_signal(int pidfd, int signum) {
+  if (::syscall(SYS_pidfd_send_signal, pidfd, signum, nullptr, 0) < 0) {
+    return last_error("pidfd_send_signal");
+  }
+  return success();
+}
+
+Result<ExitStatus> wait_pidfd(int pidfd, bool block) {
+  siginfo_t info;
+  for (;;) {
+    std::memset(&info, 0, sizeof info);
+    int options = WEXITED | __WALL | (block ? 0 : WNOHANG);
+    if (::waitid(static_cast<idtype_t>(kIdTypePidfd), static_cast<id_t>(pidfd), &info, options) ==
+        0) {
+      break;
+    }
+    if (errno != EINTR) return last_error("waitid");
+  }
+  ExitStatus status;
+  if (info.si_pid == 0) return status;
+  status.pid = info.si_pid;
+  status.wait_status = encode_wait_status(info);
+  status.exited = true;
+  return status;
+}
+
+Result<uint64_t> process_start_time(pid_t pid) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return Error{errno == ENOENT ? ESRCH : errno, "open"};
+  char text[1024];
+  ssize_t got = ::read(fd.get(), text, sizeof text - 1);
+  if (got <= 0) return Error{got == 0 ? ESRCH : errno, "read"};
+  text[got] = '\0';
+  // The name (field 2) may hold spaces and parentheses: count from the last ")".
+  const char* at = std::strrchr(text, ')');
+  if (at == nullptr) return Error{EBADMSG, "read"};
+  for (int field = 2; field < 22; field++) {
+    at = std::strchr(at + 1, ' ');
+    if (at == nullptr) return Error{EBADMSG, "read"};
+  }
+  return static_cast<uint64_t>(std::strtoull(at + 1, nullptr, 10));
+}
+
+}  // namespace bulkhead

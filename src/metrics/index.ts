@@ -1,0 +1,38 @@
+/**
+ * Container metrics on the wire: the protobuf Any that the Task service's Stats answers. containerd looks the type url
+ * up by name, without the usual "type.googleapis.com/" prefix.
+ */
+import { io } from '../gen/containerd.js';
+
+export type MetricsV1 = io.containerd.cgroups.v1.IMetrics;
+export type MetricsV2 = io.containerd.cgroups.v2.IMetrics;
+
+/** Metrics of one container, by the kind of cgroups they were read from. */
+export type ContainerMetrics = { version: 1; metrics: MetricsV1 } | { version: 2; metrics: MetricsV2 };
+
+/** google.protobuf.Any, as the generated code has it. */
+export interface Any {
+  type_url: string;
+  value: Uint8Array;
+}
+
+export const metricsTypeV1 = 'io.containerd.cgroups.v1.Metrics';
+export const metricsTypeV2 = 'io.containerd.cgroups.v2.Metrics';
+
+/** The Any that carries `metrics`. */
+export function encodeMetrics(metrics: ContainerMetrics): Any {
+  return metrics.version === 1
+    ? { type_url: metricsTypeV1, value: io.containerd.cgroups.v1.Metrics.encode(metrics.metrics).finish() }
+    : { type_url: metricsTypeV2, value: io.containerd.cgroups.v2.Metrics.encode(metrics.metrics).finish() };
+}
+
+/** The metrics in an Any of either kind; undefined for any other type. */
+export function decodeMetrics(any: Any): ContainerMetrics | undefined {
+  if (any.type_url === metricsTypeV1) {
+    return { version: 1, metrics: io.containerd.cgroups.v1.Metrics.decode(any.value) };
+  }
+  if (any.type_url === metricsTypeV2) {
+    return { version: 2, metrics: io.containerd.cgroups.v2.Metrics.decode(any.value) };
+  }
+  return undefined;
+}

@@ -1,0 +1,118 @@
+/**
+ * The Executor of the shim: launches through a monitor (native/shim) over its connection. Requests are numbered; the
+ * answers come in any order. Exits are told after the answer of the launch they belong to (the monitor sees to it).
+ */
+import { errnoName, errnoText } from '../base/errno.ts';
+import { bulkhead } from '../gen/bulkhead.js';
+import { LaunchError } from '../sandbox/executor.ts';
+import type { Executor, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
+
+type ToMonitor = bulkhead.executor.v1.IToMonitor;
+type ToEngine = bulkhead.executor.v1.ToEngine;
+type ILaunchFailed = bulkhead.executor.v1.ILaunchFailed;
+
+interface Pending {
+  resolve: (result: LaunchResult) => void;
+  reject: (error: Error) => void;
+}
+
+export class MonitorExecutor implements Executor {
+  readonly #send: (message: ToMonitor) => void;
+  readonly #pending = new Map<number, Pending>();
+  readonly #exitListeners = new Set<(exit: ProcessExit) => void>();
+  #nextRequest = 1;
+
+  constructor(send: (message: ToMonitor) => void) {
+    this.#send = send;
+  }
+
+  launch(key: string, plan: Uint8Array, stdio: StdioPaths): Promise<LaunchResult> {
+    return this.#request((request) => ({ launch: { request, key, plan, stdio } }));
+  }
+
+  proceed(key: string): Promise<LaunchResult> {
+    return this.#request((request) => ({ continue: { request, key } }));
+  }
+
+  async signal(key: string, signum: number): Promise<void> {
+    await this.#request((request) => ({ signal: { request, key, signal: signum } }));
+  }
+
+  async resize(key: string, width: number, height: number): Promise<void> {
+    await this.#request((request) => ({ resize: { request, key, width, height } }));
+  }
+
+  async closeStdin(key: string): Promise<void> {
+    await this.#request((request) => ({ closeStdin: { request, key } }));
+  }
+
+  async forget(key: string): Promise<void> {
+    await this.#request((request) => ({ forget: { request, key } }));
+  }
+
+  onExit(listener: (exit: ProcessExit) => void): () => void {
+    this.#exitListeners.add(listener);
+    return () => this.#exitListeners.delete(listener);
+  }
+
+  /** Takes a message of the monitor; false when it is none of the executor's. */
+  handle(message: ToEngine): boolean {
+    if (message.launched) {
+      const { request, pid, pausedAt } = message.launched;
+      this.#take(request)?.resolve({ pid: pid ?? 0, pausedAt: pausedAt ?? '' });
+    } else if (message.started) {
+      this.#take(message.started.request)?.resolve({ pid: message.started.pid ?? 0, pausedAt: '' });
+    } else if (message.launchFailed) {
+      this.#take(message.launchFailed.request)?.reject(launchError(message.launchFailed));
+    } else if (message.reply) {
+      this.#reply(message.reply.request, message.reply.errno ?? 0);
+    } else if (message.exited) {
+      const { key, pid, waitStatus, exitedAtNs } = message.exited;
+      const exit = { key: key ?? '', pid: pid ?? 0, waitStatus: waitStatus ?? 0, exitedAtNs: exitedAtNs ?? 0 };
+      for (const listener of this.#exitListeners) listener(exit);
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  /** The monitor is gone: everything under way fails. */
+  close(): void {
+    const error = Object.assign(new Error('the monitor of this shim is gone'), { code: 'ECONNRESET' });
+    for (const pending of this.#pending.values()) pending.reject(error);
+    this.#pending.clear();
+  }
+
+  #request(build: (request: number) => ToMonitor): Promise<LaunchResult> {
+    const request = this.#nextRequest++;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(request, { resolve, reject });
+      this.#send(build(request));
+    });
+  }
+
+  #take(request: number | null | undefined): Pending | undefined {
+    const pending = this.#pending.get(request ?? 0);
+    this.#pending.delete(request ?? 0);
+    return pending;
+  }
+
+  #reply(request: number | null | undefined, errno: number): void {
+    const pending = this.#take(request);
+    if (errno === 0) pending?.resolve({ pid: 0, pausedAt: '' });
+    else pending?.reject(Object.assign(new Error(errnoText(errno)), { errno, code: errnoName(errno) }));
+  }
+}
+
+function launchError(failed: ILaunchFailed): LaunchError {
+  const { step } = failed;
+  return new LaunchError({
+    index: step ? (step.index ?? 0) : undefined,
+    action: step ? (step.action ?? 0) : undefined,
+    path: (step ? step.path : failed.path) ?? '',
+    errno: (step ? step.errno : failed.errno) ?? 0,
+    detail: step?.detail ?? '',
+    status: step?.status ?? 0,
+    op: failed.op ?? '',
+  });
+}

@@ -1,0 +1,92 @@
+/**
+ * create: from a bundle to a process that waits at the start gate (runtime-spec, lifecycle steps 1-7).
+ *
+ *   read and check config.json → record on disk (CREATING, with all that must be undone) → backend.create: plan,
+ *   executor, hooks → record on disk (CREATED)
+ *
+ * When anything fails, what was made is undone in reverse and the record goes.
+ */
+import { isAbsolute, join } from 'node:path';
+import { CleanupStack } from '../base/cleanup.ts';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import { processStartTime } from '../base/proc.ts';
+import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
+import type { Executor, StdioPaths } from '../sandbox/executor.ts';
+import type { ContainerRecord } from '../state/index.ts';
+import { readBundle } from './bundle.ts';
+import { Container } from './container.ts';
+import type { RuntimeContext } from './context.ts';
+import { runHooks } from './hooks.ts';
+import { launchSentence } from './launch_sentence.ts';
+import { Status } from './lifecycle.ts';
+
+export interface CreateRequest {
+  id: string;
+  namespace: string;
+  /** Absolute path. */
+  bundle: string;
+  wall: Wall;
+  rootfsMounts: RootfsMount[];
+  stdio: StdioPaths;
+  options: CreateOptions;
+  executor: Executor;
+  /** Pod the container belongs to; its own id when alone. */
+  group: string;
+  startFifo?: string | undefined;
+  owner?: string | undefined;
+}
+
+/** AlreadyExists for an id in use; else the first thing that failed, in one sentence, with nothing left behind. */
+export async function createContainer(ctx: RuntimeContext, request: CreateRequest): Promise<Container> {
+  const { id, namespace, bundle, stdio, executor } = request;
+  const backend = ctx.backends.get(request.wall, 'create', id);
+  if (ctx.store.exists(namespace, id)) {
+    throw new RuntimeError({ code: ErrorCode.AlreadyExists, op: 'create', id, reason: 'container with this id exists', remedy: `delete it first: bulkhead delete ${id}` });
+  }
+  const { spec, json } = readBundle('create', id, bundle);
+  const root = spec.root?.path ?? 'rootfs';
+  const record: ContainerRecord = {
+    id,
+    namespace,
+    bundle,
+    rootfs: isAbsolute(root) ? root : join(bundle, root),
+    wall: request.wall,
+    createdAtNs: ctx.now() * 1e6,
+    ociVersion: spec.ociVersion,
+    annotations: spec.annotations ?? {},
+    group: request.group,
+    startFifo: request.startFifo ?? '',
+    owner: request.owner ?? '',
+    spec: json,
+    init: { status: Status.STATUS_CREATING, ...stdio },
+    execs: [],
+  };
+  const container = new Container(record, backend, executor);
+  await using undo = new CleanupStack((what, error) => ctx.log.warning('clean-up failed', { id, what, error: String(error) }));
+  undo.defer('state', () => ctx.store.remove(namespace, id));
+  undo.defer('resources', () => backend.destroy(record));
+  try {
+    await backend.create(record, {
+      spec,
+      rootfsMounts: request.rootfsMounts,
+      stdio,
+      options: request.options,
+      executor,
+      startFifo: request.startFifo,
+      journal: (completed) => ctx.store.save(completed),
+      runCreateHooks: (pid) => {
+        container.init.record.pid = pid;
+        return runHooks(ctx, container, 'create');
+      },
+    });
+  } catch (error) {
+    await executor.signal(id, 9).catch(() => {});
+    await executor.forget(id).catch(() => {});
+    throw launchSentence('create', id, error);
+  }
+  container.init.record.pidStartTime = processStartTime(container.init.pid) ?? 0;
+  if (!container.init.isStopped) container.init.record.status = Status.STATUS_CREATED;
+  ctx.store.save(record);
+  undo.move();
+  return container;
+}

@@ -1,0 +1,42 @@
+/** delete: everything a stopped (or never started) container left on the host goes away. */
+import type { Container, ContainerProcess, ExitStatus } from './container.ts';
+import type { RuntimeContext } from './context.ts';
+import { runHooks } from './hooks.ts';
+import { Status, transition } from './lifecycle.ts';
+
+const SIGKILL = 9;
+
+/**
+ * Removes the container's resources and resolves with its init's exit. FailedPrecondition while it runs, unless
+ * `force`. The state on disk stays until `forgetContainer`, so that a repeated delete finds the same answer.
+ */
+export async function deleteContainer(ctx: RuntimeContext, container: Container, force = false): Promise<ExitStatus> {
+  const { init } = container;
+  if (!force) transition('delete', init.record.status, container.id);
+  await container.backend.killAll(container.record);
+  if (!init.isStopped && init.pid !== 0) {
+    await container.executor.signal(init.key, SIGKILL).catch(() => {});
+    await init.exited;
+  }
+  container.stopOomWatch();
+  await container.backend.destroy(container.record);
+  const processes = [init, ...container.execs.values()];
+  await Promise.all(processes.map((process) => container.executor.forget(process.key).catch(() => {})));
+  await runHooks(ctx, container, 'poststop');
+  init.record.status = Status.STATUS_STOPPED;
+  return init.exitStatus;
+}
+
+/** Forgets an exec that ended or was never started; resolves with its exit. FailedPrecondition while it runs. */
+export async function deleteExec(ctx: RuntimeContext, container: Container, exec: ContainerProcess): Promise<ExitStatus> {
+  transition('delete', exec.record.status, exec.key);
+  await container.executor.forget(exec.key).catch(() => {});
+  container.removeExec(exec);
+  ctx.store.save(container.record);
+  return exec.exitStatus;
+}
+
+/** Drops the state on disk, after the delete has been answered. */
+export function forgetContainer(ctx: RuntimeContext, container: Container): void {
+  ctx.store.remove(container.record.namespace ?? '', container.id);
+}

@@ -1,0 +1,109 @@
+/**
+ * Hooks of the runtime's namespaces: prestart, createRuntime, poststart, poststop (runtime-spec "POSIX-platform Hooks").
+ * Each is launched by a plan like everything that runs. createContainer and startContainer are steps of the
+ * container's own plan.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import { exitCodeOf } from '../base/proc.ts';
+import { ociState } from '../oci/state.ts';
+import type { Hook, Spec } from '../oci/types.ts';
+import { compileHelper } from '../plan/helper.ts';
+import { encodePlan } from '../plan/encode.ts';
+import type { Executor } from '../sandbox/executor.ts';
+import { specOf } from '../sandbox/spec.ts';
+import type { Container } from './container.ts';
+import type { RuntimeContext } from './context.ts';
+import { launchSentence } from './launch_sentence.ts';
+import { statusName } from './lifecycle.ts';
+
+export type HookPoint = 'create' | 'poststart' | 'poststop';
+
+/**
+ * Runs the hooks of a point in order. A failing hook of `create` fails it; a failing poststart or poststop is logged
+ * and the rest run (runtime-spec, lifecycle steps 10 and 13).
+ */
+export async function runHooks(ctx: RuntimeContext, container: Container, point: HookPoint): Promise<void> {
+  const hooks = hooksAt(specOf(container.record), point);
+  for (const [index, hook] of hooks.entries()) {
+    try {
+      await runHook(container, hook, `${point}-${index}`);
+    } catch (error) {
+      if (point === 'create') throw error;
+      ctx.log.warning('hook failed', { id: container.id, point, error: String(error) });
+    }
+  }
+}
+
+function hooksAt(spec: Spec, point: HookPoint): Hook[] {
+  const { hooks } = spec;
+  if (hooks === undefined) return [];
+  if (point === 'create') return [...(hooks.prestart ?? []), ...(hooks.createRuntime ?? [])];
+  return hooks[point] ?? [];
+}
+
+async function runHook(container: Container, hook: Hook, name: string): Promise<void> {
+  const { executor } = container;
+  const key = `${container.id}/hook-${name}`;
+  const directory = mkdtempSync(join(tmpdir(), 'bulkhead-hook-'));
+  try {
+    const stdin = join(directory, 'state.json');
+    writeFileSync(stdin, JSON.stringify(stateOf(container)));
+    const exited = exitOf(executor, key);
+    await executor
+      .launch(key, encodePlan(compileHelper({ id: key, ...hook })), { stdin, stdout: '', stderr: '', terminal: false })
+      .catch((error: unknown) => {
+        throw launchSentence('hook', container.id, error);
+      });
+    const status = await withTimeout(exited, hook.timeout, () => executor.signal(key, 9));
+    await executor.forget(key);
+    if (status === undefined || status !== 0) throw hookError(container.id, hook, status);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function exitOf(executor: Executor, key: string): Promise<number> {
+  return new Promise((resolve) => {
+    const end = executor.onExit((exit) => {
+      if (exit.key !== key) return;
+      end();
+      resolve(exit.waitStatus);
+    });
+  });
+}
+
+/** The wait status, or undefined when the time (seconds) ran out and the hook was killed. */
+async function withTimeout(exited: Promise<number>, seconds: number | undefined, kill: () => Promise<void>): Promise<number | undefined> {
+  if (seconds === undefined || seconds === 0) return exited;
+  let timer: NodeJS.Timeout | undefined;
+  const expired = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), seconds * 1000);
+  });
+  const status = await Promise.race([exited, expired]);
+  clearTimeout(timer);
+  if (status === undefined) {
+    await kill().catch(() => {});
+    await exited;
+  }
+  return status;
+}
+
+function hookError(id: string, hook: Hook, status: number | undefined): RuntimeError {
+  const reason = status === undefined ? `did not end within ${hook.timeout} s and was killed` : `exit status ${exitCodeOf(status)}`;
+  return new RuntimeError({ code: ErrorCode.Unknown, op: 'create', id, object: `hook ${hook.path}`, reason });
+}
+
+function stateOf(container: Container): object {
+  const { record } = container;
+  return ociState({
+    ociVersion: record.ociVersion ?? '',
+    id: container.id,
+    status: statusName(container.status),
+    pid: container.init.pid,
+    bundle: record.bundle ?? '',
+    annotations: record.annotations ?? {},
+  });
+}

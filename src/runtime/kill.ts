@@ -1,0 +1,29 @@
+/** kill: a signal to one process, or to all of the container. */
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { Container, ContainerProcess } from './container.ts';
+import { Status, transition } from './lifecycle.ts';
+
+const SIGKILL = 9;
+
+/**
+ * Sends `signum` to a process; `all` sends it to every process of the container (only SIGKILL can be sent so without a
+ * race; other signals go to each pid found). NotFound when the process is gone, FailedPrecondition for an exec that was
+ * not started.
+ */
+export async function killProcess(container: Container, target: ContainerProcess, signum: number, all: boolean): Promise<void> {
+  if (target.execId !== '' && target.pid === 0 && !target.isStopped) {
+    throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op: 'kill', id: target.key, reason: 'process not created' });
+  }
+  transition('kill', target.record.status, target.key);
+  if (all && signum === SIGKILL) {
+    await container.backend.killAll(container.record);
+    return;
+  }
+  try {
+    await container.executor.signal(target.key, signum);
+    if (signum === SIGKILL && container.status === Status.STATUS_PAUSED) await container.backend.resume(container.record);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    throw new RuntimeError({ code: ErrorCode.NotFound, op: 'kill', id: target.key, reason: 'process already finished', errno: 'ESRCH', cause: error });
+  }
+}

@@ -1,0 +1,70 @@
+/** Turns the executor's {step, path, errno} into the sentence a user reads: `op id: object: reason; remedy`. */
+import { errnoName, errnoText } from '../base/errno.ts';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import { LaunchError } from '../sandbox/executor.ts';
+import type { LaunchFailure } from '../sandbox/executor.ts';
+import { stepNames } from '../plan/step_names.ts';
+
+const ENOENT = 2;
+const EACCES = 13;
+
+const codeOfErrno: Record<string, ErrorCode> = {
+  ENOENT: ErrorCode.NotFound,
+  EEXIST: ErrorCode.AlreadyExists,
+  EINVAL: ErrorCode.InvalidArgument,
+  ENOSPC: ErrorCode.ResourceExhausted,
+  EMFILE: ErrorCode.ResourceExhausted,
+  ENFILE: ErrorCode.ResourceExhausted,
+  EPERM: ErrorCode.PermissionDenied,
+  ETIMEDOUT: ErrorCode.DeadlineExceeded,
+};
+
+/** A RuntimeError of what the executor reported; any other error comes back as it is. */
+export function launchSentence(op: string, id: string, error: unknown): unknown {
+  if (!(error instanceof LaunchError)) return error;
+  const { failure } = error;
+  const object = objectOf(failure);
+  return new RuntimeError({
+    code: codeOf(failure),
+    op,
+    id,
+    object,
+    reason: reasonOf(failure),
+    path: failure.path === '' ? undefined : failure.path,
+    errno: failure.errno === 0 ? undefined : errnoName(failure.errno),
+    cause: error,
+  });
+}
+
+function isExecutable(failure: LaunchFailure): boolean {
+  const name = failure.action === undefined ? '' : stepNames[failure.action];
+  return name === 'exec' || name === 'find executable';
+}
+
+function codeOf(failure: LaunchFailure): ErrorCode {
+  if (isExecutable(failure)) return failure.errno === EACCES ? ErrorCode.PermissionDenied : ErrorCode.InvalidArgument;
+  if (failure.errno === 0) return ErrorCode.Unknown;
+  return codeOfErrno[errnoName(failure.errno)] ?? ErrorCode.Unknown;
+}
+
+function objectOf(failure: LaunchFailure): string {
+  const name = failure.action === undefined ? failure.op : (stepNames[failure.action] ?? `step ${failure.action}`);
+  if (isExecutable(failure)) return `exec "${failure.path}"`;
+  return failure.path === '' ? name : `${name} ${failure.path}`;
+}
+
+function reasonOf(failure: LaunchFailure): string {
+  if (isExecutable(failure) && failure.errno === ENOENT) {
+    return failure.path.includes('/') ? 'no such file or directory' : 'executable file not found in $PATH';
+  }
+  if (failure.detail === 'hook-timeout') return 'hook did not end in time and was killed';
+  if (failure.detail === 'hook-exit') return `hook failed: ${waitStatusText(failure.status)}`;
+  if (failure.errno === 0) return `the container's first process ended early: ${waitStatusText(failure.status)}`;
+  const text = errnoText(failure.errno);
+  return failure.detail === '' ? text : `${text} (${failure.detail})`;
+}
+
+function waitStatusText(status: number): string {
+  const signal = status & 0x7f;
+  return signal === 0 ? `exit status ${(status >> 8) & 0xff}` : `killed by signal ${signal}`;
+}

@@ -1,0 +1,67 @@
+/** What a wall is to the runtime layer: ten methods. A backend never imports its sibling. */
+import type { Any } from '../metrics/index.ts';
+import type { LinuxResources, Process, Spec } from '../oci/types.ts';
+import type { ContainerRecord } from '../state/index.ts';
+import type { Executor, StdioPaths } from './executor.ts';
+
+export type Wall = 'namespace' | 'vm' | 'sentry';
+
+/** One entry of containerd's CreateTaskRequest.rootfs: a mount that makes the root file system. */
+export interface RootfsMount {
+  type: string;
+  source: string;
+  target?: string;
+  options: string[];
+}
+
+/** How a create differs from the default; from runtime options (shim) or flags (command line). */
+export interface CreateOptions {
+  noPivot?: boolean;
+  noNewKeyring?: boolean;
+  preserveFds?: number;
+}
+
+export interface CreateInput {
+  spec: Spec;
+  rootfsMounts: RootfsMount[];
+  stdio: StdioPaths;
+  options: CreateOptions;
+  executor: Executor;
+  /** Host path of the fifo that opens the start gate (command line); undefined: the executor's own channel. */
+  startFifo?: string | undefined;
+  /** Called with the record completed by what must be undone after a crash, before anything is made on the host. */
+  journal: (record: ContainerRecord) => void;
+  /** Runs the hooks of the runtime's namespaces; the process exists and waits (runtime-spec, lifecycle steps 3-6). */
+  runCreateHooks: (pid: number) => Promise<void>;
+}
+
+export interface ExecInput {
+  execId: string;
+  process: Process;
+  stdio: StdioPaths;
+  executor: Executor;
+}
+
+export interface ProcessInfo {
+  pid: number;
+}
+
+export interface Backend {
+  readonly wall: Wall;
+  /** Makes the container up to the start gate; fills `record` (pid, cgroups). Leaves nothing behind when it rejects. */
+  create(record: ContainerRecord, input: CreateInput): Promise<void>;
+  /** Starts a further process in the container; resolves with its pid after execve. */
+  exec(record: ContainerRecord, input: ExecInput): Promise<number>;
+  pause(record: ContainerRecord): Promise<void>;
+  resume(record: ContainerRecord): Promise<void>;
+  update(record: ContainerRecord, resources: LinuxResources): Promise<void>;
+  /** Metrics in the kind the host's cgroups give, as a protobuf Any. */
+  stats(record: ContainerRecord): Any;
+  pids(record: ContainerRecord): number[];
+  /** SIGKILL to every process of the container, also those without a pid namespace of their own. */
+  killAll(record: ContainerRecord): Promise<void>;
+  /** Calls back once for every burst of kills by the kernel's memory limit; returns what ends the watch. */
+  watchOom(record: ContainerRecord, onOom: () => void): () => void;
+  /** Removes everything the container left on the host. Idempotent. */
+  destroy(record: ContainerRecord): Promise<void>;
+}

@@ -1,0 +1,358 @@
+/**
+ * containerd's Task service for the containers of one shim (one monitor, one pod): translates, guards, and publishes
+ * events in the order containerd relies on. What containers do is in src/runtime.
+ *
+ *   TaskCreate < TaskStart < TaskExit < TaskDelete;  TaskExecAdded < TaskExecStarted < TaskExit(exec);
+ *   the init's TaskExit is the last exit of a container.
+ */
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { containerd, google } from '../gen/containerd.js';
+import type { LinuxResources } from '../oci/types.ts';
+import type { CallContext } from '../rpc/context.ts';
+import { Container } from '../runtime/container.ts';
+import type { ContainerProcess, ExitStatus } from '../runtime/container.ts';
+import type { RuntimeContext } from '../runtime/context.ts';
+import { createContainer } from '../runtime/create.ts';
+import { deleteContainer, deleteExec, forgetContainer } from '../runtime/delete.ts';
+import { addExec, startExec } from '../runtime/exec.ts';
+import { killProcess } from '../runtime/kill.ts';
+import { Status } from '../runtime/lifecycle.ts';
+import { pauseContainer, resumeContainer } from '../runtime/pause.ts';
+import { startContainer } from '../runtime/start.ts';
+import { updateContainer } from '../runtime/update.ts';
+import type { RootfsMount, Wall } from '../sandbox/backend.ts';
+import type { Executor, ProcessExit } from '../sandbox/executor.ts';
+import { taskStatus, timestamp } from './convert.ts';
+import type { TaskEvents } from './events.ts';
+import { stdioPaths } from './io.ts';
+import { createOptions } from './options.ts';
+
+type Task = typeof containerd.task.v3;
+type Req<K extends keyof Task> = Task[K] extends { decode(...args: never[]): infer M } ? M : never;
+type Empty = google.protobuf.IEmpty;
+const empty: Empty = {};
+
+export interface TaskServiceOptions {
+  ctx: RuntimeContext;
+  executor: Executor;
+  events: TaskEvents;
+  namespace: string;
+  group: string;
+  wall: Wall;
+  monitorPid: number;
+  log: Logger;
+  /** Ends the monitor; called after the answer of Shutdown went out. */
+  shutdown: () => void;
+}
+
+export class TaskService {
+  readonly #o: TaskServiceOptions;
+  readonly #containers = new Map<string, Container>();
+  /** Exits of processes whose create has not returned yet. */
+  readonly #earlyExits = new Map<string, ProcessExit>();
+  readonly #creating = new Set<string>();
+  /** Containers found again after an engine was restarted: a repeated request for them is answered, not refused. */
+  readonly #adopted = new Set<string>();
+
+  constructor(options: TaskServiceOptions) {
+    this.#o = options;
+    options.executor.onExit((exit) => void this.#onExit(exit));
+  }
+
+  get containers(): ReadonlyMap<string, Container> {
+    return this.#containers;
+  }
+
+  /** Takes over a container that a former engine made. */
+  adopt(container: Container): void {
+    this.#containers.set(container.id, container);
+    this.#adopted.add(container.id);
+    this.#watchOom(container);
+  }
+
+  async create(request: Req<'CreateTaskRequest'>): Promise<containerd.task.v3.ICreateTaskResponse> {
+    const { id, bundle } = request;
+    const { ctx, executor, namespace, group, wall } = this.#o;
+    const known = this.#containers.get(id);
+    if (known !== undefined && this.#adopted.has(id)) return { pid: known.init.pid };
+    if (request.checkpoint !== '') throw this.#unimplemented('create', id, 'restoring from a checkpoint');
+    const stdio = stdioPaths('create', id, request);
+    const options = await createOptions(id, request.options);
+    this.#creating.add(id);
+    try {
+      const rootfsMounts = (request.rootfs ?? []).map(rootfsMount);
+      const create = { id, namespace, bundle, wall, rootfsMounts, stdio, options, executor, group };
+      const container = await createContainer(ctx, create);
+      this.#containers.set(id, container);
+      this.#watchOom(container);
+      const io = { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
+      this.#o.events.publish('create', { containerId: id, bundle, rootfs: request.rootfs, io, pid: container.init.pid });
+      return { pid: container.init.pid };
+    } finally {
+      this.#creating.delete(id);
+      const exit = this.#earlyExits.get(id);
+      this.#earlyExits.delete(id);
+      if (exit !== undefined) void this.#onExit(exit);
+    }
+  }
+
+  async start(request: Req<'StartRequest'>): Promise<containerd.task.v3.IStartResponse> {
+    const container = this.#container('start', request.id);
+    const process = this.#process('start', container, request.execId);
+    if (this.#adopted.has(container.id) && process.record.status === Status.STATUS_RUNNING) return { pid: process.pid };
+    const started = this.#start(container, process);
+    process.starting = started.catch(() => {});
+    return { pid: await started };
+  }
+
+  async #start(container: Container, process: ContainerProcess): Promise<number> {
+    const containerId = container.id;
+    if (process.execId === '') {
+      const pid = await startContainer(this.#o.ctx, container);
+      this.#o.events.publish('start', { containerId, pid });
+      return pid;
+    }
+    const pid = await startExec(this.#o.ctx, container, process);
+    this.#o.events.publish('exec-started', { containerId, execId: process.execId, pid });
+    return pid;
+  }
+
+  async delete(request: Req<'DeleteRequest'>): Promise<containerd.task.v3.IDeleteResponse> {
+    const container = this.#container('delete', request.id);
+    const process = this.#process('delete', container, request.execId);
+    if (process.execId !== '') return deleteResponse(await deleteExec(this.#o.ctx, container, process));
+    return deleteResponse(await this.remove(container, false));
+  }
+
+  /** Deletes a container, forced or not, and forgets it. */
+  async remove(container: Container, force: boolean): Promise<ExitStatus> {
+    const { ctx, events } = this.#o;
+    if (container.init.isStopped) await container.init.exited;
+    const exit = await deleteContainer(ctx, container, force);
+    events.publish('delete', {
+      containerId: container.id,
+      pid: exit.pid,
+      exitStatus: exit.exitCode,
+      exitedAt: timestamp(exit.exitedAtNs),
+    });
+    this.#containers.delete(container.id);
+    this.#adopted.delete(container.id);
+    forgetContainer(ctx, container);
+    return exit;
+  }
+
+  state(request: Req<'StateRequest'>): containerd.task.v3.IStateResponse {
+    const container = this.#container('state', request.id);
+    const process = this.#process('state', container, request.execId);
+    const { status, terminal, stdin, stdout, stderr } = process.record;
+    const exit = process.exitStatus;
+    return {
+      id: container.id,
+      execId: process.execId,
+      bundle: container.record.bundle,
+      pid: process.pid,
+      status: taskStatus(status),
+      terminal,
+      stdin,
+      stdout,
+      stderr,
+      exitStatus: exit.exitCode,
+      exitedAt: timestamp(exit.exitedAtNs),
+    };
+  }
+
+  pids(request: Req<'PidsRequest'>): containerd.task.v3.IPidsResponse {
+    const container = this.#container('pids', request.id);
+    const execOf = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.execId]));
+    const processes = container.backend.pids(container.record).map((pid) => {
+      const execId = execOf.get(pid);
+      return execId === undefined ? { pid } : { pid, info: processDetails(execId) };
+    });
+    return { processes };
+  }
+
+  async pause(request: Req<'PauseRequest'>): Promise<Empty> {
+    const container = this.#container('pause', request.id);
+    await pauseContainer(this.#o.ctx, container);
+    this.#o.events.publish('paused', { containerId: container.id });
+    return empty;
+  }
+
+  async resume(request: Req<'ResumeRequest'>): Promise<Empty> {
+    const container = this.#container('resume', request.id);
+    await resumeContainer(this.#o.ctx, container);
+    this.#o.events.publish('resumed', { containerId: container.id });
+    return empty;
+  }
+
+  checkpoint(request: Req<'CheckpointTaskRequest'>): Empty {
+    throw this.#unimplemented('checkpoint', request.id, 'checkpoint');
+  }
+
+  async kill(request: Req<'KillRequest'>): Promise<Empty> {
+    const container = this.#container('kill', request.id);
+    const process = this.#process('kill', container, request.execId);
+    await killProcess(container, process, request.signal, request.all);
+    return empty;
+  }
+
+  exec(request: Req<'ExecProcessRequest'>): Empty {
+    const container = this.#container('exec', request.id);
+    const { execId } = request;
+    if (this.#adopted.has(container.id) && container.execs.has(execId)) return empty;
+    const stdio = stdioPaths('exec', `${container.id}/${execId}`, request);
+    addExec(this.#o.ctx, container, execId, text(request.spec?.value), stdio);
+    this.#o.events.publish('exec-added', { containerId: container.id, execId });
+    return empty;
+  }
+
+  async resizePty(request: Req<'ResizePtyRequest'>): Promise<Empty> {
+    const container = this.#container('resize', request.id);
+    const process = this.#process('resize', container, request.execId);
+    if (process.record.terminal !== true) return empty;
+    await container.executor.resize(process.key, request.width, request.height);
+    return empty;
+  }
+
+  async closeIo(request: Req<'CloseIORequest'>): Promise<Empty> {
+    const container = this.#container('close io', request.id);
+    const process = this.#process('close io', container, request.execId);
+    if (request.stdin && process.pid !== 0 && !process.isStopped) await container.executor.closeStdin(process.key);
+    return empty;
+  }
+
+  async update(request: Req<'UpdateTaskRequest'>): Promise<Empty> {
+    const container = this.#container('update', request.id);
+    await updateContainer(container, parseResources(container.id, text(request.resources?.value)));
+    return empty;
+  }
+
+  async wait(request: Req<'WaitRequest'>, call: CallContext<unknown>): Promise<containerd.task.v3.IWaitResponse> {
+    const container = this.#container('wait', request.id);
+    const process = this.#process('wait', container, request.execId);
+    const exit = await orAborted(process.exited, call.signal);
+    return { exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
+  }
+
+  stats(request: Req<'StatsRequest'>): containerd.task.v3.IStatsResponse {
+    const container = this.#container('stats', request.id);
+    return { stats: container.backend.stats(container.record) };
+  }
+
+  /** Succeeds for an unknown id too: containerd uses it as a health check. */
+  connect(request: Req<'ConnectRequest'>): containerd.task.v3.IConnectResponse {
+    const taskPid = this.#containers.get(request.id)?.init.pid ?? 0;
+    return { shimPid: this.#o.monitorPid, taskPid, version: '' };
+  }
+
+  shutdown(): Empty {
+    if (this.#containers.size === 0 && this.#creating.size === 0) setImmediate(() => this.#o.shutdown());
+    return empty;
+  }
+
+  async #onExit(exit: ProcessExit): Promise<void> {
+    const [containerId = '', execId = ''] = exit.key.split('/', 2);
+    const container = this.#containers.get(containerId);
+    const process = container?.process(execId);
+    if (container === undefined && this.#creating.has(containerId)) this.#earlyExits.set(exit.key, exit);
+    if (container === undefined || process === undefined || process.isStopped) return;
+    process.recordExit(exit);
+    await process.starting;
+    if (process === container.init) await this.#afterInit(container);
+    process.record.exitPublished = true;
+    this.#o.ctx.store.save(container.record);
+    const { pid, exitCode, exitedAtNs } = process.exitStatus;
+    this.#o.events.publish('exit', {
+      containerId,
+      id: execId === '' ? containerId : execId,
+      pid,
+      exitStatus: exitCode,
+      exitedAt: timestamp(exitedAtNs),
+    });
+    process.announceExit();
+  }
+
+  /** What else runs in the container ends with its init; their exits are told first. */
+  async #afterInit(container: Container): Promise<void> {
+    container.stopOomWatch();
+    if (container.record.privatePidNamespace !== true) {
+      await container.backend.killAll(container.record).catch((error: unknown) => {
+        this.#o.log.warning('processes left after init ended', { id: container.id, error: String(error) });
+      });
+    }
+    const running = [...container.execs.values()].filter((exec) => exec.pid !== 0);
+    await Promise.all(running.map((exec) => exec.exited));
+  }
+
+  #watchOom(container: Container): void {
+    if (container.init.isStopped) return;
+    const { id } = container;
+    try {
+      container.stopOomWatch = container.backend.watchOom(container.record, () => {
+        this.#o.events.publish('oom', { containerId: id });
+      });
+    } catch (error) {
+      this.#o.log.warning('memory limit events are not watched', { id, error: String(error) });
+    }
+  }
+
+  #container(op: string, id: string): Container {
+    const container = this.#containers.get(id);
+    if (container !== undefined) return container;
+    throw new RuntimeError({ code: ErrorCode.NotFound, op, id, reason: 'no such container' });
+  }
+
+  #process(op: string, container: Container, execId: string): ContainerProcess {
+    const process = container.process(execId);
+    if (process !== undefined) return process;
+    throw new RuntimeError({ code: ErrorCode.NotFound, op, id: container.id, object: `exec ${execId}`, reason: 'no such process' });
+  }
+
+  #unimplemented(op: string, id: string, what: string): RuntimeError {
+    return new RuntimeError({ code: ErrorCode.Unimplemented, op, id, object: what, reason: 'not supported by this version' });
+  }
+}
+
+function rootfsMount(mount: containerd.types.IMount): RootfsMount {
+  return {
+    type: mount.type ?? '',
+    source: mount.source ?? '',
+    ...(mount.target ? { target: mount.target } : {}),
+    options: mount.options ?? [],
+  };
+}
+
+function deleteResponse(exit: ExitStatus): containerd.task.v3.IDeleteResponse {
+  return { pid: exit.pid, exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
+}
+
+function processDetails(execId: string): google.protobuf.IAny {
+  const value = containerd.runc.v1.ProcessDetails.encode({ execId }).finish();
+  return { typeUrl: 'containerd.runc.v1.ProcessDetails', value };
+}
+
+function text(bytes: Uint8Array | null | undefined): string {
+  return Buffer.from(bytes ?? []).toString('utf8');
+}
+
+function parseResources(id: string, json: string): LinuxResources {
+  try {
+    return JSON.parse(json) as LinuxResources;
+  } catch (cause) {
+    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op: 'update', id, object: 'resources', reason: 'not valid JSON', cause });
+  }
+}
+
+/** The promise's value, or a rejection as soon as the caller gave up. */
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error);
+    if (signal.aborted) onAbort();
+    signal.addEventListener('abort', onAbort, { once: true });
+    void promise.then((value) => {
+      signal.removeEventListener('abort', onAbort);
+      resolve(value);
+    });
+  });
+}

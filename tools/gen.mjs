@@ -18,13 +18,26 @@ const bundles = [
 ];
 
 const options = [
-  ...['--target', 'static-module', '--wrap', 'esm', '--dependency', 'protobufjs/minimal.js', '--es6', '--dts'],
+  ...[
+    '--target',
+    'static-module',
+    '--wrap',
+    'esm',
+    '--dependency',
+    'protobufjs/minimal.js',
+    '--es6',
+    '--dts',
+  ],
   ...['--force-number', '--no-create', '--no-verify', '--no-convert', '--no-delimited', '--no-typeurl'],
   '--no-service',
 ];
 
 const protos = (dir) =>
-  existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith('.proto')).sort() : [];
+  existsSync(dir)
+    ? readdirSync(dir)
+        .filter((name) => name.endsWith('.proto'))
+        .sort()
+    : [];
 
 /** True when `out` and its types are newer than every source and than this script. */
 const fresh = (out, sources) => {

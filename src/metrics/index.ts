@@ -12,7 +12,7 @@ export type ContainerMetrics = { version: 1; metrics: MetricsV1 } | { version: 2
 
 /** google.protobuf.Any, as the generated code has it. */
 export interface Any {
-  type_url: string;
+  typeUrl: string;
   value: Uint8Array;
 }
 
@@ -22,16 +22,16 @@ export const metricsTypeV2 = 'io.containerd.cgroups.v2.Metrics';
 /** The Any that carries `metrics`. */
 export function encodeMetrics(metrics: ContainerMetrics): Any {
   return metrics.version === 1
-    ? { type_url: metricsTypeV1, value: io.containerd.cgroups.v1.Metrics.encode(metrics.metrics).finish() }
-    : { type_url: metricsTypeV2, value: io.containerd.cgroups.v2.Metrics.encode(metrics.metrics).finish() };
+    ? { typeUrl: metricsTypeV1, value: io.containerd.cgroups.v1.Metrics.encode(metrics.metrics).finish() }
+    : { typeUrl: metricsTypeV2, value: io.containerd.cgroups.v2.Metrics.encode(metrics.metrics).finish() };
 }
 
 /** The metrics in an Any of either kind; undefined for any other type. */
 export function decodeMetrics(any: Any): ContainerMetrics | undefined {
-  if (any.type_url === metricsTypeV1) {
+  if (any.typeUrl === metricsTypeV1) {
     return { version: 1, metrics: io.containerd.cgroups.v1.Metrics.decode(any.value) };
   }
-  if (any.type_url === metricsTypeV2) {
+  if (any.typeUrl === metricsTypeV2) {
     return { version: 2, metrics: io.containerd.cgroups.v2.Metrics.decode(any.value) };
   }
   return undefined;

@@ -32,6 +32,7 @@ std::string encode_step(protozero::pbf_tag_type tag, const StepFailure& failure)
   if (tag == kFailed) {
     if (!failure.detail.empty()) step.add_string(5, failure.detail.substr(0, kMaxText));
     if (failure.status != 0) step.add_int32(6, failure.status);
+    if (!failure.output.empty()) step.add_string(7, failure.output.substr(0, kMaxText));
   }
   step.commit();
   return bytes;
@@ -57,6 +58,9 @@ void decode_step(pbf_reader step, StepFailure& failure) {
         break;
       case protozero::tag_and_type(6, protozero::pbf_wire_type::varint):
         failure.status = step.get_int32();
+        break;
+      case protozero::tag_and_type(7, protozero::pbf_wire_type::length_delimited):
+        failure.output = step.get_string();
         break;
       default:
         step.skip();

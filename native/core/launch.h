@@ -60,6 +60,8 @@ struct StepFailure {
   int32_t err = 0;
   std::string detail;
   int32_t status = 0;
+  // What the kernel (mount option log) or a hook (start of its stderr) said.
+  std::string output;
 };
 
 struct InitEvent {

@@ -13,6 +13,8 @@ export interface StepFailure {
   detail: string;
   /** Wait status of a hook, else 0. */
   status: number;
+  /** What the kernel (mount option log) or the hook (start of its stderr) said; may be empty. */
+  output: string;
 }
 
 export interface LaunchOptions {

@@ -19,7 +19,12 @@ export interface Logger {
 }
 
 /** A logger that hands finished lines (with the newline) to `write`. Lines below `level` are dropped. */
-export function createLogger(write: (line: string) => void, level: Level = 'info', format: Format = 'text', base: Fields = {}): Logger {
+export function createLogger(
+  write: (line: string) => void,
+  level: Level = 'info',
+  format: Format = 'text',
+  base: Fields = {},
+): Logger {
   const log = (at: Level, msg: string, fields: Fields = {}): void => {
     if (order[at] < order[level]) return;
     const record = { time: new Date().toISOString(), level: at, msg, ...base, ...fields };

@@ -40,7 +40,8 @@ export class FrameReader {
 
 function checkedLength(bytes: Buffer): number {
   const length = bytes.readUInt32BE(0);
-  if (length > MAX_MESSAGE) throw new RangeError(`message of ${length} bytes is over the limit of ${MAX_MESSAGE}`);
+  if (length > MAX_MESSAGE)
+    throw new RangeError(`message of ${length} bytes is over the limit of ${MAX_MESSAGE}`);
   return length;
 }
 
@@ -53,7 +54,11 @@ export function frame(message: Uint8Array): Buffer {
 }
 
 /** Calls `onMessage` for every message of a socket; a broken frame or an error destroys it. */
-export function readMessages(socket: Socket, onMessage: (message: Buffer) => void, onError: (error: Error) => void): void {
+export function readMessages(
+  socket: Socket,
+  onMessage: (message: Buffer) => void,
+  onError: (error: Error) => void,
+): void {
   const reader = new FrameReader();
   socket.on('data', (chunk: Buffer) => {
     try {

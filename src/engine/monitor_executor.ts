@@ -68,7 +68,12 @@ export class MonitorExecutor implements Executor {
       this.#reply(message.reply.request, message.reply.errno ?? 0);
     } else if (message.exited) {
       const { key, pid, waitStatus, exitedAtNs } = message.exited;
-      const exit = { key: key ?? '', pid: pid ?? 0, waitStatus: waitStatus ?? 0, exitedAtNs: exitedAtNs ?? 0 };
+      const exit = {
+        key: key ?? '',
+        pid: pid ?? 0,
+        waitStatus: waitStatus ?? 0,
+        exitedAtNs: exitedAtNs ?? 0,
+      };
       for (const listener of this.#exitListeners) listener(exit);
     } else {
       return false;

@@ -41,7 +41,13 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   const { id, namespace, bundle, stdio, executor } = request;
   const backend = ctx.backends.get(request.wall, 'create', id);
   if (ctx.store.exists(namespace, id)) {
-    throw new RuntimeError({ code: ErrorCode.AlreadyExists, op: 'create', id, reason: 'container with this id exists', remedy: `delete it first: bulkhead delete ${id}` });
+    throw new RuntimeError({
+      code: ErrorCode.AlreadyExists,
+      op: 'create',
+      id,
+      reason: 'container with this id exists',
+      remedy: `delete it first: bulkhead delete ${id}`,
+    });
   }
   const { spec, json } = readBundle('create', id, bundle);
   const root = spec.root?.path ?? 'rootfs';
@@ -62,7 +68,9 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
     execs: [],
   };
   const container = new Container(record, backend, executor);
-  await using undo = new CleanupStack((what, error) => ctx.log.warning('clean-up failed', { id, what, error: String(error) }));
+  await using undo = new CleanupStack((what, error) =>
+    ctx.log.warning('clean-up failed', { id, what, error: String(error) }),
+  );
   undo.defer('state', () => ctx.store.remove(namespace, id));
   undo.defer('resources', () => backend.destroy(record));
   try {

@@ -10,7 +10,11 @@ const SIGKILL = 9;
  * Removes the container's resources and resolves with its init's exit. FailedPrecondition while it runs, unless
  * `force`. The state on disk stays until `forgetContainer`, so that a repeated delete finds the same answer.
  */
-export async function deleteContainer(ctx: RuntimeContext, container: Container, force = false): Promise<ExitStatus> {
+export async function deleteContainer(
+  ctx: RuntimeContext,
+  container: Container,
+  force = false,
+): Promise<ExitStatus> {
   const { init } = container;
   if (!force) transition('delete', init.record.status, container.id);
   await container.backend.killAll(container.record);
@@ -28,7 +32,11 @@ export async function deleteContainer(ctx: RuntimeContext, container: Container,
 }
 
 /** Forgets an exec that ended or was never started; resolves with its exit. FailedPrecondition while it runs. */
-export async function deleteExec(ctx: RuntimeContext, container: Container, exec: ContainerProcess): Promise<ExitStatus> {
+export async function deleteExec(
+  ctx: RuntimeContext,
+  container: Container,
+  exec: ContainerProcess,
+): Promise<ExitStatus> {
   transition('delete', exec.record.status, exec.key);
   await container.executor.forget(exec.key).catch(() => {});
   container.removeExec(exec);

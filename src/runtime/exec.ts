@@ -21,7 +21,13 @@ export function addExec(
   stdio: StdioPaths,
 ): ContainerProcess {
   if (execId === '' || container.execs.has(execId)) {
-    throw new RuntimeError({ code: ErrorCode.AlreadyExists, op: 'exec', id: container.id, object: `exec ${execId}`, reason: 'already exists' });
+    throw new RuntimeError({
+      code: ErrorCode.AlreadyExists,
+      op: 'exec',
+      id: container.id,
+      object: `exec ${execId}`,
+      reason: 'already exists',
+    });
   }
   transition('exec', container.init.record.status, container.id);
   const process: Process = parseProcess(processJson, `${container.id}/${execId}`);
@@ -39,7 +45,11 @@ export function addExec(
 }
 
 /** Starts a registered exec; resolves with its pid after execve. FailedPrecondition when the init does not run. */
-export async function startExec(ctx: RuntimeContext, container: Container, exec: ContainerProcess): Promise<number> {
+export async function startExec(
+  ctx: RuntimeContext,
+  container: Container,
+  exec: ContainerProcess,
+): Promise<number> {
   if (container.init.isStopped) {
     throw new RuntimeError({
       code: ErrorCode.FailedPrecondition,
@@ -51,7 +61,12 @@ export async function startExec(ctx: RuntimeContext, container: Container, exec:
   const next = transition('start', exec.record.status, exec.key);
   const process = JSON.parse(Buffer.from(exec.record.spec ?? []).toString()) as Process;
   const { terminal, stdin, stdout, stderr } = exec.record;
-  const stdio = { terminal: terminal ?? false, stdin: stdin ?? '', stdout: stdout ?? '', stderr: stderr ?? '' };
+  const stdio = {
+    terminal: terminal ?? false,
+    stdin: stdin ?? '',
+    stdout: stdout ?? '',
+    stderr: stderr ?? '',
+  };
   const input = { execId: exec.execId, process, stdio, executor: container.executor };
   exec.record.pid = await container.backend.exec(container.record, input).catch((error: unknown) => {
     throw launchSentence('exec', exec.key, error);

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { exitCodeOf } from '../base/proc.ts';
-import { ociState } from '../oci/state.ts';
+import type { State } from '../oci/state.ts';
 import type { Hook, Spec } from '../oci/types.ts';
 import { compileHelper } from '../plan/helper.ts';
 import { encodePlan } from '../plan/encode.ts';
@@ -53,7 +53,12 @@ async function runHook(container: Container, hook: Hook, name: string): Promise<
     writeFileSync(stdin, JSON.stringify(stateOf(container)));
     const exited = exitOf(executor, key);
     await executor
-      .launch(key, encodePlan(compileHelper({ id: key, ...hook })), { stdin, stdout: '', stderr: '', terminal: false })
+      .launch(key, encodePlan(compileHelper({ id: key, ...hook })), {
+        stdin,
+        stdout: '',
+        stderr: '',
+        terminal: false,
+      })
       .catch((error: unknown) => {
         throw launchSentence('hook', container.id, error);
       });
@@ -76,7 +81,11 @@ function exitOf(executor: Executor, key: string): Promise<number> {
 }
 
 /** The wait status, or undefined when the time (seconds) ran out and the hook was killed. */
-async function withTimeout(exited: Promise<number>, seconds: number | undefined, kill: () => Promise<void>): Promise<number | undefined> {
+async function withTimeout(
+  exited: Promise<number>,
+  seconds: number | undefined,
+  kill: () => Promise<void>,
+): Promise<number | undefined> {
   if (seconds === undefined || seconds === 0) return exited;
   let timer: NodeJS.Timeout | undefined;
   const expired = new Promise<undefined>((resolve) => {
@@ -92,18 +101,21 @@ async function withTimeout(exited: Promise<number>, seconds: number | undefined,
 }
 
 function hookError(id: string, hook: Hook, status: number | undefined): RuntimeError {
-  const reason = status === undefined ? `did not end within ${hook.timeout} s and was killed` : `exit status ${exitCodeOf(status)}`;
+  const reason =
+    status === undefined
+      ? `did not end within ${hook.timeout} s and was killed`
+      : `exit status ${exitCodeOf(status)}`;
   return new RuntimeError({ code: ErrorCode.Unknown, op: 'create', id, object: `hook ${hook.path}`, reason });
 }
 
-function stateOf(container: Container): object {
+function stateOf(container: Container): State {
   const { record } = container;
-  return ociState({
+  return {
     ociVersion: record.ociVersion ?? '',
     id: container.id,
-    status: statusName(container.status),
+    status: statusName(container.status) as State['status'],
     pid: container.init.pid,
     bundle: record.bundle ?? '',
     annotations: record.annotations ?? {},
-  });
+  };
 }

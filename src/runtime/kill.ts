@@ -10,9 +10,19 @@ const SIGKILL = 9;
  * race; other signals go to each pid found). NotFound when the process is gone, FailedPrecondition for an exec that was
  * not started.
  */
-export async function killProcess(container: Container, target: ContainerProcess, signum: number, all: boolean): Promise<void> {
+export async function killProcess(
+  container: Container,
+  target: ContainerProcess,
+  signum: number,
+  all: boolean,
+): Promise<void> {
   if (target.execId !== '' && target.pid === 0 && !target.isStopped) {
-    throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op: 'kill', id: target.key, reason: 'process not created' });
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'kill',
+      id: target.key,
+      reason: 'process not created',
+    });
   }
   transition('kill', target.record.status, target.key);
   if (all && signum === SIGKILL) {
@@ -21,9 +31,17 @@ export async function killProcess(container: Container, target: ContainerProcess
   }
   try {
     await container.executor.signal(target.key, signum);
-    if (signum === SIGKILL && container.status === Status.STATUS_PAUSED) await container.backend.resume(container.record);
+    if (signum === SIGKILL && container.status === Status.STATUS_PAUSED)
+      await container.backend.resume(container.record);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
-    throw new RuntimeError({ code: ErrorCode.NotFound, op: 'kill', id: target.key, reason: 'process already finished', errno: 'ESRCH', cause: error });
+    throw new RuntimeError({
+      code: ErrorCode.NotFound,
+      op: 'kill',
+      id: target.key,
+      reason: 'process already finished',
+      errno: 'ESRCH',
+      cause: error,
+    });
   }
 }

@@ -42,13 +42,15 @@ function isExecutable(failure: LaunchFailure): boolean {
 }
 
 function codeOf(failure: LaunchFailure): ErrorCode {
-  if (isExecutable(failure)) return failure.errno === EACCES ? ErrorCode.PermissionDenied : ErrorCode.InvalidArgument;
+  if (isExecutable(failure))
+    return failure.errno === EACCES ? ErrorCode.PermissionDenied : ErrorCode.InvalidArgument;
   if (failure.errno === 0) return ErrorCode.Unknown;
   return codeOfErrno[errnoName(failure.errno)] ?? ErrorCode.Unknown;
 }
 
 function objectOf(failure: LaunchFailure): string {
-  const name = failure.action === undefined ? failure.op : (stepNames[failure.action] ?? `step ${failure.action}`);
+  const name =
+    failure.action === undefined ? failure.op : (stepNames[failure.action] ?? `step ${failure.action}`);
   if (isExecutable(failure)) return `exec "${failure.path}"`;
   return failure.path === '' ? name : `${name} ${failure.path}`;
 }
@@ -59,7 +61,8 @@ function reasonOf(failure: LaunchFailure): string {
   }
   if (failure.detail === 'hook-timeout') return 'hook did not end in time and was killed';
   if (failure.detail === 'hook-exit') return `hook failed: ${waitStatusText(failure.status)}`;
-  if (failure.errno === 0) return `the container's first process ended early: ${waitStatusText(failure.status)}`;
+  if (failure.errno === 0)
+    return `the container's first process ended early: ${waitStatusText(failure.status)}`;
   const text = errnoText(failure.errno);
   return failure.detail === '' ? text : `${text} (${failure.detail})`;
 }

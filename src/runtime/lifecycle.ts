@@ -67,6 +67,7 @@ export function transition(verb: Verb, status: Status | null | undefined, id: st
 
 function refusal(verb: Verb, status: Status): string {
   if (verb === 'delete') return `cannot delete a ${names[status]} process`;
-  if (verb === 'exec' && status === S.STATUS_STOPPED) return 'container is stopped: its init process is not running';
+  if (verb === 'exec' && status === S.STATUS_STOPPED)
+    return 'container is stopped: its init process is not running';
   return `container is ${names[status]}`;
 }

@@ -25,9 +25,13 @@ interface Method {
 function method<Request, Response>(
   request: Decoder<Request>,
   response: Encoder<Response>,
-  handler: (tasks: TaskService, request: Request, call: CallContext<TaskPeer>) => Promise<Response> | Response,
+  handler: (
+    tasks: TaskService,
+    request: Request,
+    call: CallContext<TaskPeer>,
+  ) => Promise<Response> | Response,
 ): Method {
-  return { request, response, handler } as Method;
+  return { request, response, handler } as unknown as Method;
 }
 
 const t = containerd.task.v3;

@@ -23,17 +23,30 @@ const tableKeys: Record<string, { key: keyof ShimOptions; type: 'boolean' | 'str
 };
 
 /** Decodes an options Any; absent: no options. InvalidArgument names the type or the key. */
-export async function shimOptions(op: string, id: string, any: google.protobuf.IAny | null | undefined): Promise<ShimOptions> {
+export async function shimOptions(
+  op: string,
+  id: string,
+  any: google.protobuf.IAny | null | undefined,
+): Promise<ShimOptions> {
   const type = (any?.typeUrl ?? '').replace(/^.*\//, '');
   const value = any?.value ?? new Uint8Array();
   if (type === '') return {};
   if (type === 'containerd.runc.v1.Options') return runcOptions(value);
   if (type === 'runtimeoptions.v1.Options') return tomlOptions(op, id, value);
-  throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object: `options of type ${type}`, reason: 'unknown type' });
+  throw new RuntimeError({
+    code: ErrorCode.InvalidArgument,
+    op,
+    id,
+    object: `options of type ${type}`,
+    reason: 'unknown type',
+  });
 }
 
 /** The part that create uses; systemd's cgroup driver is refused until there is one. */
-export async function createOptions(id: string, any: google.protobuf.IAny | null | undefined): Promise<CreateOptions> {
+export async function createOptions(
+  id: string,
+  any: google.protobuf.IAny | null | undefined,
+): Promise<CreateOptions> {
   const options = await shimOptions('create', id, any);
   if (options.systemdCgroup === true) {
     throw new RuntimeError({
@@ -68,7 +81,14 @@ async function tomlOptions(op: string, id: string, value: Uint8Array): Promise<S
 async function readOptionsFile(op: string, id: string, path: string): Promise<ShimOptions> {
   const { readFile } = await import('node:fs/promises');
   const body = await readFile(path, 'utf8').catch((cause: unknown) => {
-    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object: `options file ${path}`, reason: String((cause as Error).message), cause });
+    throw new RuntimeError({
+      code: ErrorCode.InvalidArgument,
+      op,
+      id,
+      object: `options file ${path}`,
+      reason: String((cause as Error).message),
+      cause,
+    });
   });
   return parseTable(op, id, path, body);
 }

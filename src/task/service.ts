@@ -57,7 +57,7 @@ export class TaskService {
 
   constructor(options: TaskServiceOptions) {
     this.#o = options;
-    options.executor.onExit((exit) => void this.#onExit(exit));
+    options.executor.onExit((exit) => this.exited(exit));
   }
 
   get containers(): ReadonlyMap<string, Container> {
@@ -86,21 +86,33 @@ export class TaskService {
       const container = await createContainer(ctx, create);
       this.#containers.set(id, container);
       this.#watchOom(container);
-      const io = { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
-      this.#o.events.publish('create', { containerId: id, bundle, rootfs: request.rootfs, io, pid: container.init.pid });
+      const io = {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+      };
+      this.#o.events.publish('create', {
+        containerId: id,
+        bundle,
+        rootfs: request.rootfs,
+        io,
+        pid: container.init.pid,
+      });
       return { pid: container.init.pid };
     } finally {
       this.#creating.delete(id);
       const exit = this.#earlyExits.get(id);
       this.#earlyExits.delete(id);
-      if (exit !== undefined) void this.#onExit(exit);
+      if (exit !== undefined) this.exited(exit);
     }
   }
 
   async start(request: Req<'StartRequest'>): Promise<containerd.task.v3.IStartResponse> {
     const container = this.#container('start', request.id);
     const process = this.#process('start', container, request.execId);
-    if (this.#adopted.has(container.id) && process.record.status === Status.STATUS_RUNNING) return { pid: process.pid };
+    if (this.#adopted.has(container.id) && process.record.status === Status.STATUS_RUNNING)
+      return { pid: process.pid };
     const started = this.#start(container, process);
     process.starting = started.catch(() => {});
     return { pid: await started };
@@ -218,7 +230,8 @@ export class TaskService {
   async closeIo(request: Req<'CloseIORequest'>): Promise<Empty> {
     const container = this.#container('close io', request.id);
     const process = this.#process('close io', container, request.execId);
-    if (request.stdin && process.pid !== 0 && !process.isStopped) await container.executor.closeStdin(process.key);
+    if (request.stdin && process.pid !== 0 && !process.isStopped)
+      await container.executor.closeStdin(process.key);
     return empty;
   }
 
@@ -228,7 +241,10 @@ export class TaskService {
     return empty;
   }
 
-  async wait(request: Req<'WaitRequest'>, call: CallContext<unknown>): Promise<containerd.task.v3.IWaitResponse> {
+  async wait(
+    request: Req<'WaitRequest'>,
+    call: CallContext<unknown>,
+  ): Promise<containerd.task.v3.IWaitResponse> {
     const container = this.#container('wait', request.id);
     const process = this.#process('wait', container, request.execId);
     const exit = await orAborted(process.exited, call.signal);
@@ -249,6 +265,13 @@ export class TaskService {
   shutdown(): Empty {
     if (this.#containers.size === 0 && this.#creating.size === 0) setImmediate(() => this.#o.shutdown());
     return empty;
+  }
+
+  /** A process ended: recorded, told as an event, then to those who wait. */
+  exited(exit: ProcessExit): void {
+    this.#onExit(exit).catch((error: unknown) => {
+      this.#o.log.error('exit not recorded', { id: exit.key, error: String(error) });
+    });
   }
 
   async #onExit(exit: ProcessExit): Promise<void> {
@@ -306,11 +329,23 @@ export class TaskService {
   #process(op: string, container: Container, execId: string): ContainerProcess {
     const process = container.process(execId);
     if (process !== undefined) return process;
-    throw new RuntimeError({ code: ErrorCode.NotFound, op, id: container.id, object: `exec ${execId}`, reason: 'no such process' });
+    throw new RuntimeError({
+      code: ErrorCode.NotFound,
+      op,
+      id: container.id,
+      object: `exec ${execId}`,
+      reason: 'no such process',
+    });
   }
 
   #unimplemented(op: string, id: string, what: string): RuntimeError {
-    return new RuntimeError({ code: ErrorCode.Unimplemented, op, id, object: what, reason: 'not supported by this version' });
+    return new RuntimeError({
+      code: ErrorCode.Unimplemented,
+      op,
+      id,
+      object: what,
+      reason: 'not supported by this version',
+    });
   }
 }
 
@@ -340,7 +375,14 @@ function parseResources(id: string, json: string): LinuxResources {
   try {
     return JSON.parse(json) as LinuxResources;
   } catch (cause) {
-    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op: 'update', id, object: 'resources', reason: 'not valid JSON', cause });
+    throw new RuntimeError({
+      code: ErrorCode.InvalidArgument,
+      op: 'update',
+      id,
+      object: 'resources',
+      reason: 'not valid JSON',
+      cause,
+    });
   }
 }
 

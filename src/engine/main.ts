@@ -1,0 +1,69 @@
+/**
+ * bulkhead-engine: one per host and instance. Started by the first monitor with the listening socket as descriptor 3
+ * (or by hand with --listen). Binds task service, transports and backends; keeps running whatever one pod does.
+ */
+import { fstatSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { createLogger } from '../base/log.ts';
+import { EventPublisher } from '../events/index.ts';
+import { Router } from '../rpc/router.ts';
+import { BackendRegistry } from '../sandbox/registry.ts';
+import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
+import { StateStore } from '../state/index.ts';
+import { bindTaskService } from '../task/bind.ts';
+import type { TaskPeer } from '../task/bind.ts';
+import { VERSION } from '../base/version.ts';
+import { loadConfig } from './config.ts';
+import { EngineServer } from './server.ts';
+import { eventSinks } from './events.ts';
+import { grpcAcceptor } from './grpc.ts';
+
+const LISTEN_FD = 3;
+
+async function main(): Promise<void> {
+  const config = await loadConfig(process.env);
+  const log = createLogger((line) => process.stderr.write(line), config.logLevel, 'text', {
+    runtime: 'bulkhead',
+  });
+  process.on('uncaughtException', (error) =>
+    log.error('uncaught exception', { error: error.stack ?? error.message }),
+  );
+  process.on('unhandledRejection', (error) =>
+    log.error('unhandled rejection', { error: String((error as Error)?.stack ?? error) }),
+  );
+  process.on('SIGPIPE', () => {});
+
+  const store = new StateStore(config.root);
+  const backends = new BackendRegistry();
+  backends.register(new NamespaceBackend());
+  const ctx = { store, backends, log, now: Date.now };
+  const router = new Router<TaskPeer>();
+  bindTaskService(router);
+  const sinks = eventSinks((address, namespace) => new EventPublisher({ address, namespace, log }));
+
+  const server = new EngineServer({
+    session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
+    shim: { ctx, protocol: config.protocol, version: VERSION },
+    log,
+    idleTimeoutMs: config.idleTimeoutMs,
+    onIdle: () => {
+      rmSync(join(config.root, 'engine.sock'), { force: true });
+      process.exit(0);
+    },
+  });
+  await server.listen(isSocket(LISTEN_FD) ? { fd: LISTEN_FD } : { path: join(config.root, 'engine.sock') });
+  log.info('engine ready', { pid: process.pid, root: config.root, version: VERSION });
+}
+
+function isSocket(fd: number): boolean {
+  try {
+    return fstatSync(fd).isSocket();
+  } catch {
+    return false;
+  }
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`bulkhead-engine: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
+});

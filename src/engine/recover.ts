@@ -1,0 +1,91 @@
+/**
+ * A monitor came back to a new engine: its containers are built again from the records on disk and from what the
+ * monitor says of its processes. The monitor is right about processes, the record about everything else.
+ */
+import { bulkhead } from '../gen/bulkhead.js';
+import { Container } from '../runtime/container.ts';
+import type { ContainerProcess } from '../runtime/container.ts';
+import type { RuntimeContext } from '../runtime/context.ts';
+import { Status } from '../runtime/lifecycle.ts';
+import type { ContainerRecord } from '../state/index.ts';
+import type { MonitorSession } from './monitor_session.ts';
+
+type IProcessState = bulkhead.executor.v1.IProcessState;
+
+const SIGKILL = 9;
+/** Wait status of "killed by SIGKILL", for a process that nobody saw end. */
+const LOST = SIGKILL;
+
+/** Adopts the containers of a monitor. Never rejects: a record that cannot be used is logged and left. */
+export async function recoverContainers(
+  ctx: RuntimeContext,
+  session: MonitorSession,
+  states: IProcessState[],
+): Promise<void> {
+  const records = ctx.store
+    .list(session.namespace, (error) => ctx.log.error('state not usable', { error: error.message }))
+    .filter((record) => record.group === session.group);
+  if (records.length === 0) return;
+  const byKey = new Map(states.map((state) => [state.key ?? '', state]));
+  for (const record of records) {
+    try {
+      await recoverContainer(ctx, session, record, byKey);
+    } catch (error) {
+      ctx.log.error('container not recovered', { id: record.id ?? '', error: String(error) });
+    }
+  }
+}
+
+async function recoverContainer(
+  ctx: RuntimeContext,
+  session: MonitorSession,
+  record: ContainerRecord,
+  states: Map<string, IProcessState>,
+): Promise<void> {
+  const backend = ctx.backends.get(record.wall ?? '', 'recover', record.id ?? '');
+  const container = new Container(record, backend, session.executor);
+  if (container.status === Status.STATUS_CREATING) {
+    await undoCreate(ctx, container);
+    return;
+  }
+  for (const process of [container.init, ...container.execs.values()])
+    applyState(process, states.get(process.key));
+  session.tasks.adopt(container);
+  for (const process of [...container.execs.values(), container.init])
+    announce(session, process, states.get(process.key));
+}
+
+/** The create was cut short; containerd's request will come again and start from nothing. */
+async function undoCreate(ctx: RuntimeContext, container: Container): Promise<void> {
+  await container.executor.signal(container.id, SIGKILL).catch(() => {});
+  await container.executor.forget(container.id).catch(() => {});
+  await container.backend.destroy(container.record);
+  ctx.store.remove(container.record.namespace ?? '', container.id);
+}
+
+/** A start may have got through without its answer being recorded. */
+function applyState(process: ContainerProcess, state: IProcessState | undefined): void {
+  if (state === undefined || process.isStopped) return;
+  if (state.pid) process.record.pid = state.pid;
+  if (state.running === true && process.record.status === Status.STATUS_CREATED) {
+    process.record.status = Status.STATUS_RUNNING;
+  }
+}
+
+/** Exits that nobody has been told of yet; a process the monitor does not know any more was lost with its exit. */
+function announce(
+  session: MonitorSession,
+  process: ContainerProcess,
+  state: IProcessState | undefined,
+): void {
+  if (process.isStopped) {
+    process.announceExit();
+    return;
+  }
+  const { key, pid } = process;
+  if (state?.exited === true) {
+    session.tasks.exited({ key, pid, waitStatus: state.waitStatus ?? 0, exitedAtNs: state.exitedAtNs ?? 0 });
+  } else if (state === undefined && pid !== 0) {
+    session.tasks.exited({ key, pid, waitStatus: LOST, exitedAtNs: Date.now() * 1e6 });
+  }
+}

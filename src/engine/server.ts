@@ -1,0 +1,124 @@
+/**
+ * The engine's socket: monitors (for as long as their pod lives) and launchers (one question each) connect here.
+ * The first message says which.
+ */
+import { createServer } from 'node:net';
+import type { Server, Socket } from 'node:net';
+import type { Logger } from '../base/log.ts';
+import { bulkhead } from '../gen/bulkhead.js';
+import { frame, readMessages } from './frames.ts';
+import { MonitorSession, PROTOCOL } from './monitor_session.ts';
+import type { SessionDeps } from './monitor_session.ts';
+import { answerShim } from './shim_actions.ts';
+import type { ShimActionDeps } from './shim_actions.ts';
+
+const { ToEngine, ToMonitor } = bulkhead.executor.v1;
+
+export interface EngineServerOptions {
+  session: SessionDeps;
+  shim: Omit<ShimActionDeps, 'sessionOf'>;
+  log: Logger;
+  /** 0: stay for ever. */
+  idleTimeoutMs: number;
+  onIdle: () => void;
+}
+
+/** A monitor that has neither containers nor connections is of no use to anybody; it is ended after this long. */
+const ABANDONED_MS = 60_000;
+
+export class EngineServer {
+  readonly #o: EngineServerOptions;
+  readonly #server: Server;
+  readonly #sessions = new Set<MonitorSession>();
+  #idleTimer: NodeJS.Timeout | undefined;
+
+  constructor(options: EngineServerOptions) {
+    this.#o = options;
+    this.#server = createServer((socket) => this.#accept(socket));
+    this.#armIdle();
+    setInterval(() => this.#endAbandoned(), ABANDONED_MS).unref();
+  }
+
+  /** Listens on a descriptor that a launcher bound (socket activation) or on a path. */
+  listen(where: { fd: number } | { path: string }): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen(where, () => resolve());
+    });
+  }
+
+  /** The session whose containers an id belongs to. */
+  sessionOf(namespace: string, id: string): MonitorSession | undefined {
+    for (const session of this.#sessions) {
+      if (session.namespace === namespace && session.tasks.containers.has(id)) return session;
+    }
+    return undefined;
+  }
+
+  #accept(socket: Socket): void {
+    let session: MonitorSession | undefined;
+    const log = this.#o.log;
+    clearTimeout(this.#idleTimer);
+    socket.on('error', (error) => log.debug('connection failed', { error: error.message }));
+    socket.on('close', () => {
+      if (session !== undefined) {
+        this.#sessions.delete(session);
+        session.closed();
+      }
+      this.#armIdle();
+    });
+    readMessages(
+      socket,
+      (bytes) => {
+        const message = ToEngine.decode(bytes);
+        if (session !== undefined) session.handle(message);
+        else if (message.hello) session = this.#hello(socket, message.hello);
+        else if (message.shimRequest) void this.#answer(socket, message.shimRequest);
+        else socket.destroy();
+      },
+      (error) => log.warning('broken message', { error: error.message }),
+    );
+  }
+
+  #hello(socket: Socket, hello: bulkhead.executor.v1.IHello): MonitorSession | undefined {
+    if ((hello.protocolMin ?? 0) > PROTOCOL || (hello.protocolMax ?? 0) < PROTOCOL) {
+      this.#o.log.error('monitor speaks another protocol', {
+        min: hello.protocolMin ?? 0,
+        max: hello.protocolMax ?? 0,
+      });
+      socket.destroy();
+      return undefined;
+    }
+    const session = new MonitorSession(this.#o.session, socket, hello);
+    this.#sessions.add(session);
+    return session;
+  }
+
+  async #answer(socket: Socket, request: bulkhead.executor.v1.IShimRequest): Promise<void> {
+    const deps = {
+      ...this.#o.shim,
+      sessionOf: (namespace: string, id: string) => this.sessionOf(namespace, id),
+    };
+    const reply = await answerShim(deps, request);
+    socket.write(frame(ToMonitor.encode({ shimReply: reply }).finish()));
+  }
+
+  #armIdle(): void {
+    clearTimeout(this.#idleTimer);
+    if (this.#sessions.size > 0 || this.#o.idleTimeoutMs === 0) return;
+    this.#idleTimer = setTimeout(() => {
+      if (this.#sessions.size === 0) this.#o.onIdle();
+    }, this.#o.idleTimeoutMs);
+  }
+
+  /** A start whose containerd died before it connected leaves a monitor behind; nobody would ever ask it to end. */
+  #endAbandoned(): void {
+    for (const session of this.#sessions) {
+      const idle = session.tasks.containers.size === 0 && session.connections === 0;
+      if (idle && session.idleSince !== undefined && Date.now() - session.idleSince >= ABANDONED_MS) {
+        session.send({ shutdown: {} });
+      }
+      session.idleSince = idle ? (session.idleSince ?? Date.now()) : undefined;
+    }
+  }
+}

@@ -82,6 +82,8 @@ export interface Addon {
   sendFd(socketPath: string, fd: number, message: string): void;
   /** openat2(RESOLVE_IN_ROOT) of a file beneath a root, contents up to `limit` bytes (passwd and group look-ups). */
   readFileInRoot(root: string, path: string, limit: number): Uint8Array;
+  /** mkfifo(3) with exactly this mode, whatever the umask. */
+  mkfifo(path: string, mode: number): void;
   /** flock(2) LOCK_EX, optionally with LOCK_NB (throws EAGAIN). */
   flock(fd: number, nonBlocking: boolean): void;
   /** SO_PEERCRED of a socket fd. */

@@ -1,0 +1,1 @@
+export { type EventConnection, EventPublisher, type EventPublisherOptions } from './publisher.ts';

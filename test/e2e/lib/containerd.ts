@@ -5,7 +5,7 @@ import { containerdConfig, type CriOptions } from './config.ts';
 import { EventStream } from './events.ts';
 import { eventually, onTerminal, run, type RunOptions, type RunResult } from './exec.ts';
 import { images, testImage } from './image.ts';
-import { findLeaks, killAll, markedProcesses, mountsBelow } from './leaks.ts';
+import { findLeaks, killAll, markedProcesses, mountsBelow, sharedFiles } from './leaks.ts';
 import { peers, prefix, runtime, scratch } from './paths.ts';
 
 /** 1.6 is Debian 12's own; 1.7 (trixie) and 2 (sid) come from build/peers. */
@@ -53,6 +53,7 @@ export class PrivateContainerd {
   /** BULKHEAD_ROOT of this containerd's shims: engine socket, log, task state. */
   readonly bulkheadRoot: string;
   readonly env: NodeJS.ProcessEnv;
+  readonly before: ReadonlySet<string> = new Set(sharedFiles());
   private readonly options: StartOptions;
   private daemon: ChildProcess | undefined;
   private readonly streams: EventStream[] = [];

@@ -60,9 +60,11 @@ export class EventStream {
     return this.seen(id).map(({ topic }) => topic);
   }
 
-  /** Waits for the first event of `topic` for container `id`. */
+  /** Waits for the first event of `topic` for container `id`; exits of its execs do not count. */
   wait(topic: string, id: string): Promise<ContainerdEvent> {
-    return eventually(`${topic} of ${id}`, () => this.seen(id).find((found) => found.topic === topic));
+    const own = ({ topic: name, event }: ContainerdEvent): boolean =>
+      name === topic && (event.id === undefined || event.id === id);
+    return eventually(`${topic} of ${id}`, () => this.seen(id).find(own));
   }
 
   close(): void {

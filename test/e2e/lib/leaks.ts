@@ -4,6 +4,8 @@ import { eventually } from './exec.ts';
 
 /** What the leak checker needs to know of a containerd. */
 export interface Marked {
+  /** What was in the shared directories before this containerd started. */
+  before: ReadonlySet<string>;
   dir: string;
   namespace: string;
   bulkheadRoot: string;
@@ -99,6 +101,12 @@ const filesBelow = (dir: string): string[] => {
   }
 };
 
+/** What containerd, shims and CNI keep outside their own directories (private to the run, see tools/private.sh). */
+export const sharedFiles = (): string[] =>
+  ['/run/containerd/s', '/run/containerd/fifo', '/run/netns'].flatMap((dir) =>
+    list(dir).map((name) => `${dir}/${name}`),
+  );
+
 /** What of the host would still be there although no container is; empty when the runtime has cleaned up. */
 export const findLeaks = (of: Marked): string[] => {
   const processes = markedProcesses(of).filter((found) => !found.containerd && !found.engine);
@@ -109,10 +117,8 @@ export const findLeaks = (of: Marked): string[] => {
     ...mountsBelow(join(of.dir, 'state')).map((mount) => `mount ${mount}`),
     ...mountsBelow(of.bulkheadRoot).map((mount) => `mount ${mount}`),
     ...cgroupsOf(of.namespace).map((cgroup) => `cgroup ${cgroup}`),
-    ...list('/run/containerd/s').map((name) => `socket /run/containerd/s/${name}`),
-    ...list('/run/containerd/fifo').map((name) => `fifo directory /run/containerd/fifo/${name}`),
+    ...sharedFiles().filter((path) => !of.before.has(path)),
     ...list(`/run/containerd/runc/${of.namespace}`).map((name) => `runc state ${name}`),
-    ...list('/run/netns').map((name) => `network namespace ${name}`),
     ...bundles.map((name) => `bundle ${name}`),
     ...filesBelow(join(of.bulkheadRoot, 'tasks'))
       .filter((path) => statSync(path, { throwIfNoEntry: false })?.isDirectory() === false)

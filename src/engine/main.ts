@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { createLogger } from '../base/log.ts';
 import { EventPublisher } from '../events/index.ts';
 import { Router } from '../rpc/router.ts';
+import { connectTtrpc } from '../rpc/ttrpc/client.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { StateStore } from '../state/index.ts';
@@ -39,7 +40,9 @@ async function main(): Promise<void> {
   const ctx = { store, backends, log, now: Date.now };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
-  const sinks = eventSinks((address, namespace) => new EventPublisher({ address, namespace, log }));
+  const sinks = eventSinks(
+    (address, namespace) => new EventPublisher({ address, namespace, log, connect: connectTtrpc }),
+  );
 
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
 import { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
-import { ociFeatures } from '../oci/features.ts';
+import type { Features } from '../oci/features.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import { removeLeftovers } from '../runtime/leftovers.ts';
 import { shimOptions } from '../task/options.ts';
@@ -23,6 +23,7 @@ export interface ShimActionDeps {
   ctx: RuntimeContext;
   protocol: 'ttrpc' | 'grpc';
   version: string;
+  features: () => Features;
   sessionOf: (namespace: string, id: string) => MonitorSession | undefined;
 }
 
@@ -31,7 +32,7 @@ export async function answerShim(deps: ShimActionDeps, request: IShimRequest): P
   try {
     if (request.action === 'start') return await start(deps, request);
     if (request.action === 'delete') return await remove(deps, request);
-    if (request.action === 'info') return await info(deps, request);
+    if (request.action === 'info') return info(deps, request);
     return { error: `unknown action "${request.action}"` };
   } catch (error) {
     return { error: asRuntimeError(error, request.action ?? '', request.id ?? '').message };
@@ -89,8 +90,7 @@ async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShi
   return { stdout: containerd.task.v3.DeleteResponse.encode(response).finish() };
 }
 
-async function info(deps: ShimActionDeps, request: IShimRequest): Promise<IShimReply> {
-  const features = await ociFeatures();
+function info(deps: ShimActionDeps, request: IShimRequest): IShimReply {
   const any = request.stdin?.length ? google.protobuf.Any.decode(request.stdin) : undefined;
   const runtimeInfo = {
     name: `io.containerd.bulkhead${request.wall === 'namespace' ? '' : `-${request.wall}`}.v2`,
@@ -98,7 +98,7 @@ async function info(deps: ShimActionDeps, request: IShimRequest): Promise<IShimR
     ...(any ? { options: any } : {}),
     features: {
       typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/features/Features',
-      value: Buffer.from(JSON.stringify(features)),
+      value: Buffer.from(JSON.stringify(deps.features())),
     },
   };
   return { stdout: containerd.types.RuntimeInfo.encode(runtimeInfo).finish() };

@@ -1,0 +1,363 @@
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import { silentLogger } from '../base/log.ts';
+import { containerd } from '../gen/containerd.js';
+import { CallContext } from '../rpc/context.ts';
+import { noMetadata } from '../rpc/codec.ts';
+import { BackendRegistry } from '../sandbox/registry.ts';
+import { StateStore } from '../state/index.ts';
+import { FakeBackend } from '../../test/fakes/backend.ts';
+import { FakeExecutor } from '../../test/fakes/executor.ts';
+import type { TaskEventMessages } from './events.ts';
+import { TaskService } from './service.ts';
+
+const t = containerd.task.v3;
+const SIGKILL = 9;
+
+const config = {
+  ociVersion: '1.2.0',
+  process: { user: { uid: 0, gid: 0 }, args: ['true'], cwd: '/' },
+  root: { path: 'rootfs' },
+  linux: {},
+};
+
+interface Told {
+  name: keyof TaskEventMessages;
+  id: string;
+  message: Record<string, unknown>;
+}
+
+class Rig {
+  readonly root = mkdtempSync(join(tmpdir(), 'bh-task-'));
+  readonly store = new StateStore(join(this.root, 'state'));
+  readonly executor = new FakeExecutor();
+  readonly backend = new FakeBackend();
+  readonly events: Told[] = [];
+  ended = 0;
+  readonly service: TaskService;
+
+  constructor() {
+    const backends = new BackendRegistry();
+    backends.register(this.backend);
+    this.service = new TaskService({
+      ctx: { store: this.store, backends, log: silentLogger, now: () => 1_700_000_000_000 },
+      executor: this.executor,
+      events: {
+        publish: (name, message) => {
+          const fields = message as Record<string, unknown>;
+          this.events.push({
+            name,
+            id: String(fields['execId'] ?? fields['id'] ?? fields['containerId']),
+            message: fields,
+          });
+        },
+      },
+      namespace: 'default',
+      group: 'web',
+      wall: 'namespace',
+      monitorPid: 7,
+      log: silentLogger,
+      shutdown: () => (this.ended += 1),
+    });
+  }
+
+  bundle(id: string, json: string = JSON.stringify(config)): string {
+    const bundle = join(this.root, id);
+    mkdirSync(join(bundle, 'rootfs'), { recursive: true });
+    writeFileSync(join(bundle, 'config.json'), json);
+    return bundle;
+  }
+
+  create(id: string): Promise<containerd.task.v3.ICreateTaskResponse> {
+    return this.service.create(new t.CreateTaskRequest({ id, bundle: this.bundle(id) }));
+  }
+
+  start(id: string, execId = ''): Promise<containerd.task.v3.IStartResponse> {
+    return this.service.start(new t.StartRequest({ id, execId }));
+  }
+
+  exec(id: string, execId: string): void {
+    const value = Buffer.from(JSON.stringify(config.process));
+    this.service.exec(new t.ExecProcessRequest({ id, execId, spec: { typeUrl: 'Process', value } }));
+  }
+
+  delete(id: string, execId = ''): Promise<containerd.task.v3.IDeleteResponse> {
+    return this.service.delete(new t.DeleteRequest({ id, execId }));
+  }
+
+  wait(id: string, execId = '', timeoutMs?: number): Promise<containerd.task.v3.IWaitResponse> {
+    const call = new CallContext({
+      service: '',
+      method: 'Wait',
+      metadata: noMetadata,
+      peer: { name: 'test' },
+      timeoutMs,
+    });
+    return this.service.wait(new t.WaitRequest({ id, execId }), call);
+  }
+
+  names(): string[] {
+    return this.events.map(({ name, id }) => `${name} ${id}`);
+  }
+}
+
+async function failure(work: () => unknown): Promise<RuntimeError> {
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof RuntimeError) return error;
+    throw error;
+  }
+  throw new Error('expected a refusal');
+}
+
+describe('task service', () => {
+  let rig: Rig;
+  beforeEach(() => {
+    rig = new Rig();
+  });
+  afterEach(() => rmSync(rig.root, { recursive: true, force: true }));
+
+  it('runs a container from create to delete, with its events in order and nothing left', async () => {
+    const { pid } = await rig.create('web');
+    expect(pid).toBe(1000);
+    expect(await rig.start('web')).toEqual({ pid: 1000 });
+    const waiting = rig.wait('web');
+    rig.executor.exit('web', 3 << 8);
+    expect((await waiting).exitStatus).toBe(3);
+    const deleted = await rig.delete('web');
+    expect(deleted).toMatchObject({ pid: 1000, exitStatus: 3, exitedAt: { seconds: 1_700_000_000 } });
+    expect(rig.names()).toEqual(['create web', 'start web', 'exit web', 'delete web']);
+    expect(rig.store.exists('default', 'web')).toBe(false);
+    expect(rig.backend.calls.at(-1)).toBe('destroy web');
+    expect(rig.executor.calls).toContain('forget web');
+  });
+
+  it('tells an exit that comes during start after the start', async () => {
+    await rig.create('web');
+    const starting = rig.start('web');
+    rig.executor.exit('web', 0);
+    await starting;
+    await rig.wait('web');
+    expect(rig.names()).toEqual(['create web', 'start web', 'exit web']);
+  });
+
+  it("tells the init's exit last, after those of its execs", async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await rig.start('web', 'one');
+    rig.executor.exit('web', SIGKILL);
+    rig.executor.exit('web/one', SIGKILL);
+    expect((await rig.wait('web')).exitStatus).toBe(137);
+    expect(rig.names()).toEqual([
+      'create web',
+      'start web',
+      'exec-added one',
+      'exec-started one',
+      'exit one',
+      'exit web',
+    ]);
+  });
+
+  it('kills what is left when the container has no pid namespace of its own', async () => {
+    rig.backend.privatePidNamespace = false;
+    rig.backend.onKillAll = () => rig.executor.exit('web/one', SIGKILL);
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await rig.start('web', 'one');
+    rig.executor.exit('web', 0);
+    await rig.wait('web');
+    expect(rig.names().slice(-2)).toEqual(['exit one', 'exit web']);
+  });
+
+  it('deletes a container that was never started', async () => {
+    await rig.create('web');
+    expect(await rig.delete('web')).toMatchObject({ pid: 1000, exitStatus: 137 });
+    expect(rig.names()).toEqual(['create web', 'exit web', 'delete web']);
+  });
+
+  it('refuses what the status does not allow, in a sentence with the right code', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    expect(await failure(() => rig.delete('web'))).toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: 'delete web: cannot delete a running process',
+    });
+    expect(await failure(() => rig.start('web'))).toMatchObject({
+      message: 'start web: container is running',
+    });
+    expect(await failure(() => rig.wait('web', 'none'))).toMatchObject({
+      code: ErrorCode.NotFound,
+      message: 'wait web: exec none: no such process',
+    });
+    rig.executor.exit('web', 0);
+    await rig.wait('web');
+    expect(await failure(() => rig.service.kill(new t.KillRequest({ id: 'web', signal: 15 })))).toMatchObject(
+      {
+        code: ErrorCode.NotFound,
+        message: 'kill web: process already finished',
+      },
+    );
+    expect(await failure(() => rig.exec('web', 'late'))).toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+    });
+  });
+
+  it('names what is missing', async () => {
+    for (const work of [
+      () => rig.start('no'),
+      () => rig.delete('no'),
+      () => rig.service.stats(new t.StatsRequest({ id: 'no' })),
+    ]) {
+      expect((await failure(work)).code).toBe(ErrorCode.NotFound);
+    }
+    expect(rig.service.connect(new t.ConnectRequest({ id: 'no' }))).toMatchObject({ shimPid: 7, taskPid: 0 });
+  });
+
+  it('gives an exec that was not started no signal', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    const kill = new t.KillRequest({ id: 'web', execId: 'one', signal: 9 });
+    expect(await failure(() => rig.service.kill(kill))).toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: 'kill web/one: process not created',
+    });
+  });
+
+  it('stops waiting when the caller does', async () => {
+    await rig.create('web');
+    await expect(rig.wait('web', '', 10)).rejects.toMatchObject({ code: ErrorCode.DeadlineExceeded });
+  });
+
+  it('leaves nothing when create fails, whether the bundle or the backend is to blame', async () => {
+    const bad = rig.service.create(new t.CreateTaskRequest({ id: 'bad', bundle: rig.bundle('bad', '{') }));
+    expect(await failure(() => bad)).toMatchObject({ code: ErrorCode.InvalidArgument });
+    rig.backend.createError = new RuntimeError({
+      code: ErrorCode.Unknown,
+      op: 'create',
+      id: 'web',
+      reason: 'no',
+    });
+    expect(await failure(() => rig.create('web'))).toMatchObject({ message: 'create web: no' });
+    expect(rig.backend.calls.filter((call) => call.startsWith('destroy'))).toEqual(['destroy web']);
+    expect(rig.store.list(undefined, () => {})).toEqual([]);
+    expect(rig.events).toEqual([]);
+    rig.backend.createError = undefined;
+    await rig.create('web');
+  });
+
+  it('says why the command could not be executed, and tells the exit', async () => {
+    await rig.create('web');
+    const failed = { index: 9, action: 65, path: '/bin/none', errno: 2, detail: '', status: 0, op: '' };
+    rig.executor.failures.set('web', failed);
+    expect(await failure(() => rig.start('web'))).toMatchObject({
+      message: 'start web: exec "/bin/none": no such file or directory',
+    });
+    await rig.wait('web');
+    expect(rig.names()).toEqual(['create web', 'exit web']);
+  });
+
+  it('publishes kills by the memory limit', async () => {
+    await rig.create('web');
+    rig.backend.onOom();
+    expect(rig.names()).toEqual(['create web', 'oom web']);
+  });
+
+  it('ends the monitor only when no container is left', async () => {
+    await rig.create('web');
+    rig.service.shutdown();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(rig.ended).toBe(0);
+    await rig.delete('web');
+    rig.service.shutdown();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(rig.ended).toBe(1);
+  });
+
+  it('keeps the order of events and leaves no record, whatever is called when', async () => {
+    const step = fc.constantFrom(
+      'create',
+      'start',
+      'exec',
+      'start-exec',
+      'exit',
+      'exit-exec',
+      'kill',
+      'delete',
+      'pause',
+      'resume',
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 24 }), async (steps) => {
+        const run = new Rig();
+        try {
+          for (const name of steps) await attempt(run, name);
+          await finish(run);
+          expect(orderOf(run.events)).toEqual([]);
+          expect(run.store.list(undefined, () => {})).toEqual([]);
+        } finally {
+          rmSync(run.root, { recursive: true, force: true });
+        }
+      }),
+      { numRuns: 150 },
+    );
+  });
+});
+
+/** One call; refusals are part of the game, anything else is not. */
+async function attempt(rig: Rig, name: string): Promise<void> {
+  const { service, executor } = rig;
+  const calls: Record<string, () => unknown> = {
+    create: () => rig.create('web'),
+    start: () => rig.start('web'),
+    exec: () => rig.exec('web', 'one'),
+    'start-exec': () => rig.start('web', 'one'),
+    exit: () => executor.processes.has('web') && executor.exit('web', 0),
+    'exit-exec': () => executor.processes.has('web/one') && executor.exit('web/one', 0),
+    kill: () => service.kill(new t.KillRequest({ id: 'web', signal: SIGKILL })),
+    delete: () => rig.delete('web'),
+    pause: () => service.pause(new t.PauseRequest({ id: 'web' })),
+    resume: () => service.resume(new t.ResumeRequest({ id: 'web' })),
+  };
+  try {
+    await calls[name]?.();
+  } catch (error) {
+    if (!(error instanceof RuntimeError)) throw error;
+  }
+}
+
+async function finish(rig: Rig): Promise<void> {
+  if (rig.service.containers.size === 0) return;
+  for (const key of ['web', 'web/one']) if (rig.executor.processes.has(key)) rig.executor.exit(key, 0);
+  await rig.delete('web');
+}
+
+/** Sentences about every event that is out of order. */
+function orderOf(events: Told[]): string[] {
+  const wrong: string[] = [];
+  const seen: string[] = [];
+  const before = (event: string, first: string): void => {
+    if (!seen.includes(first)) wrong.push(`${event} before ${first}`);
+  };
+  for (const { name, id } of events) {
+    const event = `${name} ${id}`;
+    if (name === 'delete') {
+      before(event, 'exit web');
+      seen.length = 0;
+      continue;
+    }
+    if (seen.includes(event) && (name === 'exit' || name === 'start')) wrong.push(`${event} twice`);
+    if (event === 'start web') before(event, 'create web');
+    if (event === 'exec-started one') before(event, 'exec-added one');
+    if (seen.includes('exit web') && name === 'exit') wrong.push(`${event} after the exit of the init`);
+    seen.push(event);
+  }
+  return wrong;
+}

@@ -74,18 +74,30 @@ function handle<P extends Peer>(route: Route<P>, peer: P): grpc.UntypedHandleCal
   }
   return (call: grpc.ServerDuplexStream<Buffer, Buffer>) => {
     const ctx = contextOf(route, call, peer);
+    // grpc-js leaves a cancelled stream as it is: whoever reads it would wait for ever.
+    call.on('cancelled', () => call.destroy());
     const stream = {
       send: async (payload: Uint8Array) => {
         if (call.cancelled) throw cancelled(route.method);
-        if (!call.write(asBuffer(payload))) await new Promise<void>((resolve) => call.once('drain', resolve));
+        if (!call.write(asBuffer(payload))) await writable(call);
       },
-      [Symbol.asyncIterator]: () => call[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>,
+      [Symbol.asyncIterator]: () => call.iterator({ destroyOnReturn: false }) as AsyncIterator<Uint8Array>,
     };
     route.call(ctx, stream).then(
       () => (ctx.finish(), call.end()),
       (error: unknown) => (ctx.finish(), call.emit('error', grpcError(error))),
     );
   };
+}
+
+function writable(call: grpc.ServerDuplexStream<Buffer, Buffer>): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      call.off('drain', done).off('close', done);
+      resolve();
+    };
+    call.on('drain', done).on('close', done);
+  });
 }
 
 function contextOf<P extends Peer>(route: Route<P>, call: ServerCall, peer: P): CallContext<P> {

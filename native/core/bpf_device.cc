@@ -1,4 +1,4 @@
-#include "bpf_device.h"
+#include "core/bpf_device.h"
 
 #include <errno.h>
 #include <linux/bpf.h>

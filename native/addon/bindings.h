@@ -1,0 +1,20 @@
+// The functions of src/native/addon.d.ts, by theme.
+#pragma once
+
+#include <napi.h>
+
+namespace bulkhead::addon {
+
+void define_process(Napi::Env env, Napi::Object exports);   // pidfds, subreaper
+void define_files(Napi::Env env, Napi::Object exports);     // mount, openat2, flock
+void define_sockets(Napi::Env env, Napi::Object exports);   // SCM_RIGHTS, SO_PEERCRED
+void define_terminal(Napi::Env env, Napi::Object exports);  // window size, raw mode
+void define_cgroup(Napi::Env env, Napi::Object exports);    // device programs, v1 events
+void define_seccomp(Napi::Env env, Napi::Object exports);
+
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+void define(Napi::Env env, Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<function>(env, name));
+}
+
+}  // namespace bulkhead::addon

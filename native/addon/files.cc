@@ -1,0 +1,144 @@
+// Mounts, files beneath a root, locks.
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "addon/arguments.h"
+#include "addon/bindings.h"
+#include "core/fd.h"
+
+namespace bulkhead::addon {
+namespace {
+
+// mount(source, target, fstype, flags, data)
+Napi::Value mount_function(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string source;
+  std::string target;
+  std::string fstype;
+  std::string data;
+  int64_t flags = 0;
+  if (!get_string(info[0], "source", source) || !get_string(info[1], "target", target) ||
+      !get_string(info[2], "fstype", fstype) ||
+      !get_integer(info[3], "flags", 0, UINT32_MAX, flags) || !get_string(info[4], "data", data)) {
+    return env.Undefined();
+  }
+  const int rc = ::mount(source.c_str(), target.c_str(), fstype.empty() ? nullptr : fstype.c_str(),
+                         static_cast<unsigned long>(flags), data.empty() ? nullptr : data.c_str());
+  if (rc != 0) return throw_errno(env, errno, "mount", target);
+  return env.Undefined();
+}
+
+// umount(target, flags)
+Napi::Value umount_function(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string target;
+  int flags = 0;
+  if (!get_string(info[0], "target", target) || !get_int(info[1], "flags", 0, INT32_MAX, flags)) {
+    return env.Undefined();
+  }
+  if (::umount2(target.c_str(), flags) != 0) return throw_errno(env, errno, "umount", target);
+  return env.Undefined();
+}
+
+int open_in_root(int root, const char* path) {
+  open_how how{};
+  // O_NONBLOCK: opening a fifo must not wait for a writer; O_NOCTTY: nor a terminal become ours.
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  int fd = -1;
+  // EAGAIN: a rename or mount somewhere raced with a ".." (openat2(2)).
+  for (int tries = 0; tries < 64; ++tries) {
+    fd = static_cast<int>(::syscall(SYS_openat2, root, path, &how, sizeof(how)));
+    if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) break;
+  }
+  return fd;
+}
+
+// Reads a whole regular file of at most `limit` bytes. 0 or an errno.
+int read_regular(int fd, size_t limit, std::vector<uint8_t>& out) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0) return errno;
+  if (S_ISDIR(status.st_mode)) return EISDIR;
+  if (!S_ISREG(status.st_mode)) return EINVAL;
+  out.resize(limit + 1);
+  size_t size = 0;
+  while (size < out.size()) {
+    const ssize_t got = ::read(fd, out.data() + size, out.size() - size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno;
+    if (got == 0) break;
+    size += static_cast<size_t>(got);
+  }
+  if (size > limit) return EFBIG;
+  out.resize(size);
+  return 0;
+}
+
+// readFileInRoot(root, path, limit): Uint8Array
+Napi::Value read_file_in_root(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string root;
+  std::string path;
+  int limit = 0;
+  if (!get_string(info[0], "root", root) || !get_string(info[1], "path", path) ||
+      !get_int(info[2], "limit", 0, 64 << 20, limit)) {
+    return env.Undefined();
+  }
+  const UniqueFd dir(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!dir) return throw_errno(env, errno, "open", root);
+  const UniqueFd file(open_in_root(dir.get(), path.c_str()));
+  if (!file) return throw_errno(env, errno, "openat2", path);
+  std::vector<uint8_t> contents;
+  const int error = read_regular(file.get(), static_cast<size_t>(limit), contents);
+  if (error != 0) return throw_errno(env, error, "read", path);
+  return Napi::Buffer<uint8_t>::Copy(env, contents.data(), contents.size());
+}
+
+// mkfifo(path, mode); the umask is not applied.
+Napi::Value mkfifo_function(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  int mode = 0;
+  if (!get_string(info[0], "path", path) || !get_int(info[1], "mode", 0, 07777, mode)) {
+    return env.Undefined();
+  }
+  if (::mkfifo(path.c_str(), static_cast<mode_t>(mode)) != 0 ||
+      ::chmod(path.c_str(), static_cast<mode_t>(mode)) != 0) {
+    return throw_errno(env, errno, "mkfifo", path);
+  }
+  return env.Undefined();
+}
+
+// flock(fd, nonBlocking)
+Napi::Value flock_function(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  int fd = -1;
+  if (!get_fd(info[0], "fd", fd)) return env.Undefined();
+  const int operation = LOCK_EX | (info[1].ToBoolean() ? LOCK_NB : 0);
+  int rc = 0;
+  do {
+    rc = ::flock(fd, operation);
+  } while (rc != 0 && errno == EINTR);
+  if (rc != 0) return throw_errno(env, errno, "flock");
+  return env.Undefined();
+}
+
+}  // namespace
+
+void define_files(Napi::Env env, Napi::Object exports) {
+  define<mount_function>(env, exports, "mount");
+  define<umount_function>(env, exports, "umount");
+  define<read_file_in_root>(env, exports, "readFileInRoot");
+  define<mkfifo_function>(env, exports, "mkfifo");
+  define<flock_function>(env, exports, "flock");
+}
+
+}  // namespace bulkhead::addon

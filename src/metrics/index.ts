@@ -2,13 +2,10 @@
  * Container metrics on the wire: the protobuf Any that the Task service's Stats answers. containerd looks the type url
  * up by name, without the usual "type.googleapis.com/" prefix.
  */
+import type { ContainerMetrics } from '../cgroups/index.ts';
 import { io } from '../gen/containerd.js';
 
-export type MetricsV1 = io.containerd.cgroups.v1.IMetrics;
-export type MetricsV2 = io.containerd.cgroups.v2.IMetrics;
-
-/** Metrics of one container, by the kind of cgroups they were read from. */
-export type ContainerMetrics = { version: 1; metrics: MetricsV1 } | { version: 2; metrics: MetricsV2 };
+export type { ContainerMetrics };
 
 /** google.protobuf.Any, as the generated code has it. */
 export interface Any {

@@ -30,13 +30,15 @@ export class EngineServer {
   readonly #o: EngineServerOptions;
   readonly #server: Server;
   readonly #sessions = new Set<MonitorSession>();
+  readonly #sockets = new Set<Socket>();
+  readonly #sweep: NodeJS.Timeout;
   #idleTimer: NodeJS.Timeout | undefined;
 
   constructor(options: EngineServerOptions) {
     this.#o = options;
     this.#server = createServer((socket) => this.#accept(socket));
     this.#armIdle();
-    setInterval(() => this.#endAbandoned(), ABANDONED_MS).unref();
+    this.#sweep = setInterval(() => this.#endAbandoned(), ABANDONED_MS).unref();
   }
 
   /** Listens on a descriptor that a launcher bound (socket activation) or on a path. */
@@ -45,6 +47,15 @@ export class EngineServer {
       this.#server.once('error', reject);
       this.#server.listen(where, () => resolve());
     });
+  }
+
+  /** Stops listening and drops every connection; monitors and their containers live on. */
+  close(): Promise<void> {
+    clearInterval(this.#sweep);
+    clearTimeout(this.#idleTimer);
+    this.#o.idleTimeoutMs = 0;
+    for (const socket of this.#sockets) socket.destroy();
+    return new Promise((resolve) => this.#server.close(() => resolve()));
   }
 
   /** The session whose containers an id belongs to. */
@@ -59,8 +70,10 @@ export class EngineServer {
     let session: MonitorSession | undefined;
     const log = this.#o.log;
     clearTimeout(this.#idleTimer);
+    this.#sockets.add(socket);
     socket.on('error', (error) => log.debug('connection failed', { error: error.message }));
     socket.on('close', () => {
+      this.#sockets.delete(socket);
       if (session !== undefined) {
         this.#sessions.delete(session);
         session.closed();

@@ -1,0 +1,275 @@
+#include "shim/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/pidfd.h"
+#include "shim/engine_link.h"
+#include "shim/log.h"
+
+namespace bulkhead::shim {
+
+namespace {
+
+uint64_t wall_clock_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
+}
+
+bool has_ended(int pidfd) {
+  pollfd state{pidfd, POLLIN, 0};
+  return ::poll(&state, 1, 0) == 1;
+}
+
+// Whether a process that ended, and is not reaped yet, had never called execve since it was cloned:
+// PF_FORKNOEXEC in the flags of /proc/PID/stat (proc_pid_stat(5), field 9).
+bool ended_without_exec(pid_t pid) {
+  constexpr unsigned long kForkNoExec = 0x40;
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  char text[512];
+  ssize_t length = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+  if (length <= 0) return false;
+  text[length] = '\0';
+  // The command name may hold anything but ends at the last parenthesis.
+  const char* at = std::strrchr(text, ')');
+  if (at == nullptr) return false;
+  for (int field = 2; field < 9; field++) {
+    at = std::strchr(at, ' ');
+    if (at == nullptr) return false;
+    at++;
+  }
+  return (std::strtoul(at, nullptr, 10) & kForkNoExec) != 0;
+}
+
+}  // namespace
+
+Process::Process(ProcessTable& table, Poller& poller, std::string_view key)
+    : table_(table), poller_(poller), key_(key), stdio_(poller) {}
+
+void Process::begin(LaunchedOuter outer, uint64_t request) {
+  request_ = request;
+  outer_pid_ = outer.pid;
+  pid_ = outer.pid;
+  sync_.start(poller_, std::move(outer.sync), EPOLLIN, on_ready<Process, &Process::sync_ready>,
+              this);
+  outer_.start(poller_, std::move(outer.pidfd), EPOLLIN, on_ready<Process, &Process::outer_ready>,
+               this);
+}
+
+void Process::sync_ready(uint32_t) {
+  look();
+}
+void Process::outer_ready(uint32_t) {
+  look();
+}
+void Process::main_ready(uint32_t) {
+  look();
+}
+
+// The order matters: a report that a process made comes before its end.
+void Process::look() {
+  read_reports();
+  reap_main();
+  reap_outer();
+  // What was written between the first look and the end; only after that it is certain that nothing
+  // was cloned.
+  read_reports();
+  if (!outer_alive_ && !cloned_ && main_alive_) {
+    main_alive_ = false;
+    record_exit(outer_status_);
+    // Exit statuses are those of whatever was executed; a signal before the first gate is taken for
+    // an early death.
+    never_executed_ = WIFSIGNALED(wait_status_);
+  }
+  if (!settle()) table_.remove(this);
+}
+
+void Process::read_reports() {
+  while (sync_.active()) {
+    auto event = read_init_event(sync_.fd(), true);
+    if (!event) {
+      if (event.error().code == EAGAIN) return;
+      if (event.error().code == EINTR) continue;
+      log_warning(describe("launch " + key_ + ": report", event.error().code));
+      fail();
+      sync_.stop();
+      return;
+    }
+    if (event->kind == InitEvent::Kind::kEnd) {
+      sync_.stop();
+      return;
+    }
+    take_report(*event);
+  }
+}
+
+void Process::take_report(InitEvent& event) {
+  switch (event.kind) {
+    case InitEvent::Kind::kCloned:
+      cloned(event.pid);
+      break;
+    case InitEvent::Kind::kPaused:
+      if (phase_ == Phase::kFailing) break;
+      phase_ = Phase::kPaused;
+      paused_at_ = event.point;
+      table_.engine_.send(encode_launched(request_, key_, static_cast<uint32_t>(pid_), paused_at_));
+      break;
+    case InitEvent::Kind::kConsole:
+      stdio_.set_console(std::move(event.console));
+      break;
+    case InitEvent::Kind::kWarning:
+      table_.engine_.send(encode_launch_warning(key_, event.failure));
+      break;
+    case InitEvent::Kind::kFailed:
+      failure_ = event.failure;
+      step_failed_ = true;
+      fail();
+      break;
+    case InitEvent::Kind::kEnd:
+      break;
+  }
+}
+
+// The outer stage made the container's process, which is our child by CLONE_PARENT.
+void Process::cloned(pid_t pid) {
+  auto pidfd = pidfd_open(pid);
+  if (cloned_ || !pidfd) {
+    log_warning(describe("launch " + key_ + ": pidfd_open", pidfd ? EEXIST : pidfd.error().code));
+    fail();
+    return;
+  }
+  cloned_ = true;
+  pid_ = pid;
+  main_.start(poller_, pidfd.take(), EPOLLIN, on_ready<Process, &Process::main_ready>, this);
+  if (phase_ == Phase::kFailing) kill_all();
+}
+
+void Process::reap_outer() {
+  if (!outer_.active() || !has_ended(outer_.fd())) return;
+  auto status = wait_pidfd(outer_.fd(), false);
+  if (status && !status->exited) return;
+  outer_.stop();
+  outer_alive_ = false;
+  outer_status_ = status ? status->wait_status : 0;
+}
+
+void Process::reap_main() {
+  if (!main_.active() || !has_ended(main_.fd())) return;
+  if (phase_ == Phase::kStarting || phase_ == Phase::kContinuing)
+    never_executed_ = ended_without_exec(pid_);
+  auto status = wait_pidfd(main_.fd(), false);
+  if (status && !status->exited) return;
+  main_.stop();
+  main_alive_ = false;
+  record_exit(status ? status->wait_status : 0);
+}
+
+void Process::record_exit(int wait_status) {
+  wait_status_ = wait_status;
+  ended_at_ns_ = wall_clock_ns();
+}
+
+// Says what can be said now. False: the launch failed and the process is to be forgotten.
+bool Process::settle() {
+  if (phase_ == Phase::kFailing) {
+    if (!all_reaped()) return true;
+    sync_.stop();
+    LaunchFailure failure;
+    failure.request = request_;
+    failure.key = key_;
+    if (step_failed_) {
+      failure.step = &failure_;
+    } else {
+      failure.op = "init died";
+      failure.wait_status = static_cast<uint32_t>(wait_status_);
+    }
+    table_.engine_.send(encode_launch_failed(failure));
+    return false;
+  }
+  // The sync socket ends with execve, or with the last process that holds it: until then it is not
+  // known which.
+  if (sync_.active()) return true;
+  if (phase_ == Phase::kStarting || phase_ == Phase::kContinuing) {
+    settle_launch();
+    if (phase_ == Phase::kFailing) return settle();
+  }
+  if (!main_alive_ && phase_ != Phase::kExited) {
+    phase_ = Phase::kExited;
+    table_.engine_.send(encode_exited(key_, static_cast<uint32_t>(pid_),
+                                      static_cast<uint32_t>(wait_status_), ended_at_ns_));
+    stdio_.process_ended();
+  }
+  return true;
+}
+
+// The sync socket has ended: executed, or dead.
+void Process::settle_launch() {
+  if (!main_alive_ && never_executed_) {
+    phase_ = Phase::kFailing;
+    return;
+  }
+  uint32_t pid = static_cast<uint32_t>(pid_);
+  table_.engine_.send(phase_ == Phase::kStarting ? encode_launched(request_, key_, pid, "")
+                                                 : encode_started(request_, key_, pid));
+  phase_ = Phase::kRunning;
+  paused_at_.clear();
+}
+
+void Process::fail() {
+  phase_ = Phase::kFailing;
+  kill_all();
+}
+
+void Process::kill_all() {
+  for (const Watch* process : {&main_, &outer_}) {
+    if (process->active()) (void)pidfd_signal(process->fd(), SIGKILL).ok();  // ESRCH: gone already
+  }
+}
+
+void Process::proceed(uint64_t request) {
+  request_ = request;
+  if (phase_ == Phase::kRunning) {
+    // Asked again by a new engine.
+    table_.engine_.send(encode_started(request_, key_, static_cast<uint32_t>(pid_)));
+    return;
+  }
+  // Under way already: the answer goes to the new request.
+  if (phase_ != Phase::kPaused) return;
+  phase_ = Phase::kContinuing;
+  // A process that died at its gate is seen by its pidfd.
+  (void)send_to_init(sync_.fd(), true).ok();
+}
+
+int Process::signal(int signum) {
+  const Watch& target = cloned_ ? main_ : outer_;
+  if (!target.active()) return ESRCH;
+  auto status = pidfd_signal(target.fd(), signum);
+  return status ? 0 : status.error().code;
+}
+
+ProcessState Process::state() const {
+  ProcessState state;
+  state.key = key_;
+  state.pid = static_cast<uint32_t>(pid_);
+  if (phase_ == Phase::kPaused) state.paused_at = paused_at_;
+  state.exited = phase_ == Phase::kExited;
+  if (state.exited) {
+    state.wait_status = static_cast<uint32_t>(wait_status_);
+    state.exited_at_ns = ended_at_ns_;
+  }
+  state.running = phase_ == Phase::kRunning;
+  return state;
+}
+
+}  // namespace bulkhead::shim

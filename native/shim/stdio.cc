@@ -1,0 +1,297 @@
+#include "shim/stdio.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+namespace bulkhead::shim {
+
+namespace {
+
+constexpr uint32_t kLateReaderMs = 10000;
+constexpr uint32_t kFirstCheckMs = 2;
+constexpr uint32_t kLastCheckMs = 50;
+// A terminal is for people: a page each way keeps up with any of them, and bounds what a sleeping
+// reader costs.
+constexpr size_t kConsoleBuffer = 4096;
+
+// A second open file of what `fd` has open: the same inode, whatever happens to its path.
+UniqueFd reopen(int fd, int flags) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  return UniqueFd(::open(path, flags | O_CLOEXEC | O_NOCTTY));
+}
+
+bool is_fifo(int fd) {
+  struct stat info;
+  return ::fstat(fd, &info) == 0 && S_ISFIFO(info.st_mode);
+}
+
+bool set_blocking(int fd) {
+  int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
+}
+
+}  // namespace
+
+void LateReader::wait(UniqueFd keeper) {
+  // Opened while the keeper still reads, since O_WRONLY without a reader is ENXIO; then the keeper
+  // leaves. From here on a reader, the last writer (the process's descendants and us) and the end
+  // of file are what they seem.
+  writer_ = reopen(keeper.get(), O_WRONLY | O_NONBLOCK);
+  if (!writer_) return;
+  keeper.reset();
+  give_up_ms_ = Poller::now_ms() + kLateReaderMs;
+  delay_ms_ = kFirstCheckMs;
+  check();
+}
+
+void LateReader::stop() {
+  timer_.cancel();
+  writer_.reset();
+}
+
+void LateReader::check() {
+  // POLLERR: nobody has it open for reading (pipe(7)). There is no event for a reader that comes.
+  pollfd state{writer_.get(), POLLOUT, 0};
+  ::poll(&state, 1, 0);
+  if ((state.revents & POLLERR) == 0 || Poller::now_ms() >= give_up_ms_) {
+    stop();
+    return;
+  }
+  timer_.arm(delay_ms_);
+  delay_ms_ = delay_ms_ * 2 < kLastCheckMs ? delay_ms_ * 2 : kLastCheckMs;
+}
+
+ProcessStdio::ProcessStdio(Poller& poller)
+    : poller_(poller),
+      late_readers_{LateReader(poller), LateReader(poller)},
+      deadline_(poller, on_timer<ProcessStdio, &ProcessStdio::give_up>, this) {}
+
+Status ProcessStdio::fail(std::string_view path, const char* op) {
+  Error error = last_error(op);
+  failed_path_ = path;
+  return error;
+}
+
+Status ProcessStdio::open(const StdioSpec& spec) {
+  terminal_ = spec.terminal;
+  if (Status status = open_stdin(spec); !status) return status;
+  if (Status status = open_output(1, spec.out, spec); !status) return status;
+  if (terminal_) return success();
+  return open_output(2, spec.err, spec);
+}
+
+Status ProcessStdio::open_stdin(const StdioSpec& spec) {
+  if (spec.in.empty()) return success();
+  std::string path(spec.in);
+  // Non-blocking: a fifo without a writer would not open otherwise.
+  UniqueFd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+  if (!reader) return fail(spec.in, "open");
+  if (is_fifo(reader.get())) {
+    stdin_keeper_ = reopen(reader.get(), O_WRONLY | O_NONBLOCK);
+    if (!stdin_keeper_) return fail(spec.in, "open");
+  }
+  if (terminal_) {
+    stdin_reader_ = std::move(reader);
+    return success();
+  }
+  if (!set_blocking(reader.get())) return fail(spec.in, "fcntl");
+  process_fds_[0] = std::move(reader);
+  return success();
+}
+
+Status ProcessStdio::open_output(int number, std::string_view name, const StdioSpec& spec) {
+  if (name.empty()) return success();
+  std::string path(name);
+  int create = spec.append ? O_CREAT | O_APPEND : 0;
+  UniqueFd keeper(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | create, 0644));
+  if (!keeper) return fail(name, "open");
+  bool fifo = is_fifo(keeper.get());
+  if (!terminal_) {
+    UniqueFd& process_fd = process_fds_[number];
+    process_fd = reopen(keeper.get(), O_WRONLY | (fifo ? 0 : O_APPEND));
+    if (!process_fd) return fail(name, "open");
+  }
+  if (fifo || terminal_) output_keepers_[number - 1] = std::move(keeper);
+  return success();
+}
+
+void ProcessStdio::launched() {
+  for (UniqueFd& fd : process_fds_) fd.reset();
+}
+
+void ProcessStdio::set_console(UniqueFd master) {
+  if (!terminal_ || master_open_) return;
+  int flags = ::fcntl(master.get(), F_GETFL);
+  ::fcntl(master.get(), F_SETFL, flags | O_NONBLOCK);
+  master_open_ = master_.start(poller_, std::move(master), EPOLLIN,
+                               on_ready<ProcessStdio, &ProcessStdio::master_ready>, this);
+  if (!master_open_) return;
+  if (resized_) resize(width_, height_);
+  if (output_keepers_[0]) {
+    // A plain file cannot be polled and never blocks; stdout_ stays closed and writes go straight
+    // to the keeper.
+    UniqueFd writer(::fcntl(output_keepers_[0].get(), F_DUPFD_CLOEXEC, 3));
+    stdout_.start(poller_, std::move(writer), 0,
+                  on_ready<ProcessStdio, &ProcessStdio::stdout_ready>, this);
+    if (stdout_.active()) stdout_.mute();
+  }
+  if (stdin_reader_) {
+    stdin_.start(poller_, std::move(stdin_reader_), EPOLLIN,
+                 on_ready<ProcessStdio, &ProcessStdio::stdin_ready>, this);
+  }
+}
+
+int ProcessStdio::resize(uint32_t width, uint32_t height) {
+  if (!terminal_) return 0;
+  resized_ = true;
+  width_ = static_cast<uint16_t>(width < UINT16_MAX ? width : UINT16_MAX);
+  height_ = static_cast<uint16_t>(height < UINT16_MAX ? height : UINT16_MAX);
+  if (!master_open_) return 0;
+  winsize size{};
+  size.ws_col = width_;
+  size.ws_row = height_;
+  return ::ioctl(master_.fd(), TIOCSWINSZ, &size) == 0 ? 0 : errno;
+}
+
+void ProcessStdio::close_stdin() {
+  stdin_keeper_.reset();
+  // With a terminal the client's end of input says nothing to the program: only the copying stops.
+  // What came before is still delivered, which is why the reader goes when it has reached the end
+  // of file.
+}
+
+void ProcessStdio::process_ended() {
+  ended_ = true;
+  stdin_keeper_.reset();
+  stdin_reader_.reset();
+  stdin_.stop();
+  to_master_.clear();
+  if (master_open_) {
+    // Descendants may hold the terminal for as long as they like; their output is not waited for
+    // that long.
+    deadline_.arm(kLateReaderMs);
+    update_console();
+    return;
+  }
+  for (int i = 0; i < 2; i++) {
+    if (output_keepers_[i] && is_fifo(output_keepers_[i].get())) {
+      late_readers_[i].wait(std::move(output_keepers_[i]));
+    }
+    output_keepers_[i].reset();
+  }
+}
+
+void ProcessStdio::update_console() {
+  if (master_open_) {
+    uint32_t events = to_stdout_.size() < kConsoleBuffer ? static_cast<uint32_t>(EPOLLIN) : 0u;
+    if (!to_master_.empty()) events |= EPOLLOUT;
+    // EPOLLHUP comes unasked and would spin while there is no room.
+    if (events == 0) {
+      master_.mute();
+    } else {
+      master_.want(events);
+    }
+  }
+  if (stdout_.active()) {
+    if (to_stdout_.empty()) {
+      stdout_.mute();
+    } else {
+      stdout_.want(EPOLLOUT);
+    }
+  }
+  if (stdin_.active()) {
+    if (to_master_.size() < kConsoleBuffer) {
+      stdin_.want(EPOLLIN);
+    } else {
+      stdin_.mute();
+    }
+  }
+  if (!master_open_ && to_stdout_.empty()) finish_console();
+}
+
+void ProcessStdio::master_ready(uint32_t events) {
+  if ((events & EPOLLOUT) != 0) write_master();
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read_master();
+  update_console();
+}
+
+void ProcessStdio::read_master() {
+  if (to_stdout_.size() >= kConsoleBuffer) return;
+  ssize_t got = ::read(master_.fd(), to_stdout_.reserve(kConsoleBuffer), kConsoleBuffer);
+  if (got > 0) {
+    to_stdout_.commit(static_cast<size_t>(got));
+  } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+    // EIO: the last descriptor of the slave was closed, and everything written to it has been read.
+    master_.stop();
+    master_open_ = false;
+  }
+  write_stdout();
+}
+
+void ProcessStdio::write_stdout() {
+  while (!to_stdout_.empty()) {
+    ssize_t written = output_keepers_[0]
+                          ? ::write(output_keepers_[0].get(), to_stdout_.data(), to_stdout_.size())
+                          : static_cast<ssize_t>(to_stdout_.size());  // nobody wants it
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN) return;
+    if (written < 0)
+      written = static_cast<ssize_t>(to_stdout_.size());  // a full disk: the output is lost
+    to_stdout_.consume(static_cast<size_t>(written));
+  }
+  to_stdout_.clear();
+}
+
+void ProcessStdio::stdout_ready(uint32_t) {
+  write_stdout();
+  update_console();
+}
+
+void ProcessStdio::stdin_ready(uint32_t) {
+  ssize_t got = ::read(stdin_.fd(), to_master_.reserve(kConsoleBuffer), kConsoleBuffer);
+  if (got > 0) {
+    to_master_.commit(static_cast<size_t>(got));
+    write_master();
+  } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+    stdin_.stop();
+  }
+  if (to_master_.empty()) to_master_.clear();
+  update_console();
+}
+
+void ProcessStdio::write_master() {
+  while (!to_master_.empty() && master_open_) {
+    ssize_t written = ::write(master_.fd(), to_master_.data(), to_master_.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN) return;
+    if (written < 0)
+      written = static_cast<ssize_t>(to_master_.size());  // EIO: nobody reads the terminal
+    to_master_.consume(static_cast<size_t>(written));
+  }
+}
+
+// Nothing is to come from the terminal any more, and everything is with the reader.
+void ProcessStdio::finish_console() {
+  stdout_.stop();
+  stdin_.stop();
+  if (output_keepers_[0] && is_fifo(output_keepers_[0].get()))
+    late_readers_[0].wait(std::move(output_keepers_[0]));
+  output_keepers_[0].reset();
+  if (ended_) deadline_.cancel();
+}
+
+void ProcessStdio::give_up() {
+  master_.stop();
+  master_open_ = false;
+  to_stdout_.clear();
+  finish_console();
+}
+
+}  // namespace bulkhead::shim

@@ -1,0 +1,101 @@
+// A process's standard streams (docs/decisions/004-stdio-without-copying.md).
+//
+// Without a terminal the process gets descriptors of containerd's fifos themselves; the monitor
+// only keeps them alive: it holds stdout and stderr O_RDWR, so that a reader that goes away is no
+// SIGPIPE and one that comes back finds everything, and a writer of stdin, so that a client that
+// detaches is no end of file. With a terminal the monitor copies between the pty's master and the
+// fifos.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/fd.h"
+#include "core/result.h"
+#include "shim/bytes.h"
+#include "shim/messages.h"
+#include "shim/poller.h"
+
+namespace bulkhead::shim {
+
+// One of stdout and stderr after its process ended: held until somebody has opened the fifo for
+// reading, so that the output of a container that is faster than its client is not lost. At most 10
+// s.
+class LateReader {
+ public:
+  explicit LateReader(Poller& poller)
+      : timer_(poller, on_timer<LateReader, &LateReader::check>, this) {}
+  // `keeper` is a fifo opened O_RDWR. Returns at once when it has a reader.
+  void wait(UniqueFd keeper);
+  void stop();
+
+ private:
+  void check();
+
+  Timer timer_;
+  UniqueFd writer_;
+  uint64_t give_up_ms_ = 0;
+  uint32_t delay_ms_ = 0;
+};
+
+class ProcessStdio {
+ public:
+  explicit ProcessStdio(Poller& poller);
+  ProcessStdio(const ProcessStdio&) = delete;
+  ProcessStdio& operator=(const ProcessStdio&) = delete;
+
+  // Opens what the spec names. On error path() is the object.
+  Status open(const StdioSpec& spec);
+  const std::string& path() const { return failed_path_; }
+  // What becomes 0, 1 and 2 of the process; -1: /dev/null. Borrowed, until launched().
+  int process_fd(int number) const { return process_fds_[number].get(); }
+  // The process has its own descriptors now.
+  void launched();
+  // The pty's master has come.
+  void set_console(UniqueFd master);
+  void close_stdin();
+  // TIOCSWINSZ; 0 when there is no terminal (yet).
+  int resize(uint32_t width, uint32_t height);
+  // The process ended: what it wrote is still delivered.
+  void process_ended();
+  // Output of a terminal is still on its way to its reader (at most 10 s after the process ended).
+  bool draining() const { return terminal_ && ended_ && (master_open_ || !to_stdout_.empty()); }
+
+ private:
+  Status open_stdin(const StdioSpec& spec);
+  Status open_output(int number, std::string_view path, const StdioSpec& spec);
+  Status fail(std::string_view path, const char* op);
+  void master_ready(uint32_t events);
+  void stdin_ready(uint32_t events);
+  void stdout_ready(uint32_t events);
+  void read_master();
+  void write_stdout();
+  void write_master();
+  void update_console();
+  void finish_console();
+  void give_up();
+
+  Poller& poller_;
+  std::string failed_path_;
+  UniqueFd process_fds_[3];
+  UniqueFd stdin_keeper_;
+  UniqueFd output_keepers_[2];
+  LateReader late_readers_[2];
+
+  // Terminal
+  bool terminal_ = false;
+  bool master_open_ = false;
+  bool ended_ = false;
+  bool resized_ = false;
+  uint16_t width_ = 0;
+  uint16_t height_ = 0;
+  UniqueFd stdin_reader_;
+  Watch master_;
+  Watch stdin_;
+  Watch stdout_;
+  Timer deadline_;
+  ByteQueue to_stdout_;
+  ByteQueue to_master_;
+};
+
+}  // namespace bulkhead::shim

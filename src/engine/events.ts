@@ -1,5 +1,5 @@
 /** Task events to containerd: one ordered publisher for every containerd and namespace, shared by its pods. */
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 import { containerd } from '../gen/containerd.js';
 import type { TaskEventMessages, TaskEvents } from '../task/events.ts';
 
@@ -64,11 +64,11 @@ export function eventSinks(
     const key = `${address} ${namespace}`;
     let publisher = publishers.get(key);
     if (publisher === undefined) publishers.set(key, (publisher = open(address, namespace)));
-    const { publish } = publisher;
+    const to = publisher;
     return {
       publish: (name, message) => {
         const kind = kinds[name] as Kind<unknown>;
-        publish.call(publisher, kind.topic, kind.type, kind.encode(message).finish());
+        to.publish(kind.topic, kind.type, kind.encode(message).finish());
       },
     };
   };

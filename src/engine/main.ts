@@ -6,6 +6,7 @@ import { fstatSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createLogger } from '../base/log.ts';
 import { EventPublisher } from '../events/index.ts';
+import { connectTtrpc } from '../rpc/index.ts';
 import { Router } from '../rpc/router.ts';
 import { connectTtrpc } from '../rpc/ttrpc/client.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';

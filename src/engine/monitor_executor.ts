@@ -3,7 +3,7 @@
  * answers come in any order. Exits are told after the answer of the launch they belong to (the monitor sees to it).
  */
 import { errnoName, errnoText } from '../base/errno.ts';
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 import { LaunchError } from '../sandbox/executor.ts';
 import type { Executor, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
 

@@ -2,7 +2,7 @@
  * A monitor came back to a new engine: its containers are built again from the records on disk and from what the
  * monitor says of its processes. The monitor is right about processes, the record about everything else.
  */
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 import { Container } from '../runtime/container.ts';
 import type { ContainerProcess } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';

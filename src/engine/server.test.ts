@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../base/log.ts';
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 import { containerd } from '../gen/containerd.js';
 import { Router } from '../rpc/router.ts';
 import { TtrpcClient } from '../rpc/ttrpc/client.ts';

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import type { Features } from '../oci/features.ts';
 import type { RuntimeContext } from '../runtime/context.ts';

@@ -65,10 +65,10 @@ export function bindTaskService<P extends TaskPeer>(router: Router<P>): void {
         service,
         method: name,
         request,
-        response: response as Encoder<unknown>,
+        response: response,
         handler: async (call, message) => {
           await call.peer.ready;
-          return handler(call.peer.tasks, message as never, call as unknown as CallContext<TaskPeer>);
+          return handler(call.peer.tasks, message as never, call);
         },
       });
     }

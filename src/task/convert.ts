@@ -1,5 +1,6 @@
 /** Small conversions between the runtime's values and containerd's messages. */
-import { containerd, google } from '../gen/containerd.js';
+import type { google } from '../gen/containerd.js';
+import { containerd } from '../gen/containerd.js';
 import { Status } from '../runtime/lifecycle.ts';
 
 type ITimestamp = google.protobuf.ITimestamp;

@@ -3,7 +3,8 @@
  * runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
-import { containerd, google, runtimeoptions } from '../gen/containerd.js';
+import type { google} from '../gen/containerd.js';
+import { containerd, runtimeoptions } from '../gen/containerd.js';
 import type { CreateOptions } from '../sandbox/backend.ts';
 
 /** What start and create read from the options. Other keys of the table are another runtime's and passed over. */
@@ -110,5 +111,5 @@ async function parseTable(op: string, id: string, object: string, body: string):
     if (typeof value !== known.type) throw invalid(`${name} must be a ${known.type}`);
     options[known.key] = value;
   }
-  return options as ShimOptions;
+  return options;
 }

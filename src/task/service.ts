@@ -7,10 +7,11 @@
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import { containerd, google } from '../gen/containerd.js';
+import type { google } from '../gen/containerd.js';
+import { containerd } from '../gen/containerd.js';
 import type { LinuxResources } from '../oci/types.ts';
 import type { CallContext } from '../rpc/context.ts';
-import { Container } from '../runtime/container.ts';
+import type { Container } from '../runtime/container.ts';
 import type { ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import { createContainer } from '../runtime/create.ts';

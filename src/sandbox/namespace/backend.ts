@@ -1,0 +1,165 @@
+/**
+ * The namespace wall: what runc does. Compiles the plan, has the executor carry it out, and looks after the
+ * container's cgroups.
+ *
+ *   create: cgroup steps + seccomp program + plan → journal (what to undo) → launch up to the start gate
+ */
+import { readFileSync } from 'node:fs';
+import {
+  applyResources,
+  containerPids,
+  contributeCgroups,
+  execJoinSteps,
+  freezeCgroup,
+  isFrozen,
+  killCgroup,
+  parseCgroupsPath,
+  readMetrics,
+  removeCgroups,
+  thawCgroup,
+  viewOfPaths,
+  watchOom,
+  type CgroupLayout,
+  type CgroupView,
+  type OomAddon,
+} from '../../cgroups/index.ts';
+import { encodeMetrics, type Any } from '../../metrics/index.ts';
+import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
+import { compileCreate, compileExec, type HostFacts, type SeccompProgram } from '../../plan/index.ts';
+import { encodePlan } from '../../plan/encode.ts';
+import type { ContainerRecord } from '../../state/index.ts';
+import type { Backend, CreateInput, ExecInput } from '../backend.ts';
+import { specOf } from '../spec.ts';
+
+/** What the backend needs of the machine; `host.ts` reads the real one, tests hand in their own. */
+export interface NamespaceHost {
+  layout: () => CgroupLayout;
+  facts: () => HostFacts;
+  compileSeccomp: (profile: LinuxSeccomp) => SeccompProgram & { warnings: string[] };
+  oomAddon: () => OomAddon;
+  warn: (id: string, message: string) => void;
+}
+
+export class NamespaceBackend implements Backend {
+  readonly wall = 'namespace';
+  readonly #host: NamespaceHost;
+
+  constructor(host: NamespaceHost) {
+    this.#host = host;
+  }
+
+  async create(record: ContainerRecord, input: CreateInput): Promise<void> {
+    const id = record.id ?? '';
+    const { spec, executor } = input;
+    const layout = this.#host.layout();
+    const location = parseCgroupsPath(spec.linux?.cgroupsPath, id);
+    const cgroup = contributeCgroups(spec.linux?.resources, layout, location, { id });
+    for (const warning of cgroup.warnings) this.#host.warn(id, warning);
+    record.cgroupPaths = cgroup.paths;
+    record.cgroupPath = location.name;
+    record.cgroupMode = layout.mode;
+    record.privatePidNamespace = hasPrivatePidNamespace(spec);
+    const plan = compileCreate({
+      id,
+      bundle: record.bundle ?? '',
+      spec,
+      rootfs: { path: record.rootfs ?? '', mounts: input.rootfsMounts },
+      cgroup: { outer: cgroup.outer, view: cgroup.view },
+      seccomp: this.#seccomp(id, spec),
+      host: this.#host.facts(),
+      gate: input.startFifo === undefined ? { kind: 'sync' } : { kind: 'fifo', path: input.startFifo },
+      ...input.options,
+    });
+    input.journal(record);
+    let result = await executor.launch(id, encodePlan(plan), input.stdio);
+    if (record.init) record.init.pid = result.pid;
+    while (result.pausedAt === 'createRuntime') {
+      await input.runCreateHooks(result.pid);
+      result = await executor.proceed(id);
+    }
+  }
+
+  async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+    const id = record.id ?? '';
+    const spec = specOf(record);
+    const plan = compileExec({
+      id,
+      execId: input.execId,
+      process: input.process,
+      spec,
+      target: { pid: record.init?.pid ?? 0, startTime: record.init?.pidStartTime ?? 0 },
+      cgroup: { outer: execJoinSteps(this.#view(record), ownCgroups(record.init?.pid ?? 0)) },
+      seccomp: this.#seccomp(id, spec),
+      host: this.#host.facts(),
+    });
+    const result = await input.executor.launch(`${id}/${input.execId}`, encodePlan(plan), input.stdio);
+    return result.pid;
+  }
+
+  pause(record: ContainerRecord): Promise<void> {
+    return freezeCgroup(this.#view(record), record.id ?? '');
+  }
+
+  resume(record: ContainerRecord): Promise<void> {
+    thawCgroup(this.#view(record), record.id ?? '');
+    return Promise.resolve();
+  }
+
+  update(record: ContainerRecord, resources: LinuxResources): Promise<void> {
+    const id = record.id ?? '';
+    const warn = (message: string): void => this.#host.warn(id, message);
+    applyResources(this.#view(record), this.#host.layout(), resources, { id, warn });
+    return Promise.resolve();
+  }
+
+  stats(record: ContainerRecord): Any {
+    return encodeMetrics(readMetrics(this.#view(record), record.id ?? ''));
+  }
+
+  pids(record: ContainerRecord): number[] {
+    return containerPids(this.#view(record));
+  }
+
+  async killAll(record: ContainerRecord): Promise<void> {
+    const id = record.id ?? '';
+    const view = this.#view(record);
+    await killCgroup(view, { id });
+    if (isFrozen(view)) thawCgroup(view, id);
+  }
+
+  watchOom(record: ContainerRecord, onOom: () => void): () => void {
+    const watch = watchOom(this.#view(record), this.#host.oomAddon(), onOom);
+    return () => watch.close();
+  }
+
+  destroy(record: ContainerRecord): Promise<void> {
+    return removeCgroups(record.cgroupPaths ?? [], { id: record.id ?? '' });
+  }
+
+  #view(record: ContainerRecord): CgroupView {
+    return viewOfPaths(this.#host.layout(), record.cgroupPaths ?? []);
+  }
+
+  #seccomp(id: string, spec: Spec): SeccompProgram | undefined {
+    const profile = spec.linux?.seccomp;
+    if (profile === undefined) return undefined;
+    const { program, flags, warnings } = this.#host.compileSeccomp(profile);
+    for (const warning of warnings) this.#host.warn(id, warning);
+    return { program, flags };
+  }
+}
+
+/** Then the kernel ends every process of the container with its init. */
+function hasPrivatePidNamespace(spec: Spec): boolean {
+  const namespace = spec.linux?.namespaces?.find(({ type }) => type === 'pid');
+  return namespace !== undefined && (namespace.path === undefined || namespace.path === '');
+}
+
+/** Text of /proc/PID/cgroup; empty when the process is gone, which the executor then reports. */
+function ownCgroups(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -12,7 +12,7 @@ const freezeDeadlineMs = 10_000;
  * Freezes every process of the container; resolves when the kernel says that all stand still. A freeze that does not
  * come about is taken back: DeadlineExceeded.
  */
-export async function freezeCgroups(
+export async function freezeCgroup(
   view: CgroupView,
   id: string,
   deadlineMs = freezeDeadlineMs,
@@ -31,7 +31,7 @@ export async function freezeCgroups(
 }
 
 /** Lets a frozen container go on. */
-export function thawCgroups(view: CgroupView, id: string): void {
+export function thawCgroup(view: CgroupView, id: string): void {
   const freezer = findFreezer(view, 'resume', id);
   try {
     freezer.thaw();

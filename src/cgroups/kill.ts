@@ -2,7 +2,7 @@
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { cgroupError, isGone, readText, writeText } from './files.ts';
 import { controllerPath, type CgroupView } from './path.ts';
-import { cgroupPids, pidsBelow, walkCgroups } from './pids.ts';
+import { containerPids, pidsBelow, walkCgroups } from './pids.ts';
 
 export interface KillOptions {
   id: string;
@@ -17,7 +17,7 @@ export interface KillOptions {
  * does it in one write, atomically, also on hybrid hosts; else the cgroup is frozen so that nothing forks away.
  * DeadlineExceeded, naming the pids, when some will not die.
  */
-export async function killCgroups(view: CgroupView, options: KillOptions): Promise<void> {
+export async function killCgroup(view: CgroupView, options: KillOptions): Promise<void> {
   const { id, deadlineMs = 10_000, kill = (pid, signal) => void process.kill(pid, signal) } = options;
   const deadline = Date.now() + deadlineMs;
   try {
@@ -58,7 +58,7 @@ function thawAll(view: CgroupView, freezer: string | undefined): void {
 }
 
 function allPids(view: CgroupView): number[] {
-  const pids = cgroupPids(view);
+  const pids = containerPids(view);
   if (view.unified === undefined || view.mode === 'v2') return pids;
   return [...new Set([...pids, ...pidsBelow(view.unified.path)])];
 }

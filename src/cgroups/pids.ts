@@ -14,7 +14,7 @@ export function processDirectory(view: CgroupView): string | undefined {
 }
 
 /** Pids of all processes, ascending; none when the cgroup is gone. */
-export function cgroupPids(view: CgroupView): number[] {
+export function containerPids(view: CgroupView): number[] {
   const directory = processDirectory(view);
   return directory === undefined ? [] : pidsBelow(directory);
 }

@@ -11,7 +11,7 @@ import { readMetricsV2, type MetricsV2 } from './stats_v2.ts';
 export type ContainerMetrics = { version: 1; metrics: MetricsV1 } | { version: 2; metrics: MetricsV2 };
 
 /** One pass over the container's files, at once. NotFound when its cgroups are gone. */
-export function readStats(view: CgroupView, id: string, roots: HostRoots = hostRoots): ContainerMetrics {
+export function readMetrics(view: CgroupView, id: string, roots: HostRoots = hostRoots): ContainerMetrics {
   const directory = processDirectory(view);
   if (directory === undefined || !existsSync(directory)) {
     throw new RuntimeError({

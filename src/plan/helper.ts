@@ -1,5 +1,5 @@
 /** The plan of a process in the runtime's own namespaces: hooks, helpers. No Clone: the launched process itself execs. */
-import { bulkhead } from '../gen/bulkhead.js';
+import type { bulkhead } from '../gen/bulkhead.js';
 
 export interface HelperInput {
   /** For messages. */

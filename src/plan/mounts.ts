@@ -1,0 +1,224 @@
+/**
+ * `mounts` of config.json, in the order given (it matters: a later one may lie inside an earlier one).
+ *
+ * Sources of bind mounts are opened before Clone, by the host's names and with the launcher's rights, and get their
+ * attributes while they are detached: no moment in which a container sees one writable that is to be read-only, and
+ * no name that is looked up twice. File systems are made after Clone, in the namespaces that they show.
+ */
+import {
+  MOUNT_ATTR_NODEV,
+  MOUNT_ATTR_NODIRATIME,
+  MOUNT_ATTR_NOEXEC,
+  MOUNT_ATTR_NOSUID,
+  MOUNT_ATTR_NOSYMFOLLOW,
+  MOUNT_ATTR_RDONLY,
+} from '../base/constants.ts';
+import { bulkhead } from '../gen/bulkhead.js';
+import {
+  parseMountOptions,
+  parsePropagation,
+  type MountOptions,
+  type PropagationChange,
+} from '../oci/mount_options.ts';
+import { cleanAbsolute, resolveFrom } from '../oci/paths.ts';
+import type { Mount } from '../oci/types.ts';
+import { isBind } from '../oci/validate/checks_mounts.ts';
+import { cgroupMount } from './cgroup_mount.ts';
+import type { CreateContext } from './context.ts';
+import type { Step } from './inputs.ts';
+import { idMaps } from './namespaces.ts';
+import { propagationValue } from './propagation.ts';
+
+const { TargetKind } = bulkhead.plan.v1;
+
+export interface MountContribution {
+  /** Before Clone (after it for an unprivileged launcher). */
+  sources: Step[];
+  /** After EnterRoot. */
+  inner: Step[];
+  /** When everything is in place: what was writable so that mount points could be made in it. */
+  late: Step[];
+}
+
+export function mounts(context: CreateContext): MountContribution {
+  const contribution: MountContribution = { sources: [], inner: [], late: [] };
+  for (const mount of context.spec.mounts ?? []) {
+    const options = parseMountOptions(mount.options ?? []);
+    if (isBind(mount)) bindMount(context, mount, options, contribution);
+    else if (mount.type === 'cgroup') cgroupMount(context, mount, options, contribution);
+    else fileSystem(context, mount, options, contribution);
+  }
+  return contribution;
+}
+
+/** Attributes that "mount --bind -o remount" would reset when they are not asked for. */
+const resettable =
+  MOUNT_ATTR_RDONLY |
+  MOUNT_ATTR_NOSUID |
+  MOUNT_ATTR_NODEV |
+  MOUNT_ATTR_NOEXEC |
+  MOUNT_ATTR_NOSYMFOLLOW |
+  MOUNT_ATTR_NODIRATIME;
+
+function bindMount(
+  context: CreateContext,
+  mount: Mount,
+  options: MountOptions,
+  contribution: MountContribution,
+): void {
+  const slot = context.slots.next();
+  const path = resolveFrom(context.input.bundle, mount.source ?? '');
+  contribution.sources.push(
+    { openTree: { slot, path, recursive: options.recursiveBind } },
+    ...bindAttributes(context, mount, options, slot),
+  );
+  contribution.inner.push({
+    attach: { slot, target: mount.destination, make: TargetKind.TARGET_KIND_LIKE_SOURCE },
+  });
+}
+
+/** Attributes, id map and propagation of the detached copy in a slot. */
+export function bindAttributes(
+  context: CreateContext,
+  mount: Mount,
+  options: MountOptions,
+  slot: number,
+): Step[] {
+  const steps: Step[] = [];
+  const { set } = options.attributes;
+  let { clear } = options.attributes;
+  // As runc: options make up the whole set of the new mount. In a user namespace attributes that come from the host
+  // stay ("locked", mount_namespaces(7)) unless an option takes them away by name.
+  if ((set !== 0 || clear !== 0) && !context.inUserNamespace) clear |= resettable & ~set;
+  const idmap = idMapping(context, mount, options);
+  if (set !== 0 || clear !== 0 || idmap !== undefined) {
+    steps.push({ mountSetattr: { slot, set, clear, ...idmap } });
+  }
+  const recursive = options.recursiveAttributes;
+  if (recursive.set !== 0 || recursive.clear !== 0) {
+    steps.push({ mountSetattr: { slot, set: recursive.set, clear: recursive.clear, recursive: true } });
+  }
+  steps.push(...propagationSteps(context, options.propagation, slot));
+  return steps;
+}
+
+type IdMapFields = Pick<bulkhead.plan.v1.MountSetattr.$Properties, 'uidMaps' | 'gidMaps' | 'idmapRecursive'>;
+
+/** Own mappings of the mount, or with "idmap" alone those of the container. */
+function idMapping(
+  { linux, host, refuse }: CreateContext,
+  mount: Mount,
+  options: MountOptions,
+): IdMapFields | undefined {
+  const own = mount.uidMappings !== undefined && mount.uidMappings.length > 0;
+  if (!own && options.idmap === 'none') return undefined;
+  if (host.unprivileged === true) {
+    refuse(`mount ${mount.destination}`, 'ids can only be mapped by root');
+  }
+  return {
+    uidMaps: idMaps(own ? mount.uidMappings : linux.uidMappings),
+    gidMaps: idMaps(own ? mount.gidMappings : linux.gidMappings),
+    idmapRecursive: options.idmap === 'recursive',
+  };
+}
+
+/**
+ * A copy of a shared mount is a member of its peer group. What a container mounts in it would appear on the host,
+ * unless it is cut off first; only rootfsPropagation "shared" keeps the tie (config-linux.md, "Rootfs Mount
+ * Propagation"). Then the mount's own options apply, in their order.
+ */
+export function propagationSteps(
+  { linux }: CreateContext,
+  changes: readonly PropagationChange[],
+  slot: number,
+): Step[] {
+  const root = parsePropagation(linux.rootfsPropagation ?? '');
+  const base: PropagationChange[] =
+    root?.kind === 'shared'
+      ? []
+      : [{ kind: root?.kind === 'private' ? 'private' : 'slave', recursive: true }];
+  const all = [...base, ...changes];
+  // A recursive change to private or slave overrules what came before, except that a slave stays one.
+  const first = all[0];
+  const second = all[1];
+  if (first !== undefined && second?.recursive === true) {
+    if (second.kind === 'private' || second.kind === first.kind) all.shift();
+  }
+  return all.map(({ kind, recursive }) => ({
+    mountSetattr: { slot, propagation: propagationValue(kind), propagationRecursive: recursive },
+  }));
+}
+
+/** File systems without a block device below: "ro" is a matter of the mount, not of the (often shared) superblock. */
+const pseudo = new Set([
+  'proc',
+  'sysfs',
+  'tmpfs',
+  'ramfs',
+  'devpts',
+  'mqueue',
+  'cgroup',
+  'cgroup2',
+  'bpf',
+  'debugfs',
+  'tracefs',
+  'securityfs',
+  'binfmt_misc',
+  'fusectl',
+  'configfs',
+  'hugetlbfs',
+  'overlay',
+]);
+
+export function hasSuperblockReadOnly(fstype: string): boolean {
+  return !pseudo.has(fstype);
+}
+
+/** Types that take no SELinux context option, or whose labels the policy gives (as runc). */
+const unlabelled = new Set(['proc', 'sysfs', 'mqueue', 'cgroup', 'cgroup2']);
+
+function fileSystem(
+  context: CreateContext,
+  mount: Mount,
+  options: MountOptions,
+  contribution: MountContribution,
+): void {
+  const slot = context.slots.next();
+  const fstype = mount.type ?? '';
+  let { set } = options.attributes;
+  // Mount points of later mounts and device nodes are still to be made in these.
+  const becomesReadOnly =
+    (set & MOUNT_ATTR_RDONLY) !== 0 && (fstype === 'tmpfs' || cleanAbsolute(mount.destination) === '/dev');
+  if (becomesReadOnly) set &= ~MOUNT_ATTR_RDONLY;
+  const label = context.linux.mountLabel ?? '';
+  const labelled = label !== '' && context.host.selinux && !unlabelled.has(fstype);
+  contribution.inner.push(
+    {
+      fsMount: {
+        slot,
+        fstype,
+        source: mount.source ?? fstype,
+        options: [...options.superblock, ...options.data, ...(labelled ? [`context=${label}`] : [])],
+        attrFlags: set,
+        superblockRo: (set & MOUNT_ATTR_RDONLY) !== 0 && hasSuperblockReadOnly(fstype),
+      },
+    },
+    {
+      attach: {
+        slot,
+        target: mount.destination,
+        make: TargetKind.TARGET_KIND_DIRECTORY,
+        requireDirectory: fstype === 'proc' || fstype === 'sysfs',
+        tmpcopyup: options.tmpcopyup,
+      },
+    },
+  );
+  for (const { kind, recursive } of options.propagation) {
+    contribution.inner.push({
+      mountSetattr: { slot, propagation: propagationValue(kind), propagationRecursive: recursive },
+    });
+  }
+  if (becomesReadOnly) {
+    contribution.late.push({ mountSetattr: { slot, set: MOUNT_ATTR_RDONLY } });
+  }
+}

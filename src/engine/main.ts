@@ -8,9 +8,11 @@ import { createLogger } from '../base/log.ts';
 import { EventPublisher } from '../events/index.ts';
 import { connectTtrpc } from '../rpc/index.ts';
 import { Router } from '../rpc/router.ts';
-import { connectTtrpc } from '../rpc/ttrpc/client.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
+import { namespaceHost } from '../sandbox/namespace/host.ts';
+import { seccompInfo } from '../native/seccomp.ts';
+import { features } from '../runtime/features.ts';
 import { StateStore } from '../state/index.ts';
 import { bindTaskService } from '../task/bind.ts';
 import type { TaskPeer } from '../task/bind.ts';
@@ -37,7 +39,7 @@ async function main(): Promise<void> {
 
   const store = new StateStore(config.root);
   const backends = new BackendRegistry();
-  backends.register(new NamespaceBackend());
+  backends.register(new NamespaceBackend(namespaceHost((id, message) => log.warning(message, { id }))));
   const ctx = { store, backends, log, now: Date.now };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
@@ -47,7 +49,7 @@ async function main(): Promise<void> {
 
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
-    shim: { ctx, protocol: config.protocol, version: VERSION },
+    shim: { ctx, protocol: config.protocol, version: VERSION, features: () => features(seccompInfo()) },
     log,
     idleTimeoutMs: config.idleTimeoutMs,
     onIdle: () => {

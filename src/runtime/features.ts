@@ -2,7 +2,7 @@
 import { CAPABILITIES } from '../oci/capabilities.ts';
 import type { Features, LinuxFeatures } from '../oci/features.ts';
 
-export type SeccompFeatures = NonNullable<LinuxFeatures['seccomp']>;
+export type SeccompFeatures = Omit<NonNullable<LinuxFeatures['seccomp']>, 'enabled'>;
 
 /** Options of mounts, as runc's list names them, that src/plan carries out. */
 const mountOptions = [
@@ -74,7 +74,7 @@ const mountOptions = [
 
 /** @param seccomp what the compiled-in libseccomp knows; undefined when there is none. */
 export function features(
-  seccomp: SeccompFeatures | undefined,
+  seccomp: Required<SeccompFeatures> | undefined,
   annotations: Record<string, string> = {},
 ): Features {
   return {
@@ -86,7 +86,7 @@ export function features(
       namespaces: ['cgroup', 'ipc', 'mount', 'network', 'pid', 'time', 'user', 'uts'],
       capabilities: [...CAPABILITIES],
       cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: true },
-      seccomp: seccomp === undefined ? { enabled: false } : { enabled: true, ...seccomp },
+      seccomp: seccomp === undefined ? { enabled: false } : seccompFeatures(seccomp),
       apparmor: { enabled: true },
       selinux: { enabled: true },
       intelRdt: { enabled: false },
@@ -95,4 +95,9 @@ export function features(
     },
     annotations,
   };
+}
+
+function seccompFeatures(known: SeccompFeatures): LinuxFeatures['seccomp'] {
+  const { actions, operators, archs, knownFlags, supportedFlags } = known;
+  return { enabled: true, actions, operators, archs, knownFlags, supportedFlags };
 }

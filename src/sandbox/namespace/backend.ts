@@ -25,8 +25,10 @@ import {
 } from '../../cgroups/index.ts';
 import { encodeMetrics, type Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
-import { compileCreate, compileExec, type HostFacts, type SeccompProgram } from '../../plan/index.ts';
+import { compileCreate } from '../../plan/compile.ts';
 import { encodePlan } from '../../plan/encode.ts';
+import { compileExec } from '../../plan/exec.ts';
+import type { HostFacts, PlanInput, SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import { specOf } from '../spec.ts';
@@ -59,7 +61,7 @@ export class NamespaceBackend implements Backend {
     record.cgroupPath = location.name;
     record.cgroupMode = layout.mode;
     record.privatePidNamespace = hasPrivatePidNamespace(spec);
-    const plan = compileCreate({
+    const planInput: PlanInput = {
       id,
       bundle: record.bundle ?? '',
       spec,
@@ -69,7 +71,8 @@ export class NamespaceBackend implements Backend {
       host: this.#host.facts(),
       gate: input.startFifo === undefined ? { kind: 'sync' } : { kind: 'fifo', path: input.startFifo },
       ...input.options,
-    });
+    };
+    const plan = compileCreate(planInput, (message) => this.#host.warn(id, message));
     input.journal(record);
     let result = await executor.launch(id, encodePlan(plan), input.stdio);
     if (record.init) record.init.pid = result.pid;
@@ -82,16 +85,22 @@ export class NamespaceBackend implements Backend {
   async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
     const id = record.id ?? '';
     const spec = specOf(record);
-    const plan = compileExec({
+    const pid = record.init?.pid ?? 0;
+    const planInput = {
       id,
       execId: input.execId,
       process: input.process,
-      spec,
-      target: { pid: record.init?.pid ?? 0, startTime: record.init?.pidStartTime ?? 0 },
-      cgroup: { outer: execJoinSteps(this.#view(record), ownCgroups(record.init?.pid ?? 0)) },
+      target: {
+        pid,
+        startTime: record.init?.pidStartTime ?? 0,
+        namespaces: (spec.linux?.namespaces ?? []).map(({ type }) => type),
+      },
+      cgroup: { outer: execJoinSteps(this.#view(record), ownCgroups(pid)) },
+      linux: spec.linux,
       seccomp: this.#seccomp(id, spec),
       host: this.#host.facts(),
-    });
+    };
+    const plan = compileExec(planInput, (message) => this.#host.warn(id, message));
     const result = await input.executor.launch(`${id}/${input.execId}`, encodePlan(plan), input.stdio);
     return result.pid;
   }

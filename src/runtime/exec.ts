@@ -3,6 +3,7 @@ import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { Process } from '../oci/types.ts';
 import { parseProcess } from '../oci/validate/index.ts';
+import type { ExecInput } from '../sandbox/backend.ts';
 import type { StdioPaths } from '../sandbox/executor.ts';
 import type { Container, ContainerProcess } from './container.ts';
 import type { RuntimeContext } from './context.ts';
@@ -42,6 +43,21 @@ export function addExec(
   });
   ctx.store.save(container.record);
   return added;
+}
+
+/**
+ * Starts a process that is not registered: a caller that waits for it itself (command line). Resolves with its pid
+ * after execve; `key` of its exit is "ID/EXEC". FailedPrecondition unless the container is created or running.
+ */
+export async function launchExec(
+  container: Container,
+  input: Pick<ExecInput, 'execId' | 'process' | 'stdio' | 'options'>,
+): Promise<number> {
+  transition('exec', container.status, container.id);
+  const { executor, backend, record } = container;
+  return backend.exec(record, { ...input, executor }).catch((error: unknown) => {
+    throw launchSentence('exec', container.id, error);
+  });
 }
 
 /** Starts a registered exec; resolves with its pid after execve. FailedPrecondition when the init does not run. */

@@ -18,7 +18,10 @@ export interface RootfsMount {
 export interface CreateOptions {
   noPivot?: boolean;
   noNewKeyring?: boolean;
+  /** Descriptors from 3 on that the process gets, LISTEN_FDS among them. */
   preserveFds?: number;
+  /** How many of them socket activation handed over (sd_listen_fds(3)). */
+  listenFds?: number;
 }
 
 export interface CreateInput {
@@ -40,7 +43,10 @@ export interface ExecInput {
   process: Process;
   stdio: StdioPaths;
   executor: Executor;
+  options?: ExecOptions | undefined;
 }
+
+export type ExecOptions = Pick<CreateOptions, 'preserveFds' | 'listenFds' | 'noNewKeyring'>;
 
 export interface ProcessInfo {
   pid: number;

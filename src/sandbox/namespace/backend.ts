@@ -28,7 +28,7 @@ import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import { compileCreate } from '../../plan/compile.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import { compileExec } from '../../plan/exec.ts';
-import type { HostFacts, PlanInput, SeccompProgram } from '../../plan/inputs.ts';
+import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import { specOf } from '../spec.ts';
@@ -42,6 +42,8 @@ export interface NamespaceHost {
   warn: (id: string, message: string) => void;
 }
 
+export type CompileInput = Pick<CreateInput, 'spec' | 'rootfsMounts' | 'options' | 'startFifo'>;
+
 export class NamespaceBackend implements Backend {
   readonly wall = 'namespace';
   readonly #host: NamespaceHost;
@@ -52,7 +54,21 @@ export class NamespaceBackend implements Backend {
 
   async create(record: ContainerRecord, input: CreateInput): Promise<void> {
     const id = record.id ?? '';
-    const { spec, executor } = input;
+    const { executor } = input;
+    const plan = encodePlan(this.compile(record, input));
+    input.journal(record);
+    let result = await executor.launch(id, plan, input.stdio);
+    if (record.init) record.init.pid = result.pid;
+    while (result.pausedAt === 'createRuntime') {
+      await input.runCreateHooks(result.pid);
+      result = await executor.proceed(id);
+    }
+  }
+
+  /** The launch plan of a create. Fills what `record` says of the container's cgroups; makes nothing. */
+  compile(record: ContainerRecord, input: CompileInput): LaunchPlan {
+    const id = record.id ?? '';
+    const { spec } = input;
     const layout = this.#host.layout();
     const location = parseCgroupsPath(spec.linux?.cgroupsPath, id);
     const cgroup = contributeCgroups(spec.linux?.resources, layout, location, { id });
@@ -72,14 +88,7 @@ export class NamespaceBackend implements Backend {
       gate: input.startFifo === undefined ? { kind: 'sync' } : { kind: 'fifo', path: input.startFifo },
       ...input.options,
     };
-    const plan = compileCreate(planInput, (message) => this.#host.warn(id, message));
-    input.journal(record);
-    let result = await executor.launch(id, encodePlan(plan), input.stdio);
-    if (record.init) record.init.pid = result.pid;
-    while (result.pausedAt === 'createRuntime') {
-      await input.runCreateHooks(result.pid);
-      result = await executor.proceed(id);
-    }
+    return compileCreate(planInput, (message) => this.#host.warn(id, message));
   }
 
   async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
@@ -99,6 +108,7 @@ export class NamespaceBackend implements Backend {
       linux: spec.linux,
       seccomp: this.#seccomp(id, spec),
       host: this.#host.facts(),
+      ...input.options,
     };
     const plan = compileExec(planInput, (message) => this.#host.warn(id, message));
     const result = await input.executor.launch(`${id}/${input.execId}`, encodePlan(plan), input.stdio);

@@ -111,8 +111,6 @@ export class EventPublisher {
   }
 
   async #send(): Promise<void> {
-    // The caller's own work goes first; several events of one turn then find a queue.
-    await undefined;
     for (let event = this.#queue[0]; event !== undefined; event = this.#queue[0]) {
       await this.#deliver(event);
       if (this.#queue[0] === event) this.#queue.shift();

@@ -74,7 +74,10 @@ export class Router<P = Peer> {
 
   #add(route: Route<P>): void {
     let methods = this.#services.get(route.service);
-    if (methods === undefined) this.#services.set(route.service, (methods = new Map()));
+    if (methods === undefined) {
+      methods = new Map<string, Route<P>>();
+      this.#services.set(route.service, methods);
+    }
     if (methods.has(route.method))
       throw new Error(`register ${route.service}/${route.method}: already registered`);
     methods.set(route.method, route);

@@ -255,7 +255,8 @@ int run_launcher(const ShimArgs& args, const Install& install) {
   request.wall = args.wall;
   request.name_space = args.name_space;
   request.id = args.id;
-  request.bundle = action == "delete" && !args.bundle.empty() ? args.bundle : directory;
+  request.bundle = directory;
+  if (action == "delete" && !args.bundle.empty()) request.bundle = args.bundle;
   request.containerd_address = args.address;
   request.ttrpc_address = environment("TTRPC_ADDRESS");
   request.publish_binary = args.publish_binary;

@@ -1,0 +1,70 @@
+#include "init/context.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "core/init_codec.h"
+
+namespace bulkhead {
+
+Slot& Context::slot(SlotId id) {
+  if (slots.size() <= id.value) slots.resize(id.value + 1);
+  return slots[id.value];
+}
+
+void await_outer(Context& context) {
+  if (!context.go) return;
+  char byte;
+  ssize_t got;
+  do {
+    got = ::read(context.go.get(), &byte, 1);
+  } while (got < 0 && errno == EINTR);
+  if (got != 1) ::_exit(1);
+  context.go.reset();
+}
+
+void report(Context& context, std::string_view message, int fd) {
+  await_outer(context);
+  iovec part{const_cast<char*>(message.data()), message.size()};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  if (fd >= 0) {
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+  }
+  // A launcher that is gone (bulkhead create has returned) does not stop the container: nobody to
+  // tell.
+  while (::sendmsg(context.sync.get(), &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
+}
+
+void report_warning(Context& context, int err, std::string_view path) {
+  StepFailure warning;
+  warning.index = context.index;
+  warning.action = context.action;
+  warning.path = path;
+  warning.err = err;
+  report(context, encode_warning(warning));
+}
+
+void await_proceed(Context& context) {
+  uint8_t bytes[64];
+  ssize_t got;
+  do {
+    got = ::recv(context.sync.get(), bytes, sizeof bytes, 0);
+  } while (got < 0 && errno == EINTR);
+  bool proceed = false;
+  if (got <= 0 || !decode_to_init({bytes, static_cast<size_t>(got)}, proceed) || !proceed)
+    ::_exit(0);
+}
+
+}  // namespace bulkhead

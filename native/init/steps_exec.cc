@@ -1,0 +1,174 @@
+// The way to the program: finding it, waiting at gates, the working directory, execve.
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <climits>
+#include <string>
+
+#include "core/init_codec.h"
+#include "init/executor.h"
+#include "init/resolve.h"
+#include "init/steps.h"
+
+namespace bulkhead {
+
+namespace {
+
+// 0: may be executed; else ENOENT, EACCES, ….
+int check_executable(const std::string& path) {
+  struct stat info;
+  if (::stat(path.c_str(), &info) < 0) return errno == ENOTDIR ? ENOENT : errno;
+  if (!S_ISREG(info.st_mode)) return EACCES;
+  return ::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) < 0 ? errno : 0;
+}
+
+std::string join(std::string_view directory, std::string_view name) {
+  std::string path(directory);
+  if (!path.empty() && path.back() != '/') path += '/';
+  path += name;
+  return path;
+}
+
+// Relative to cwd, which Chdir may set later only.
+std::string absolute(std::string_view cwd, std::string path) {
+  if (!path.empty() && path.front() == '/') return path;
+  return join(cwd.empty() ? "/" : cwd, path);
+}
+
+Outcome wait_for_fifo(int fifo) {
+  for (;;) {
+    pollfd poll_fd{fifo, POLLIN, 0};
+    if (::poll(&poll_fd, 1, -1) < 0) {
+      if (errno == EINTR) continue;
+      return fail("gate");
+    }
+    char byte;
+    ssize_t got = ::read(fifo, &byte, 1);
+    if (got == 1) return done();
+    if (got < 0 && errno != EAGAIN && errno != EINTR) return fail("gate");
+    // A writer came and went without a word; from then on poll does not wait any more.
+    timespec pause{0, 5000000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+// 3 + n …: the program's extra descriptors move down from 5 + n; then only they and the sync socket
+// are left.
+bool place_preserved(Context& context, uint32_t count) {
+  int first_free = 3 + static_cast<int>(count);
+  UniqueFd sync(
+      ::fcntl(context.sync.get(), F_DUPFD_CLOEXEC, kFirstExtraFd + static_cast<int>(count)));
+  if (!sync) return false;
+  context.sync.reset();
+  for (int i = 0; i < static_cast<int>(count); i++) {
+    // One that the launcher did not give is not there for the program either.
+    if (::dup2(kFirstExtraFd + i, 3 + i) < 0) ::close(3 + i);
+  }
+  ::dup3(sync.get(), first_free, O_CLOEXEC);
+  context.sync.reset(first_free);
+  (void)sync.release();
+  // Really closed, not only marked: execve looks names up, and /proc/self/fd/N is a name
+  // (CVE-2024-21626).
+  if (::syscall(SYS_close_range, static_cast<unsigned>(first_free) + 1, ~0u, 0) < 0) return false;
+  return true;
+}
+
+void forget_descriptors(Context& context) {
+  // Before the program's descriptors move: a number that the launcher did not fill must not be one
+  // of ours.
+  context.slots.clear();
+  context.namespace_files.clear();
+  context.mapped_namespaces.clear();
+  context.root.reset();
+  context.host_proc.reset();
+  context.procfs.reset();
+  context.null_device.reset();
+  context.empty_directory.reset();
+}
+
+std::vector<char*> c_strings(const std::vector<Text>& texts) {
+  std::vector<char*> list;
+  list.reserve(texts.size() + 1);
+  for (const Text& text : texts) list.push_back(const_cast<char*>(text.c_str()));
+  list.push_back(nullptr);
+  return list;
+}
+
+}  // namespace
+
+Outcome carry_out(Context& context, const FindExecutable& step) {
+  std::string_view file = step.file.view();
+  if (file.empty()) return fail_with(ENOENT, "empty-name");
+  if (file.find('/') != std::string_view::npos) {
+    std::string path = absolute(step.cwd.view(), std::string(file));
+    if (int err = check_executable(path); err != 0) return fail_with(err, "executable", file);
+    context.executable = path;
+    return done();
+  }
+  bool denied = false;
+  std::string_view rest = step.path.view();
+  for (bool last = rest.empty(); !last;) {
+    size_t colon = rest.find(':');
+    last = colon == std::string_view::npos;
+    std::string path = absolute(step.cwd.view(), join(rest.substr(0, colon), file));
+    if (!last) rest.remove_prefix(colon + 1);
+    int err = check_executable(path);
+    if (err == 0) {
+      context.executable = path;
+      return done();
+    }
+    denied = denied || err == EACCES;
+  }
+  return fail_with(denied ? EACCES : ENOENT, denied ? "executable" : "not-in-path", file);
+}
+
+Outcome carry_out(Context& context, const Gate& step) {
+  report(context, encode_paused(step.point.view()));
+  if (!step.fifo_slot) {
+    await_proceed(context);
+    return done();
+  }
+  int fifo = context.slot(step.fifo_slot).fd.get();
+  if (fifo < 0) return fail_with(EBADF, "empty-slot", step.point.view());
+  return wait_for_fifo(fifo);
+}
+
+Outcome carry_out(Context& context, const Chdir& step) {
+  if (::chdir(step.path.c_str()) < 0) {
+    if (errno != ENOENT || !step.create) return fail("chdir", step.path.view());
+    int root = context.root ? context.root.get() : AT_FDCWD;
+    UniqueFd directory = make_directories(root, step.path.view(), 0755);
+    if (!directory || ::fchdir(directory.get()) < 0) return fail("mkdir", step.path.view());
+  }
+  // "(unreachable)/…": a descriptor of the host's was the working directory (CVE-2024-21626). The
+  // system call, because getcwd(3) hides this case.
+  char cwd[PATH_MAX];
+  if (::syscall(SYS_getcwd, cwd, sizeof cwd) < 0) return fail("getcwd", step.path.view());
+  if (cwd[0] != '/') return fail_with(EPERM, "cwd-outside-root", step.path.view());
+  return done();
+}
+
+Outcome carry_out(Context& context, const Exec& step) {
+  std::string file = step.file.empty() ? context.executable : std::string(step.file.view());
+  if (file.empty()) return fail_with(ENOENT, "empty-name");
+  if (step.preserve_fds > kMaxExtraFds) return fail_with(EINVAL, "preserve-fds", file);
+  await_outer(context);
+  std::vector<char*> args = c_strings(step.args);
+  std::vector<char*> env = c_strings(step.env);
+  ::setsid();
+  ::umask(context.inherited_umask);
+  forget_descriptors(context);
+  if (!place_preserved(context, step.preserve_fds)) return fail("place-descriptors", file);
+  ::execve(file.c_str(), args.data(), env.data());
+  int err = errno;
+  // The file is there, so what is missing is its interpreter.
+  const char* detail = err == ENOENT && ::access(file.c_str(), F_OK) == 0 ? "interpreter" : "exec";
+  return fail_with(err, detail, file);
+}
+
+}  // namespace bulkhead

@@ -56,7 +56,7 @@
         'native/core/open_init.cc',
         'native/core/pidfd.cc',
         'native/core/seccomp_compile.cc',
-        'native/core/seccomp_stub.cc',
+        'native/core/seccomp_join.cc',
       ],
     },
     {

@@ -27,7 +27,9 @@ function run(command, args) {
 function findNodeDir() {
   const prefix = dirname(dirname(process.execPath));
   const candidates = [process.env.npm_config_nodedir, prefix, '/usr/local', '/usr'];
-  return candidates.find((dir) => dir !== undefined && existsSync(join(dir, 'include', 'node', 'node_api.h')));
+  return candidates.find(
+    (dir) => dir !== undefined && existsSync(join(dir, 'include', 'node', 'node_api.h')),
+  );
 }
 
 /** Replaced by rename: a process may have the old file mapped. */
@@ -40,7 +42,12 @@ function install(from, name) {
 
 const gyp = require.resolve('node-gyp/bin/node-gyp.js');
 const nodedir = findNodeDir();
-const gypArgs = ['--release', '--jobs=2', '--loglevel=warn', ...(nodedir === undefined ? [] : [`--nodedir=${nodedir}`])];
+const gypArgs = [
+  '--release',
+  '--jobs=2',
+  '--loglevel=warn',
+  ...(nodedir === undefined ? [] : [`--nodedir=${nodedir}`]),
+];
 const configured = sanitize === undefined ? [] : ['--', `-Dsanitize=${sanitize}`];
 run(process.execPath, [gyp, 'configure', ...gypArgs, ...configured]);
 run(process.execPath, [gyp, 'build', ...gypArgs]);

@@ -6,7 +6,9 @@ import { join } from 'node:path';
 
 /** Where gcc finds a file of its library path, or undefined. */
 function findLibrary(name) {
-  const found = execFileSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim();
+  const found = execFileSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], {
+    encoding: 'utf8',
+  }).trim();
   return found !== name && existsSync(found) ? found : undefined;
 }
 

@@ -96,8 +96,7 @@ bool get_fd(Napi::Value value, const char* name, int& out) {
 }
 
 bool get_bytes(Napi::Value value, const char* name, std::span<const uint8_t>& out) {
-  if (!value.IsTypedArray() ||
-      value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
     throw_type_error(value.Env(), std::string(name) + ": expected a Uint8Array");
     return false;
   }

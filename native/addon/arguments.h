@@ -1,4 +1,5 @@
-// JavaScript values to C++ ones, and errno to JavaScript errors. A function that returns false has thrown.
+// JavaScript values to C++ ones, and errno to JavaScript errors. A function that returns false has
+// thrown.
 #pragma once
 
 #include <napi.h>
@@ -14,7 +15,8 @@ namespace bulkhead::addon {
 
 // Error with errno (positive, as in errno(3)), code ("ENOENT"), syscall and, when not empty, path.
 // Text: "syscall path: reason".
-Napi::Error make_errno(Napi::Env env, int error, std::string_view syscall, std::string_view path = {});
+Napi::Error make_errno(Napi::Env env, int error, std::string_view syscall,
+                       std::string_view path = {});
 // Throws it. Returns undefined, so that a binding can `return throw_errno(…)`.
 Napi::Value throw_errno(Napi::Env env, int error, std::string_view syscall,
                         std::string_view path = {});

@@ -57,8 +57,8 @@ struct V1Watch {
   }
 };
 
-// Registers the eventfd: "<eventfd> <file> [arguments]" to cgroup.event_control (kernel cgroup-v1/memcg_test.rst).
-// 0 or an errno; `at` names what failed.
+// Registers the eventfd: "<eventfd> <file> [arguments]" to cgroup.event_control (kernel
+// cgroup-v1/memcg_test.rst). 0 or an errno; `at` names what failed.
 int register_event(const std::string& cgroup, const std::string& file, const std::string& arguments,
                    V1Watch& watch, std::string& at) {
   watch.event.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -75,8 +75,8 @@ int register_event(const std::string& cgroup, const std::string& file, const std
   return 0;
 }
 
-// watchCgroupV1Event(cgroupPath, file, onEvent, arguments?): { close() }. The eventfd also fires when the cgroup is
-// removed. It does not keep the event loop alive.
+// watchCgroupV1Event(cgroupPath, file, onEvent, arguments?): { close() }. The eventfd also fires
+// when the cgroup is removed. It does not keep the event loop alive.
 Napi::Value watch_v1_event(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   std::string cgroup;

@@ -14,7 +14,8 @@
 namespace bulkhead::addon {
 namespace {
 
-// bulkhead-init opened once per path and version of the file, shared by all environments of the process.
+// bulkhead-init opened once per path and version of the file, shared by all environments of the
+// process.
 class InitFiles {
  public:
   // A descriptor that stays open for good, or an error.
@@ -45,7 +46,8 @@ class InitFiles {
 };
 
 InitFiles& init_files() {
-  static InitFiles* files = new InitFiles();  // never destroyed: other threads may still launch at exit
+  static InitFiles* files =
+      new InitFiles();  // never destroyed: other threads may still launch at exit
   return *files;
 }
 
@@ -103,15 +105,14 @@ StepFailure local_failure(int error, const char* detail, int status = 0) {
 }  // namespace
 
 void Launch::define(Napi::Env env, EnvState& state) {
-  const Napi::Function constructor =
-      DefineClass(env, "LaunchHandle",
-                  {
-                      InstanceMethod("proceed", &Launch::proceed),
-                      InstanceMethod("abandon", &Launch::abandon),
-                      InstanceMethod("signal", &Launch::signal),
-                      InstanceMethod("release", &Launch::release),
-                      InstanceAccessor("pid", &Launch::pid, nullptr),
-                  });
+  const Napi::Function constructor = DefineClass(env, "LaunchHandle",
+                                                 {
+                                                     InstanceMethod("proceed", &Launch::proceed),
+                                                     InstanceMethod("abandon", &Launch::abandon),
+                                                     InstanceMethod("signal", &Launch::signal),
+                                                     InstanceMethod("release", &Launch::release),
+                                                     InstanceAccessor("pid", &Launch::pid, nullptr),
+                                                 });
   state.launch_class = Napi::Persistent(constructor);
 }
 
@@ -134,7 +135,8 @@ bool Launch::begin(const Napi::CallbackInfo& info) {
   args.plan = options.plan;
   for (size_t i = 0; i < 3; ++i) args.stdio[i] = options.stdio[i];
   args.extra_fds = options.extra_fds;
-  // No SIGCHLD: Node's own child_process must not see this child (libuv would not reap it, but would be woken).
+  // No SIGCHLD: Node's own child_process must not see this child (libuv would not reap it, but
+  // would be woken).
   args.exit_signal = 0;
   Result<LaunchedOuter> launched = launch(args);
   if (!launched) {
@@ -155,7 +157,8 @@ bool Launch::begin(const Napi::CallbackInfo& info) {
   return true;
 }
 
-// The handle in `self` keeps the object over the call: a callback may release it and collect garbage.
+// The handle in `self` keeps the object over the call: a callback may release it and collect
+// garbage.
 std::function<void(Napi::Env)> Launch::guarded(void (Launch::*handler)(Napi::Env)) {
   return [this, handler](Napi::Env env) {
     [[maybe_unused]] const Napi::Object self = Value();
@@ -164,11 +167,9 @@ std::function<void(Napi::Env)> Launch::guarded(void (Launch::*handler)(Napi::Env
 }
 
 int Launch::watch_all(Napi::Env env) {
-  const int error = sync_poll_.start(env, sync_.get(), "BulkheadLaunch",
-                                     guarded(&Launch::on_sync));
+  const int error = sync_poll_.start(env, sync_.get(), "BulkheadLaunch", guarded(&Launch::on_sync));
   if (error != 0) return error;
-  return outer_poll_.start(env, outer_.get(), "BulkheadLaunch",
-                           guarded(&Launch::on_outer_exit));
+  return outer_poll_.start(env, outer_.get(), "BulkheadLaunch", guarded(&Launch::on_outer_exit));
 }
 
 void Launch::on_sync(Napi::Env env) {
@@ -238,14 +239,15 @@ void Launch::handle(Napi::Env env, InitEvent& event) {
   }
 }
 
-// The second process is our child (CLONE_PARENT): its pid cannot be reused before we have reaped it.
+// The second process is our child (CLONE_PARENT): its pid cannot be reused before we have reaped
+// it.
 int Launch::adopt(Napi::Env env, pid_t pid) {
   if (cloned_) return EPROTO;
   Result<UniqueFd> opened = pidfd_open(pid);
   if (!opened) return opened.error().code;
   process_ = opened.take();
-  const int error = process_poll_.start(env, process_.get(), "BulkheadLaunch",
-                                        guarded(&Launch::on_process_exit));
+  const int error =
+      process_poll_.start(env, process_.get(), "BulkheadLaunch", guarded(&Launch::on_process_exit));
   if (error != 0) return error;
   pid_ = pid;
   cloned_ = true;
@@ -273,7 +275,8 @@ void Launch::on_process_exit(Napi::Env env) {
   finish_if_over(env);
 }
 
-// End of file: every copy of the socket in bulkhead-init is closed, by execve (O_CLOEXEC) or by its end.
+// End of file: every copy of the socket in bulkhead-init is closed, by execve (O_CLOEXEC) or by its
+// end.
 void Launch::on_sync_end(Napi::Env env) {
   sync_poll_.stop();
   sync_.reset();

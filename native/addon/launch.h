@@ -19,8 +19,8 @@ namespace bulkhead::addon {
 //   outer_     open until the outer stage is reaped
 //   process_   open from Cloned on, until the container's process is reaped
 //
-// A plan without Clone has no second process: outer_ is the process. `exited` is emitted when all are closed, so it
-// is last.
+// A plan without Clone has no second process: outer_ is the process. `exited` is emitted when all
+// are closed, so it is last.
 class Launch : public Napi::ObjectWrap<Launch> {
  public:
   static void define(Napi::Env env, EnvState& state);

@@ -6,8 +6,8 @@
 
 namespace bulkhead::addon {
 
-// Whether the plan has a Clone step, so that a second process comes. False for what does not decode: bulkhead-init
-// refuses that.
+// Whether the plan has a Clone step, so that a second process comes. False for what does not
+// decode: bulkhead-init refuses that.
 bool plan_has_clone(std::span<const uint8_t> plan);
 
 }  // namespace bulkhead::addon

@@ -22,7 +22,8 @@ struct Watch {
   class EnvState* state = nullptr;
 };
 
-// What the addon keeps for one environment: its open watches, which must be closed before a worker's loop ends.
+// What the addon keeps for one environment: its open watches, which must be closed before a
+// worker's loop ends.
 class EnvState {
  public:
   // Installs itself as the environment's instance data.
@@ -52,9 +53,9 @@ class Poll {
   Poll(const Poll&) = delete;
   Poll& operator=(const Poll&) = delete;
 
-  // Watches `fd` (borrowed; keep it open until stop). `on_ready` runs inside a JavaScript callback scope: promises
-  // and ticks that it queues run after it. It is destroyed on the loop some time after stop, so objects that it
-  // holds live until then. Returns 0 or an errno.
+  // Watches `fd` (borrowed; keep it open until stop). `on_ready` runs inside a JavaScript callback
+  // scope: promises and ticks that it queues run after it. It is destroyed on the loop some time
+  // after stop, so objects that it holds live until then. Returns 0 or an errno.
   int start(Napi::Env env, int fd, const char* resource, std::function<void(Napi::Env)> on_ready);
   // Idempotent; allowed inside on_ready.
   void stop();

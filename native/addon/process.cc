@@ -16,13 +16,15 @@ constexpr int kMaxPid = 1 << 22;  // PID_MAX_LIMIT
 
 // Lives in the handler of its own Poll, so until the loop has closed that.
 struct Gone {
-  Gone(Napi::Env env, UniqueFd fd) : pidfd(std::move(fd)), done(Napi::Promise::Deferred::New(env)) {}
+  Gone(Napi::Env env, UniqueFd fd)
+      : pidfd(std::move(fd)), done(Napi::Promise::Deferred::New(env)) {}
   UniqueFd pidfd;
   Napi::Promise::Deferred done;
   Poll poll;
 };
 
-// waitPidGone(pid): Promise<void>. A pidfd is readable when the process has ended (a zombie counts as ended).
+// waitPidGone(pid): Promise<void>. A pidfd is readable when the process has ended (a zombie counts
+// as ended).
 Napi::Value wait_pid_gone(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   int pid = 0;
@@ -49,8 +51,8 @@ Napi::Value wait_pid_gone(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// pidfdSendSignal(pid, startTime | undefined, signum). The pidfd is opened first, then the start time compared: from
-// then on the descriptor names that process and no other.
+// pidfdSendSignal(pid, startTime | undefined, signum). The pidfd is opened first, then the start
+// time compared: from then on the descriptor names that process and no other.
 Napi::Value pidfd_send_signal(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   int pid = 0;
@@ -66,7 +68,8 @@ Napi::Value pidfd_send_signal(const Napi::CallbackInfo& info) {
     const uint64_t expected = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
     const Result<uint64_t> actual = process_start_time(pid);
     if (!actual) return throw_error(env, actual.error());
-    if (!lossless || actual.value() != expected) return throw_errno(env, ESRCH, "pidfd_send_signal");
+    if (!lossless || actual.value() != expected)
+      return throw_errno(env, ESRCH, "pidfd_send_signal");
   }
   const Status sent = pidfd_signal(opened.value().get(), signum);
   if (!sent) return throw_error(env, sent.error());
@@ -83,7 +86,8 @@ Napi::Value start_time(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(env, ticks.value());
 }
 
-// setSubreaper(): orphans of our children become ours (prctl(2)). libuv never reaps them: whoever asks for this must.
+// setSubreaper(): orphans of our children become ours (prctl(2)). libuv never reaps them: whoever
+// asks for this must.
 Napi::Value set_subreaper(const Napi::CallbackInfo& info) {
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
     return throw_errno(info.Env(), errno, "prctl");

@@ -116,8 +116,8 @@ Napi::Value compile(const Napi::CallbackInfo& info) {
   const SeccompOutcome outcome = compile_seccomp(policy);
   if (outcome.error != 0) return throw_errno(env, outcome.error, outcome.op, outcome.object);
   Napi::Object result = Napi::Object::New(env);
-  result.Set("program", Napi::Buffer<uint8_t>::Copy(env, outcome.program.data(),
-                                                    outcome.program.size()));
+  result.Set("program",
+             Napi::Buffer<uint8_t>::Copy(env, outcome.program.data(), outcome.program.size()));
   result.Set("unknownSyscalls", to_array(env, outcome.unknown_syscalls));
   result.Set("unknownArchs", to_array(env, outcome.unknown_archs));
   return result;

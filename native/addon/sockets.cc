@@ -13,8 +13,8 @@
 namespace bulkhead::addon {
 namespace {
 
-// Connects without waiting: a listener whose backlog is full answers EAGAIN. A path longer than sun_path is reached
-// through a descriptor of its directory. 0 or an errno.
+// Connects without waiting: a listener whose backlog is full answers EAGAIN. A path longer than
+// sun_path is reached through a descriptor of its directory. 0 or an errno.
 int connect_unix(const std::string& path, UniqueFd& out) {
   UniqueFd sock(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!sock) return errno;

@@ -39,8 +39,8 @@ Napi::Value get_winsize(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// setRawMode(fd): { restore() }. Output processing stays on: the container's pty passes bare line feeds (its ONLCR
-// is cleared), so that the user's terminal must turn them into new lines.
+// setRawMode(fd): { restore() }. Output processing stays on: the container's pty passes bare line
+// feeds (its ONLCR is cleared), so that the user's terminal must turn them into new lines.
 Napi::Value set_raw_mode(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   int fd = -1;

@@ -35,7 +35,8 @@ int bpf(int command, bpf_attr* attr) {
   return static_cast<int>(::syscall(SYS_bpf, command, attr, sizeof(*attr)));
 }
 
-// Before Linux 5.11 programs were charged to RLIMIT_MEMLOCK, whose default is too small for several containers.
+// Before Linux 5.11 programs were charged to RLIMIT_MEMLOCK, whose default is too small for several
+// containers.
 void raise_memlock() {
   rlimit limit;
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
@@ -118,7 +119,8 @@ int attach_device_program(int cgroup_fd, std::span<const uint8_t> instructions) 
   const ProgramFd program(load_program(instructions));
   if (program.get() < 0) return errno;
 
-  // The usual case, one program of ours, is replaced in place. Kernels before 5.6 refuse BPF_F_REPLACE with EINVAL.
+  // The usual case, one program of ours, is replaced in place. Kernels before 5.6 refuse
+  // BPF_F_REPLACE with EINVAL.
   if (old_count == 1) {
     const ProgramFd replaced(program_by_id(old[0]));
     if (replaced.get() >= 0 && attach(cgroup_fd, program.get(), replaced.get()) == 0) return 0;

@@ -7,7 +7,8 @@
 
 namespace bulkhead {
 
-// One comparison of a system call argument; operators are those of enum scmp_compare (seccomp_rule_add(3)).
+// One comparison of a system call argument; operators are those of enum scmp_compare
+// (seccomp_rule_add(3)).
 struct SeccompCondition {
   uint32_t index = 0;
   uint32_t op = 0;
@@ -37,14 +38,15 @@ struct SeccompOutcome {
   std::string object;
   // struct sock_filter[], host byte order.
   std::vector<uint8_t> program;
-  // Names of system calls and architectures that this libseccomp does not know; they were passed over.
+  // Names of system calls and architectures that this libseccomp does not know; they were passed
+  // over.
   std::vector<std::string> unknown_syscalls;
   std::vector<std::string> unknown_archs;
 };
 
-// Compiles the policy. Where the default action refuses, system calls with numbers above the highest one that the
-// policy names answer ENOSYS: a C library that tries a newer call then falls back to the older one, which it does
-// not do for EPERM.
+// Compiles the policy. Where the default action refuses, system calls with numbers above the
+// highest one that the policy names answer ENOSYS: a C library that tries a newer call then falls
+// back to the older one, which it does not do for EPERM.
 SeccompOutcome compile_seccomp(const SeccompPolicy& policy);
 
 struct SeccompLibrary {

@@ -7,8 +7,8 @@ import type { LinuxSeccomp, LinuxSeccompArg, LinuxSyscall } from '../oci/types.t
 import type { SeccompPolicy } from './addon.d.ts';
 
 const EPERM = 1;
-/** Largest errno that the kernel hands out of a filter (MAX_ERRNO); ptrace messages take 16 bits. */
-const MAX_ERRNO = 4095;
+/** Largest errno that libseccomp takes (the kernel: 4095); ptrace messages take 16 bits. */
+const MAX_ERRNO = 4094;
 const MAX_TRACE = 0xffff;
 /** Arguments of a system call. */
 const ARGUMENTS = 6;
@@ -86,7 +86,12 @@ interface Rule {
 
 /** The flat policy. Throws a RuntimeError (InvalidArgument) that names the field. */
 export function flattenSeccomp(profile: LinuxSeccomp): SeccompPolicy {
-  const defaultAction = actionNumber('defaultAction', profile.defaultAction, 'defaultErrnoRet', profile.defaultErrnoRet);
+  const defaultAction = actionNumber(
+    'defaultAction',
+    profile.defaultAction,
+    'defaultErrnoRet',
+    profile.defaultErrnoRet,
+  );
   const archs = (profile.architectures ?? []).map((name, index) =>
     lookUp(seccompArchs, name, `architectures[${index}]`, 'architecture'),
   );

@@ -1,6 +1,6 @@
-// seccomp-probe FLAGS CALL...: loads the program on standard input (struct sock_filter[]) in a fresh child for every
-// CALL and makes that system call. Prints a line for each: the errno (0: success), "signal N", or "load ERRNO" when
-// the kernel refused the program.
+// seccomp-probe FLAGS CALL...: loads the program on standard input (struct sock_filter[]) in a
+// fresh child for every CALL and makes that system call. Prints a line for each: the errno (0:
+// success), "signal N", or "load ERRNO" when the kernel refused the program.
 //
 // CALL: ABI:NUMBER[:ARGUMENT]..., ABI is "native", or "i386" (int $0x80, x86-64 only).
 #include <errno.h>
@@ -60,7 +60,8 @@ int make(const Call& call) {
   return syscall(call.number, a[0], a[1], a[2], a[3], a[4], a[5]) < 0 ? errno : 0;
 }
 
-[[noreturn]] void child(const sock_fprog& program, unsigned long flags, const Call& call, int report) {
+[[noreturn]] void child(const sock_fprog& program, unsigned long flags, const Call& call,
+                        int report) {
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   int answer[2] = {0, 0};

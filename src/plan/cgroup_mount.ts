@@ -21,7 +21,7 @@ import type { Mount } from '../oci/types.ts';
 import type { CreateContext } from './context.ts';
 import type { Step } from './inputs.ts';
 import type { MountContribution } from './mounts.ts';
-import { propagationSteps } from './mounts.ts';
+import { propagationChanges } from './mounts.ts';
 
 const { TargetKind } = bulkhead.plan.v1;
 const hardened = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
@@ -98,12 +98,9 @@ function hierarchyMounts(
   if (readOnly !== 0) contribution.inner.push({ mountSetattr: { slot: tmpfs, set: MOUNT_ATTR_RDONLY } });
 }
 
-function bindCgroup(context: CreateContext, path: string, slot: number, attributes: number): Step[] {
-  return [
-    { openTree: { slot, path } },
-    ...(attributes === 0 ? [] : [{ mountSetattr: { slot, set: attributes } } satisfies Step]),
-    ...propagationSteps(context, [{ kind: 'private', recursive: true }], slot),
-  ];
+function bindCgroup(context: CreateContext, path: string, slot: number, set: number): Step[] {
+  const [cut] = propagationChanges(context, [{ kind: 'private', recursive: false }], false, slot);
+  return [{ openTree: { slot, path } }, { mountSetattr: { slot, set, ...cut } }];
 }
 
 function baseName(path: string): string {

@@ -84,25 +84,36 @@ export function bindAttributes(
   options: MountOptions,
   slot: number,
 ): Step[] {
-  const steps: Step[] = [];
   const { set } = options.attributes;
   let { clear } = options.attributes;
   // As runc: options make up the whole set of the new mount. In a user namespace attributes that come from the host
   // stay ("locked", mount_namespaces(7)) unless an option takes them away by name.
   if ((set !== 0 || clear !== 0) && !context.inUserNamespace) clear |= resettable & ~set;
-  const idmap = idMapping(context, mount, options);
-  if (set !== 0 || clear !== 0 || idmap !== undefined) {
-    steps.push({ mountSetattr: { slot, set, clear, ...idmap } });
-  }
+  const own: Setattr = { slot, ...idMapping(context, mount, options) };
+  if (set !== 0 || clear !== 0) Object.assign(own, { set, clear });
   const recursive = options.recursiveAttributes;
-  if (recursive.set !== 0 || recursive.clear !== 0) {
-    steps.push({ mountSetattr: { slot, set: recursive.set, clear: recursive.clear, recursive: true } });
-  }
-  steps.push(...propagationSteps(context, options.propagation, slot));
-  return steps;
+  const deep: Setattr[] =
+    recursive.set === 0 && recursive.clear === 0
+      ? []
+      : [{ slot, set: recursive.set, clear: recursive.clear, recursive: true }];
+  const propagation = propagationChanges(context, options.propagation, options.recursiveBind, slot);
+  return merged([own, ...propagation, ...deep]).map((mountSetattr) => ({ mountSetattr }));
 }
 
-type IdMapFields = Pick<bulkhead.plan.v1.MountSetattr.$Properties, 'uidMaps' | 'gidMaps' | 'idmapRecursive'>;
+type Setattr = bulkhead.plan.v1.MountSetattr.$Properties;
+
+/** One step can carry attributes and one change of propagation; a first step that changes nothing goes. */
+function merged([first, second, ...rest]: Setattr[]): Setattr[] {
+  if (first === undefined || second === undefined) return changes(first) ? [first] : [];
+  if (second.propagation !== undefined) return [{ ...first, ...second }, ...rest];
+  return changes(first) ? [first, second, ...rest] : [second, ...rest];
+}
+
+function changes(step: Setattr | undefined): step is Setattr {
+  return step !== undefined && Object.keys(step).length > 1;
+}
+
+type IdMapFields = Pick<Setattr, 'uidMaps' | 'gidMaps' | 'idmapRecursive'>;
 
 /** Own mappings of the mount, or with "idmap" alone those of the container. */
 function idMapping(
@@ -125,27 +136,32 @@ function idMapping(
 /**
  * A copy of a shared mount is a member of its peer group. What a container mounts in it would appear on the host,
  * unless it is cut off first; only rootfsPropagation "shared" keeps the tie (config-linux.md, "Rootfs Mount
- * Propagation"). Then the mount's own options apply, in their order.
+ * Propagation"). Then the mount's own options apply, in their order. Without submounts (`deep` false) nothing has to
+ * be recursive, which saves a system call.
  */
-export function propagationSteps(
+export function propagationChanges(
   { linux }: CreateContext,
-  changes: readonly PropagationChange[],
+  wanted: readonly PropagationChange[],
+  deep: boolean,
   slot: number,
-): Step[] {
+): Setattr[] {
   const root = parsePropagation(linux.rootfsPropagation ?? '');
   const base: PropagationChange[] =
     root?.kind === 'shared'
       ? []
       : [{ kind: root?.kind === 'private' ? 'private' : 'slave', recursive: true }];
-  const all = [...base, ...changes];
-  // A recursive change to private or slave overrules what came before, except that a slave stays one.
-  const first = all[0];
-  const second = all[1];
-  if (first !== undefined && second?.recursive === true) {
-    if (second.kind === 'private' || second.kind === first.kind) all.shift();
-  }
-  return all.map(({ kind, recursive }) => ({
-    mountSetattr: { slot, propagation: propagationValue(kind), propagationRecursive: recursive },
+  const all = [...base, ...wanted].map(({ kind, recursive }) => ({ kind, recursive: recursive && deep }));
+  const [first, second] = all;
+  // Private overrules what came before, and so does the same once more.
+  const overruled =
+    first !== undefined &&
+    second !== undefined &&
+    (second.recursive || !first.recursive) &&
+    (second.kind === 'private' || second.kind === first.kind);
+  return (overruled ? all.slice(1) : all).map(({ kind, recursive }) => ({
+    slot,
+    propagation: propagationValue(kind),
+    propagationRecursive: recursive,
   }));
 }
 

@@ -40,6 +40,8 @@ const mayImport: Record<string, readonly string[]> = {
     'runtime',
     'sandbox/registry',
     'sandbox/executor',
+    'sandbox/namespace/backend',
+    'sandbox/namespace/host',
     'devices',
     'native',
     'cgroups',

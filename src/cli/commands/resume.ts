@@ -1,0 +1,16 @@
+import { resumeContainer } from '../../runtime/pause.ts';
+import type { Command } from '../command.ts';
+import { loadContainer, lockContainer, runtimeContext } from '../load.ts';
+
+export const resume: Command = {
+  operands: '<container-id>',
+  count: [1, 1],
+  flags: [],
+  async run(session, args) {
+    const id = args.operands[0] ?? '';
+    using _lock = lockContainer(session, id);
+    const ctx = runtimeContext(session);
+    await resumeContainer(ctx, loadContainer(session, ctx, 'resume', id));
+    return 0;
+  },
+};

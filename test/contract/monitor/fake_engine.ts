@@ -71,7 +71,7 @@ export class FakeEngine {
   /** The engine dies under its monitors; with `listening` a new one is there at once. */
   async crash(listening: boolean): Promise<void> {
     if (!listening) await this.close();
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    for (const socket of this.#sockets) socket.destroy();
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,224 @@
+import { readFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Session } from './fake_engine.ts';
+import { ShimRig, alive, pause, ttrpc, until } from './harness.ts';
+import type { Client } from './harness.ts';
+
+const REQUEST = 1;
+const RESPONSE = 2;
+const DATA = 3;
+const REMOTE_OPEN = 2;
+
+let rig: ShimRig;
+let session: Session;
+let socket: string;
+let pid: number;
+beforeEach(async () => {
+  rig = new ShimRig();
+  await rig.engine.listen();
+  ({ session, socket, pid } = await rig.monitor());
+});
+afterEach(() => rig.dispose());
+
+const opened = (from: Session, count: number) => until('streams', () => from.all('streamOpen').length >= count);
+const reply = (to: Session, conn: number, frame: Buffer) => to.send({ streamData: { conn, data: frame } });
+async function nextSession(after: number): Promise<Session> {
+  return until('a new session', () => rig.engine.sessions[after]);
+}
+async function dialled(): Promise<{ client: Client; conn: number }> {
+  const before = session.all('streamOpen').length;
+  const client = await rig.dial(socket);
+  client.send(ttrpc(1, REQUEST, 'first'));
+  await opened(session, before + 1);
+  return { client, conn: session.all('streamOpen').at(-1)?.conn ?? 0 };
+}
+
+describe('ttrpc', () => {
+  it('is relayed frame by frame, however it is cut', async () => {
+    const frames = [ttrpc(1, REQUEST, 'a'), ttrpc(3, REQUEST, Buffer.alloc(70_000, 7)), ttrpc(5, REQUEST, '')];
+    const client = await rig.dial(socket);
+    const bytes = Buffer.concat(frames);
+    for (let at = 0; at < bytes.length; at += at < 40 ? 1 : 9973) {
+      client.send(bytes.subarray(at, at < 40 ? at + 1 : at + 9973));
+      await pause(1);
+    }
+    await until('three frames', () => session.all('streamData').length === 3);
+    expect(session.all('streamOpen')).toMatchObject([{ conn: 1, protocol: 0 }]);
+    expect(session.all('streamData').map((part) => Buffer.from(part.data ?? []))).toEqual(frames);
+  });
+
+  it('keeps connections apart and answers each', async () => {
+    const one = await dialled();
+    const two = await dialled();
+    expect(one.conn).not.toBe(two.conn);
+    reply(session, two.conn, ttrpc(1, RESPONSE, 'for two'));
+    reply(session, one.conn, ttrpc(1, RESPONSE, 'for one'));
+    await until('answers', () => one.client.received.length === 17 && two.client.received.length === 17);
+    expect(one.client.received).toEqual(ttrpc(1, RESPONSE, 'for one'));
+    expect(two.client.received).toEqual(ttrpc(1, RESPONSE, 'for two'));
+    one.client.socket.destroy();
+    await until('close', () => session.all('streamClose').length === 1);
+    expect(session.all('streamClose')).toMatchObject([{ conn: one.conn }]);
+  });
+
+  it('carries the largest frame, and drops a connection that sends a larger one', async () => {
+    const { client, conn } = await dialled();
+    const largest = ttrpc(3, REQUEST, Buffer.alloc(4 << 20, 1));
+    client.send(largest);
+    await until('the frame', () => session.all('streamData').length === 2);
+    expect(Buffer.compare(Buffer.from(session.all('streamData')[1]?.data ?? []), largest)).toBe(0);
+    const head = Buffer.alloc(10);
+    head.writeUInt32BE((4 << 20) + 1, 0);
+    client.send(head);
+    await until('the end', () => client.closed);
+    expect(session.all('streamClose')).toMatchObject([{ conn }]);
+    expect(alive(pid)).toBe(true);
+  });
+
+  it('drops garbage and goes on', async () => {
+    const client = await rig.dial(socket);
+    client.send(Buffer.from('GET / HTTP/1.1\r\n\r\n'));
+    await until('the end', () => client.closed);
+    const { client: good, conn } = await dialled();
+    reply(session, conn, ttrpc(1, RESPONSE, 'ok'));
+    await until('an answer', () => good.received.length > 0);
+  });
+
+  it('writes a megabyte to a client that reads late', async () => {
+    const { client, conn } = await dialled();
+    client.socket.pause();
+    const answer = ttrpc(1, RESPONSE, Buffer.alloc(1 << 20, 9));
+    reply(session, conn, answer);
+    await pause(100);
+    client.socket.resume();
+    await until('all of it', () => client.received.length === answer.length);
+    expect(Buffer.compare(client.received, answer)).toBe(0);
+  });
+
+  it('closes when the engine says so, after what was said before', async () => {
+    const { client, conn } = await dialled();
+    const answer = ttrpc(1, RESPONSE, Buffer.alloc(300_000, 3));
+    reply(session, conn, answer);
+    session.send({ streamClose: { conn } });
+    await until('the end', () => client.closed);
+    expect(client.received.length).toBe(answer.length);
+    expect(session.all('streamClose')).toEqual([]);
+  });
+});
+
+describe('HTTP/2', () => {
+  it('is relayed as bytes and ends with its engine', async () => {
+    const client = await rig.dial(socket);
+    client.send(Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'));
+    await until('bytes', () => session.data(1).length === 24);
+    expect(session.all('streamOpen')).toMatchObject([{ conn: 1, protocol: 1 }]);
+    reply(session, 1, Buffer.from('any bytes'));
+    await until('bytes back', () => client.received.toString() === 'any bytes');
+    await rig.engine.crash(true);
+    await until('the end', () => client.closed);
+    expect(await nextSession(1)).toBeDefined();
+  });
+});
+
+describe('an engine that dies', () => {
+  it('is replaced: what it did not answer is asked again, in order, and nothing else', async () => {
+    const { client, conn } = await dialled();
+    client.send(Buffer.concat([ttrpc(3, REQUEST, 'second'), ttrpc(5, REQUEST, 'third')]));
+    await until('three requests', () => session.all('streamData').length === 3);
+    reply(session, conn, ttrpc(3, RESPONSE, 'answered'));
+    await until('an answer', () => client.received.length > 0);
+    await rig.engine.crash(true);
+    const second = await nextSession(1);
+    await until('replay', () => second.all('streamData').length === 2);
+    expect(second.all('streamOpen')).toMatchObject([{ conn, protocol: 0 }]);
+    expect(second.data(conn)).toEqual(Buffer.concat([ttrpc(1, REQUEST, 'first'), ttrpc(5, REQUEST, 'third')]));
+    reply(second, conn, ttrpc(1, RESPONSE, 'late'));
+    await until('the answer', () => client.received.length === 18 + 14);
+    expect(client.closed).toBe(false);
+  });
+
+  it('misses nothing that is asked while it is away', async () => {
+    const { client, conn } = await dialled();
+    reply(session, conn, ttrpc(1, RESPONSE, 'x'));
+    await until('an answer', () => client.received.length > 0);
+    await rig.engine.crash(false);
+    const late = await rig.dial(socket);
+    client.send(ttrpc(3, REQUEST, 'while away'));
+    late.send(ttrpc(1, REQUEST, 'new connection'));
+    await pause(150);
+    await rig.engine.listen();
+    const second = await nextSession(1);
+    await until('both', () => second.all('streamData').length === 2);
+    expect(second.data(conn)).toEqual(ttrpc(3, REQUEST, 'while away'));
+    expect(second.data(2)).toEqual(ttrpc(1, REQUEST, 'new connection'));
+  });
+
+  it('leaves streaming calls answered "unavailable", since they cannot be asked again', async () => {
+    const client = await rig.dial(socket);
+    client.send(ttrpc(1, REQUEST, 'stream', REMOTE_OPEN));
+    client.send(ttrpc(1, DATA, 'part'));
+    await until('both', () => session.all('streamData').length === 2);
+    await rig.engine.crash(true);
+    const second = await nextSession(1);
+    await until('the answer', () => client.received.length > 10);
+    expect(client.received.readUInt32BE(4)).toBe(1);
+    expect(client.received[8]).toBe(RESPONSE);
+    // Response.status{code: 14}
+    expect([...client.received.subarray(10, 14)]).toEqual([10, client.received.length - 12, 8, 14]);
+    await pause(30);
+    expect(second.all('streamData')).toEqual([]);
+  });
+
+  it('ten times in a row changes nothing', async () => {
+    const { client, conn } = await dialled();
+    for (let round = 1; round <= 10; round++) {
+      await rig.engine.crash(true);
+      const next = await nextSession(round);
+      await until('replay', () => next.all('streamData').length === 1);
+    }
+    reply(rig.engine.latest, conn, ttrpc(1, RESPONSE, 'done'));
+    await until('the answer', () => client.received.length === 14);
+  });
+
+  it('or sends garbage is given up for the next', async () => {
+    session.socket.write(Buffer.from([0, 0, 0, 2, 0xff, 0xff]));
+    const second = await nextSession(1);
+    second.socket.write(Buffer.from([0xff, 0xff, 0xff, 0xff]));
+    const third = await nextSession(2);
+    third.send({ streamData: { conn: 77, data: Buffer.from('nobody') } });
+    third.send({ signal: { request: 5, key: 'nobody', signal: 15 } });
+    await until('a reply', () => third.all('reply').length === 1);
+    expect(third.all('reply')).toMatchObject([{ request: 5, errno: 3 }]);
+  });
+});
+
+describe('the monitor', () => {
+  it('ends at Shutdown and takes its socket along', async () => {
+    session.send({ shutdown: {} });
+    await until('its end', () => !alive(pid));
+    await expect(rig.dial(socket)).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('ends at SIGTERM when it has no processes', async () => {
+    process.kill(pid, 'SIGTERM');
+    await until('its end', () => !alive(pid));
+  });
+
+  it('is small', () => {
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+    const dirty = Number(/Private_Dirty:\s+(\d+)/.exec(rollup)?.[1]);
+    expect(dirty).toBeGreaterThan(0);
+    expect(dirty).toBeLessThanOrEqual(128);
+  });
+
+  it('goes back to its size after megabytes', async () => {
+    const { client, conn } = await dialled();
+    for (let i = 0; i < 5; i++) client.send(ttrpc(3 + 2 * i, REQUEST, Buffer.alloc(2 << 20)));
+    await until('frames', () => session.all('streamData').length === 6, 10_000);
+    for (let i = -1; i < 5; i++) reply(session, conn, ttrpc(3 + 2 * i, RESPONSE, Buffer.alloc(1 << 20)));
+    await until('answers', () => client.received.length === 6 * ((1 << 20) + 10), 10_000);
+    await pause(1300);
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+    expect(Number(/Private_Dirty:\s+(\d+)/.exec(rollup)?.[1])).toBeLessThanOrEqual(160);
+  });
+});

@@ -2,7 +2,7 @@
  * Contract of our ttrpc with containerd's own: the same bad and good frames go to our server and to runc's shim of
  * each containerd, which must answer alike; our client calls runc's shim; our events reach containerd.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -12,25 +12,19 @@ import { containerd, ttrpc } from '../../src/gen/containerd.js';
 import { connectTtrpc, Router, serveTtrpc, streamTransport } from '../../src/rpc/index.ts';
 import { encodeFrame, FrameDecoder, FrameType, HEADER_LENGTH } from '../../src/rpc/ttrpc/frame.ts';
 import { PrivateContainerd, type Version } from './lib/containerd.ts';
-import { eventually, run } from './lib/exec.ts';
-import { peers, scratch } from './lib/paths.ts';
+import { eventually } from './lib/exec.ts';
+import { scratch } from './lib/paths.ts';
+import { type RuncShim, startRuncShim, taskService } from './lib/runc_shim.ts';
 
-const { ConnectRequest, ConnectResponse, ShutdownRequest } = containerd.task.v3;
-/** containerd 2's shim has version 3 only. */
-const serviceOf = (version: string): string => `containerd.task.${version === '2' ? 'v3' : 'v2'}.Task`;
-
-interface Served {
-  path: string;
-  stop(): Promise<void>;
-}
+const { ConnectRequest, ConnectResponse } = containerd.task.v3;
 
 /** Our server, with a Connect that answers for any id, as runc's shim does. */
-async function serveOurs(): Promise<Served> {
+async function serveOurs(): Promise<RuncShim> {
   const dir = mkdtempSync(join(scratch(), 'rpc-'));
   const path = join(dir, 'ours.sock');
   const router = new Router();
   router.register({
-    service: serviceOf('ours'),
+    service: taskService('1.7'),
     method: 'Connect',
     request: ConnectRequest,
     response: ConnectResponse,
@@ -41,44 +35,6 @@ async function serveOurs(): Promise<Served> {
   );
   await new Promise<void>((resolve) => server.listen(path, resolve));
   return { path, stop: () => new Promise((resolve) => server.close(() => resolve())) };
-}
-
-/** runc's shim of one containerd, started as containerd starts it but without any. */
-async function serveRunc(version: Version): Promise<Served> {
-  const binaries = version === '1.6' ? '/usr/bin' : join(peers, `containerd-${version}`, 'usr/bin');
-  const dir = mkdtempSync(join(scratch(), 'rpc-'));
-  writeFileSync(join(dir, 'config.json'), '{"ociVersion":"1.0.2"}');
-  writeFileSync(join(dir, 'log'), '');
-  const address = join(dir, 'containerd.sock');
-  const args = [
-    '-namespace',
-    'contract',
-    '-address',
-    address,
-    '-publish-binary',
-    '/bin/true',
-    '-id',
-    'contract',
-  ];
-  const started = await run(join(binaries, 'containerd-shim-runc-v2'), [...args, 'start'], {
-    cwd: dir,
-    env: { PATH: process.env.PATH, TTRPC_ADDRESS: `${address}.ttrpc` },
-    stdin: '',
-  });
-  expect(started, started.stderr).toMatchObject({ code: 0 });
-  const printed = started.stdout.trim();
-  const url = printed.startsWith('{') ? (JSON.parse(printed) as { address: string }).address : printed;
-  const path = url.replace('unix://', '');
-  const stop = async (): Promise<void> => {
-    const client = await connectTtrpc(path);
-    // The shim exits in the midst of its answer or before it.
-    await client
-      .call(serviceOf(version), 'Shutdown', ShutdownRequest.encode({ id: 'contract', now: true }).finish())
-      .catch(() => {});
-    client.close();
-    rmSync(path, { force: true });
-  };
-  return { path, stop };
 }
 
 const request = (service: string, method: string, payload: Uint8Array = new Uint8Array(0)): Uint8Array =>
@@ -133,18 +89,18 @@ function exchange(path: string, frames: Buffer[]): Promise<{ stream: number; cod
   });
 }
 
-describe.each<[string, string, () => Promise<Served>]>([
-  ['our server', 'ours', serveOurs],
-  ['runc’s shim of containerd 1.6', '1.6', () => serveRunc('1.6')],
-  ['runc’s shim of containerd 1.7', '1.7', () => serveRunc('1.7')],
-  ['runc’s shim of containerd 2', '2', () => serveRunc('2')],
+describe.each<[string, Version, () => Promise<RuncShim>]>([
+  ['our server', '1.7', serveOurs],
+  ['runc’s shim of containerd 1.6', '1.6', () => startRuncShim('1.6', scratch())],
+  ['runc’s shim of containerd 1.7', '1.7', () => startRuncShim('1.7', scratch())],
+  ['runc’s shim of containerd 2', '2', () => startRuncShim('2', scratch())],
 ])('%s', (_name, version, start) => {
-  let served: Served;
+  let served: RuncShim;
   beforeAll(async () => void (served = await start()));
   afterAll(() => served.stop());
   // ttrpc 1.1, which containerd 1.6 has, takes any odd stream at any time.
   const rising = new Set(['a stream used before', 'a stream below the last']);
-  const table = exchanges(serviceOf(version)).filter(([what]) => version !== '1.6' || !rising.has(what));
+  const table = exchanges(taskService(version)).filter(([what]) => version !== '1.6' || !rising.has(what));
 
   it.each(table)('answers %s', async (_what, frames, codes) => {
     const answers = await exchange(served.path, frames);
@@ -156,9 +112,9 @@ describe.each<[string, string, () => Promise<Served>]>([
     const client = await connectTtrpc(`unix://${served.path}`);
     const payload = ConnectRequest.encode({ id: 'contract' }).finish();
     const metadata = { 'containerd-namespace-ttrpc': 'contract' };
-    const answer = await client.call(serviceOf(version), 'Connect', payload, { timeoutMs: 5000, metadata });
+    const answer = await client.call(taskService(version), 'Connect', payload, { timeoutMs: 5000, metadata });
     expect(ConnectResponse.decode(answer).shimPid).toBeGreaterThan(1);
-    await expect(client.call(serviceOf(version), 'Fly', payload)).rejects.toMatchObject({ code: 12 });
+    await expect(client.call(taskService(version), 'Fly', payload)).rejects.toMatchObject({ code: 12 });
     client.close();
   });
 });

@@ -1,6 +1,6 @@
 // Runs a TypeScript program of this tree on the machine's own Node (20 cannot strip types by itself):
 //   node tools/run.mjs FILE.ts [ARGUMENTS]
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
@@ -14,6 +14,16 @@ if (entry === undefined) {
 const source = resolve(entry);
 const outfile = join(root, 'build', 'run', `${basename(dirname(source))}-${basename(source, '.ts')}.mjs`);
 mkdirSync(dirname(outfile), { recursive: true });
+// The bundle lies elsewhere, but each module goes on knowing its own folder.
+const ownDirectory = {
+  name: 'own-directory',
+  setup(plugin) {
+    plugin.onLoad({ filter: /\.ts$/ }, ({ path }) => ({
+      contents: readFileSync(path, 'utf8').replaceAll('import.meta.dirname', JSON.stringify(dirname(path))),
+      loader: 'ts',
+    }));
+  },
+};
 await build({
   entryPoints: [source],
   outfile,
@@ -25,8 +35,7 @@ await build({
   packages: 'external',
   logLevel: 'warning',
   sourcemap: 'inline',
-  // The bundle lies elsewhere; programs find the tree by this name instead of by their own place.
-  define: { 'import.meta.dirname': JSON.stringify(dirname(source)) },
+  plugins: [ownDirectory],
 });
 process.argv = [process.argv[0], source, ...args];
 await import(pathToFileURL(outfile).href);

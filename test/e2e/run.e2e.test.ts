@@ -32,7 +32,7 @@ describe('ctr run', () => {
 
   it('gives a terminal with -t', async () => {
     // ctr sends the size of its own terminal only after the start.
-    const sized = 'i=0; while ! stty size 2>/dev/null && [ $i -lt 50 ]; do sleep 0.1; i=$((i+1)); done';
+    const sized = 'until s=$(stty size 2>/dev/null) && [ -n "$s" ]; do sleep 0.05; done; echo $s';
     const script = `test -t 0 && test -t 1 && test -t 2 && tty && { ${sized}; }`;
     const result = await containerd.run('terminal', ['sh', '-c', script], {
       tty: { rows: 33, columns: 111 },

@@ -183,8 +183,17 @@ export class PrivateContainerd {
   async remove(id: string): Promise<void> {
     await this.ctr(['task', 'kill', '--signal', 'SIGKILL', id]);
     await eventually(`${id} to stop`, async () => ['STOPPED', undefined].includes(await this.status(id)));
-    await this.ctr(['task', 'delete', id]);
-    await this.ctr(['container', 'rm', id]);
+    // It may have been deleted by an attached ctr; then only the container is left.
+    if ((await this.status(id)) !== undefined) await this.must(['task', 'delete', id]);
+    await this.must(['container', 'rm', id]);
+  }
+
+  /** Runs ctr and fails with its own words when it fails. */
+  private async must(args: readonly string[]): Promise<void> {
+    const result = await this.ctr(args);
+    if (result.code !== 0 && !result.stderr.includes('exit with non-zero exit code')) {
+      throw new Error(`ctr ${args.join(' ')}: exit ${result.code}: ${result.stderr}`);
+    }
   }
 
   /** Follows `ctr events` from now on. */

@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process';
 export interface RunOptions {
   /** What the command reads, then end of file. Without it the command reads /dev/null. */
   stdin?: string | Uint8Array;
+  /** Ends stdin only when the command has printed something. */
+  endStdinAfterOutput?: boolean;
   /** Keeps stdin open, as a person at a terminal does, after `stdin` has been written. */
   keepStdinOpen?: boolean;
   env?: NodeJS.ProcessEnv;
@@ -57,10 +59,12 @@ export const run = (command: string, args: readonly string[], options: RunOption
       });
     });
     if (child.stdin) {
+      const { stdin } = child;
       // The command may end before it has read everything.
-      child.stdin.on('error', () => undefined);
-      if (options.stdin !== undefined) child.stdin.write(options.stdin);
-      if (!options.keepStdinOpen) child.stdin.end();
+      stdin.on('error', () => undefined);
+      if (options.stdin !== undefined) stdin.write(options.stdin);
+      if (options.endStdinAfterOutput) child.stdout?.once('data', () => stdin.end());
+      else if (!options.keepStdinOpen) stdin.end();
     }
   });
 

@@ -1,0 +1,100 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PrivateContainerd } from './lib/containerd.ts';
+import { eventually } from './lib/exec.ts';
+import { markedProcesses } from './lib/leaks.ts';
+
+/** The engine may die at any time: containers, streams and exits do not notice. Only Bulkhead has an engine. */
+describe('engine', () => {
+  let containerd: PrivateContainerd;
+  beforeAll(async () => {
+    containerd = await PrivateContainerd.start();
+  });
+  afterAll(() => containerd?.stop());
+
+  const engines = (): number[] =>
+    markedProcesses(containerd)
+      .filter(({ engine }) => engine)
+      .map(({ pid }) => pid);
+
+  const killEngine = (): void => {
+    const [pid] = engines();
+    expect(pid).toBeGreaterThan(0);
+    process.kill(pid ?? 0, 'SIGKILL');
+  };
+
+  it('is one process however many containers start at once', async () => {
+    await Promise.all(
+      Array.from({ length: 10 }, (_, n) => containerd.detached(`first-${n}`, ['sleep', '1000'])),
+    );
+    expect(engines()).toHaveLength(1);
+    await Promise.all(Array.from({ length: 10 }, (_, n) => containerd.remove(`first-${n}`)));
+  });
+
+  it('is killed while ten containers run, and nothing is lost', async () => {
+    const ids = Array.from({ length: 10 }, (_, n) => `keep-${n}`);
+    const events = await containerd.events();
+    const loop = (n: number): string => `trap 'exit ${n}' TERM; while :; do sleep 0.05; done`;
+    await Promise.all(ids.map((id, n) => containerd.detached(id, ['sh', '-c', loop(30 + n)])));
+    const logged = containerd.log().length;
+    killEngine();
+    const running = [...(await containerd.tasks())].filter(([, { status }]) => status === 'RUNNING');
+    expect(running.map(([id]) => id).sort()).toEqual([...ids].sort());
+    await Promise.all(ids.map((id) => containerd.ctr(['task', 'kill', '--signal', 'SIGTERM', id])));
+    for (const [n, id] of ids.entries()) {
+      expect((await events.wait('/tasks/exit', id)).event.exit_status).toBe(30 + n);
+    }
+    expect(containerd.log().slice(logged)).not.toContain('shim disconnected');
+    await Promise.all(ids.map((id) => containerd.remove(id)));
+  });
+
+  it('is killed between a container and its exit', async () => {
+    const events = await containerd.events();
+    await containerd.detached('later', ['sh', '-c', 'sleep 1; exit 77']);
+    killEngine();
+    expect((await events.wait('/tasks/exit', 'later')).event.exit_status).toBe(77);
+    await containerd.remove('later');
+  });
+
+  it('is killed while output flows, and every byte arrives', async () => {
+    const script = 'i=0; while [ $i -lt 40 ]; do echo line $i; sleep 0.05; i=$((i+1)); done; exit 21';
+    const attached = containerd.run('flow', ['sh', '-c', script]);
+    await eventually('the container to run', async () => (await containerd.status('flow')) === 'RUNNING');
+    killEngine();
+    const result = await attached;
+    expect(result.stdout.trim().split('\n')).toEqual(Array.from({ length: 40 }, (_, i) => `line ${i}`));
+    expect(result.code).toBe(21);
+  });
+
+  it('is killed again and again while containers come and go', { timeout: 120_000 }, async () => {
+    let stop = false;
+    const killer = (async () => {
+      while (!stop) {
+        await new Promise((resolve) => setTimeout(resolve, 400));
+        for (const pid of engines()) process.kill(pid, 'SIGKILL');
+      }
+    })();
+    const codes: (number | null)[] = [];
+    for (let n = 0; n < 20; n += 1) {
+      codes.push((await containerd.run(`churn-${n}`, ['sh', '-c', `sleep 0.1; exit ${n}`])).code);
+    }
+    stop = true;
+    await killer;
+    expect(codes).toEqual(Array.from({ length: 20 }, (_, n) => n));
+  });
+
+  it('runs without NODE_EXTRA_CA_CERTS, which costs 45 ms at every start', async () => {
+    await containerd.run('env', ['true']);
+    const [pid] = engines();
+    expect(readFileSync(`/proc/${pid}/environ`, 'utf8')).not.toContain('NODE_EXTRA_CA_CERTS');
+  });
+
+  it('keeps its files in BULKHEAD_ROOT', () => {
+    expect(existsSync(join(containerd.bulkheadRoot, 'engine.sock'))).toBe(true);
+  });
+
+  it('leaves nothing behind', async () => {
+    expect(await containerd.leaks()).toEqual([]);
+  });
+});

@@ -57,8 +57,10 @@ describe('ctr task exec', () => {
   });
 
   it('passes piped stdin on and ends it', async () => {
-    const result = await containerd.exec('host', 'e6', ['wc', '-c'], { stdin: 'x'.repeat(300_000) });
-    expect(result).toMatchObject({ code: 0, stdout: '300000\n' });
+    const result = await containerd.exec('host', 'e6', ['sh', '-c', 'echo ready; wc -c'], {
+      stdin: 'x'.repeat(300_000),
+    });
+    expect(result).toMatchObject({ code: 0, stdout: 'ready\n300000\n' });
   });
 
   it('runs as another user and in another directory', async () => {

@@ -55,9 +55,11 @@ describe('ctr run', () => {
 
   it('passes piped stdin on and ends it', async () => {
     const text = 'line\n'.repeat(40_000);
-    const result = await containerd.run('stdin', ['sh', '-c', 'wc -c; echo end'], { stdin: text });
+    const result = await containerd.run('stdin', ['sh', '-c', 'echo ready; wc -c; echo end'], {
+      stdin: text,
+    });
     expect(result.code).toBe(0);
-    expect(result.stdout.split('\n').map((line) => line.trim())).toEqual(['200000', 'end', '']);
+    expect(result.stdout.split('\n').map((line) => line.trim())).toEqual(['ready', '200000', 'end', '']);
   });
 
   it('removes the container with --rm', async () => {

@@ -128,18 +128,20 @@ export class PrivateContainerd {
     }
   }
 
-  /** Runs the ctr of this containerd's own version. */
+  /**
+   * Runs the ctr of this containerd's own version. With `stdin` and no terminal the command must print something
+   * before it waits for the end of its input.
+   */
   ctr(args: readonly string[], options: CtrOptions = {}): Promise<RunResult> {
     const { tty, namespace, ...rest } = options;
     const ctr = join(binaries[this.version], 'ctr');
     const words = ['--address', this.address, '--namespace', namespace ?? this.namespace, ...args];
     const size = typeof tty === 'object' ? tty : { rows: 24, columns: 80 };
     const [file, all] = tty ? onTerminal(ctr, words, size.rows, size.columns) : [ctr, words];
-    return run(file, all, {
-      env: this.env,
-      keepStdinOpen: Boolean(tty) && rest.stdin === undefined,
-      ...rest,
-    });
+    // ctr forgets an end of input that comes before it has made the task, and then the container waits for ever.
+    const piped = rest.stdin !== undefined && !tty;
+    const typed = rest.stdin === undefined && Boolean(tty);
+    return run(file, all, { env: this.env, endStdinAfterOutput: piped, keepStdinOpen: typed, ...rest });
   }
 
   /** `ctr run --runtime RUNTIME FLAGS IMAGE ID COMMAND…`, attached and removed afterwards unless flags say else. */

@@ -133,7 +133,8 @@ void decode_shim_reply(pbf_reader body, ToMonitor& message) {
   std::string_view* const members[] = {&message.error, &message.output, &message.group,
                                        &message.bootstrap, &message.shim_cgroup};
   while (body.next()) {
-    // The right side of an assignment is evaluated first, and reading the value ends the validity of tag().
+    // The right side of an assignment is evaluated first, and reading the value ends the validity
+    // of tag().
     pbf_tag_type tag = body.tag();
     if (tag >= 1 && tag <= 5 && body.wire_type() == kBytes) {
       *members[tag - 1] = text(body);

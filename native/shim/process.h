@@ -38,7 +38,9 @@ class Process {
     return (outer_.active() && pid == outer_pid_) || (main_.active() && pid == pid_);
   }
   // A clone may be there whose report has not come yet.
-  bool may_clone() const { return outer_.active() && !cloned_; }
+  bool may_clone() const {
+    return outer_.active() && !cloned_ && phase_ == Phase::kStarting && sync_.active();
+  }
   // Takes in what has happened: reports of the sync socket, exits.
   void look();
 

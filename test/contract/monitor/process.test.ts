@@ -1,0 +1,219 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
+import { bulkhead } from '../../../src/gen/bulkhead.js';
+import type { Session } from './fake_engine.ts';
+import { ShimRig, alive, childrenOf, execPlan, messageFor, pause, until } from './harness.ts';
+
+const ENOENT = 2;
+const ESRCH = 3;
+const EBUSY = 16;
+const EEXIST = 17;
+
+let rig: ShimRig;
+let session: Session;
+let pid: number;
+let request = 100;
+beforeEach(async () => {
+  rig = new ShimRig();
+  await rig.engine.listen();
+  ({ session, pid } = await rig.monitor());
+});
+afterEach(() => rig.dispose());
+
+const GATE: bulkhead.plan.v1.IStep = { gate: { point: 'start' } };
+const CLONE: bulkhead.plan.v1.IStep = { clone: { namespaces: CLONE_NEWPID | CLONE_NEWNS } };
+
+function launch(key: string, plan: Uint8Array, stdio = {}, to = session): number {
+  to.send({ launch: { request: ++request, key, plan, stdio } });
+  return request;
+}
+const answer = <K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(kind: K, key: string, from = session) =>
+  until(`${kind} of ${key}`, () => messageFor(from, kind, key));
+async function replyTo(send: (request: number) => Parameters<Session['send']>[0], from = session): Promise<number> {
+  const id = ++request;
+  from.send(send(id));
+  return (await until('a reply', () => from.all('reply').find((reply) => reply.request === id))).errno ?? 0;
+}
+/** Order of the messages about a key, by kind. */
+const story = (key: string, from = session) =>
+  from.received.flatMap((message) => {
+    for (const kind of ['launched', 'started', 'exited', 'launchFailed'] as const) if (message[kind]?.key === key) return [kind];
+    return [];
+  });
+
+describe('a launch', () => {
+  it('without a gate runs at once; its exit is told after it and kept', async () => {
+    const id = launch('web', execPlan('exit 7'));
+    const exited = await answer('exited', 'web');
+    expect(await answer('launched', 'web')).toMatchObject({ request: id, pausedAt: '' });
+    expect(story('web')).toEqual(['launched', 'exited']);
+    expect(exited.waitStatus).toBe(7 << 8);
+    expect(exited.pid).toBe(messageFor(session, 'launched', 'web')?.pid);
+    expect(Math.abs((exited.exitedAtNs ?? 0) / 1e6 - Date.now())).toBeLessThan(5000);
+  });
+
+  it.each([
+    ['one process', []],
+    ['a clone in new namespaces', [CLONE]],
+  ])('as %s waits at its gate, goes on when told, dies by signal', async (_name, steps) => {
+    launch('web', execPlan('exec sleep 60', [...steps, GATE]));
+    const launched = await answer('launched', 'web');
+    expect(launched.pausedAt).toBe('start');
+    expect(readFileSync(`/proc/${launched.pid}/stat`, 'utf8').split(') ')[1]?.split(' ')[1]).toBe(String(pid));
+    session.send({ continue: { request: ++request, key: 'web' } });
+    expect(await answer('started', 'web')).toMatchObject({ request, pid: launched.pid });
+    await until('sleep', () => readFileSync(`/proc/${launched.pid}/comm`, 'utf8') === 'sleep\n');
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }))).toBe(0);
+    expect((await answer('exited', 'web')).waitStatus).toBe(9);
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }))).toBe(ESRCH);
+    expect(story('web')).toEqual(['launched', 'started', 'exited']);
+  });
+
+  it('passes through several gates', async () => {
+    launch('web', execPlan('exit 0', [CLONE, { gate: { point: 'createRuntime' } }, GATE]));
+    expect((await answer('launched', 'web')).pausedAt).toBe('createRuntime');
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await until('the second gate', () => session.all('launched').length === 2);
+    expect(session.all('launched')[1]).toMatchObject({ request, pausedAt: 'start' });
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await answer('exited', 'web');
+    expect(story('web')).toEqual(['launched', 'launched', 'started', 'exited']);
+  });
+
+  it('that fails names the step and leaves no key and no process', async () => {
+    const missing = bulkhead.plan.v1.LaunchPlan.encode({ version: 1, id: 'x', steps: [CLONE, { exec: { file: '/no/such', args: ['x'] } }] }).finish();
+    for (let round = 0; round < 3; round++) {
+      const id = launch('web', missing);
+      const failed = await until('failure', () => session.all('launchFailed').find((one) => one.request === id));
+      expect(failed.step).toMatchObject({ index: 1, action: 65, path: '/no/such', errno: ENOENT });
+    }
+    expect(childrenOf(pid)).toEqual([]);
+    expect(await replyTo((id) => ({ forget: { request: id, key: 'web' } }))).toBe(ESRCH);
+  });
+
+  it('that fails after its gate answers Continue and leaves no key', async () => {
+    const plan = bulkhead.plan.v1.LaunchPlan.encode({ version: 1, id: 'x', steps: [CLONE, GATE, { exec: { file: '/no/such', args: ['x'] } }] }).finish();
+    launch('web', plan);
+    await answer('launched', 'web');
+    session.send({ continue: { request: ++request, key: 'web' } });
+    expect(await answer('launchFailed', 'web')).toMatchObject({ request, step: { index: 2, errno: ENOENT } });
+    expect(story('web')).toEqual(['launched', 'launchFailed']);
+    expect(await replyTo((id) => ({ forget: { request: id, key: 'web' } }))).toBe(ESRCH);
+  });
+
+  it('of a plan that is none fails', async () => {
+    launch('web', Buffer.from([1, 2, 3]));
+    const failed = await answer('launchFailed', 'web');
+    expect(failed.step ?? failed.op).toBeTruthy();
+  });
+
+  it('with a key in use is refused', async () => {
+    launch('web', execPlan('exec sleep 60'));
+    await answer('launched', 'web');
+    const id = launch('web', execPlan('exit 0'));
+    expect(await answer('launchFailed', 'web')).toMatchObject({ request: id, op: 'duplicate key', errno: EEXIST });
+    expect(await replyTo((one) => ({ forget: { request: one, key: 'web' } }))).toBe(EBUSY);
+    await replyTo((one) => ({ signal: { request: one, key: 'web', signal: 9 } }));
+    await answer('exited', 'web');
+    expect(await replyTo((one) => ({ forget: { request: one, key: 'web' } }))).toBe(0);
+    launch('web', execPlan('exit 3'));
+    await until('a second exit', () => session.all('exited').length === 2);
+  });
+
+  it('whose fifo is missing says which', async () => {
+    const stdout = join(rig.dir, 'no-fifo');
+    launch('web', execPlan('exit 0'), { stdout });
+    expect(await answer('launchFailed', 'web')).toMatchObject({ op: 'open stdio', errno: ENOENT, path: stdout });
+    expect(existsSync(stdout)).toBe(false);
+  });
+
+  it('killed at its gate is an exit; going on is refused then', async () => {
+    launch('web', execPlan('exit 0', [CLONE, GATE]));
+    await answer('launched', 'web');
+    await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
+    expect((await answer('exited', 'web')).waitStatus).toBe(9);
+    session.send({ continue: { request: ++request, key: 'web' } });
+    expect(await answer('launchFailed', 'web')).toMatchObject({ request, op: 'continue', errno: ESRCH });
+    expect(await replyTo((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
+  });
+
+  it('killed before its first gate is a failed launch with the wait status', async () => {
+    const hook = { runHook: { path: '/bin/sleep', args: ['sleep', '60'], timeoutMs: 60_000 } };
+    launch('web', execPlan('exit 0', [CLONE, hook, GATE]));
+    const child = await until('the hook', () => childrenOf(pid).find((one) => childrenOf(one).length > 0));
+    process.kill(child, 'SIGKILL');
+    expect(await answer('launchFailed', 'web')).toMatchObject({ op: 'init died', waitStatus: 9 });
+    expect(story('web')).toEqual(['launchFailed']);
+  });
+
+  it('fifty at once: each has its own status', async () => {
+    for (let i = 0; i < 50; i++) launch(`p${i}`, execPlan(`exit ${i}`, i % 2 === 0 ? [CLONE] : []));
+    await until('all exits', () => session.all('exited').length === 50, 20_000);
+    for (let i = 0; i < 50; i++) {
+      expect(messageFor(session, 'exited', `p${i}`)?.waitStatus).toBe(i << 8);
+      expect(story(`p${i}`)).toEqual(['launched', 'exited']);
+    }
+    expect(childrenOf(pid)).toEqual([]);
+  });
+});
+
+describe('the monitor', () => {
+  it('reaps orphans without taking the status of its own processes', async () => {
+    launch('web', execPlan('(sh -c "sleep 0.05; exit 5" &) ; (sh -c "sleep 0.05" &) ; exec sleep 60'));
+    const { pid: main } = await answer('launched', 'web');
+    await until('orphans', () => childrenOf(pid).length === 3);
+    await until('their end', () => childrenOf(pid).length === 1);
+    expect(childrenOf(pid)).toEqual([main]);
+    await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 15 } }));
+    expect((await answer('exited', 'web')).waitStatus).toBe(15);
+  });
+
+  it('tells a new engine everything: running, waiting, exited', async () => {
+    launch('runs', execPlan('exec sleep 60'));
+    launch('waits', execPlan('exit 0', [CLONE, GATE]));
+    launch('exited', execPlan('exit 9'));
+    const runs = await answer('launched', 'runs');
+    const waits = await answer('launched', 'waits');
+    const exit = await answer('exited', 'exited');
+    await rig.engine.crash(true);
+    const second = await until('a new session', () => rig.engine.sessions[1]);
+    const states = [...(second.hello.processes ?? [])].sort((a, b) => (a.key ?? '').localeCompare(b.key ?? ''));
+    expect(states).toMatchObject([
+      { key: 'exited', exited: true, running: false, waitStatus: 9 << 8, exitedAtNs: exit.exitedAtNs },
+      { key: 'runs', pid: runs.pid, running: true, exited: false },
+      { key: 'waits', pid: waits.pid, pausedAt: 'start', running: false, exited: false },
+    ]);
+    second.send({ continue: { request: ++request, key: 'waits' } });
+    await answer('exited', 'waits', second);
+    second.send({ continue: { request: ++request, key: 'runs' } });
+    expect(await answer('started', 'runs', second)).toMatchObject({ request, pid: runs.pid });
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'runs', signal: 9 } }), second)).toBe(0);
+    await answer('exited', 'runs', second);
+  });
+
+  it('keeps an exit that happens while no engine is there', async () => {
+    launch('web', execPlan('sleep 0.1; exit 4'));
+    await answer('launched', 'web');
+    await rig.engine.crash(false);
+    await pause(250);
+    await rig.engine.listen();
+    const second = await until('a new session', () => rig.engine.sessions[1]);
+    expect(second.hello.processes).toMatchObject([{ key: 'web', exited: true, waitStatus: 4 << 8 }]);
+  });
+
+  it('does not abandon what runs: SIGTERM and Shutdown are ignored then', async () => {
+    launch('web', execPlan('exec sleep 60'));
+    const { pid: main } = await answer('launched', 'web');
+    process.kill(pid, 'SIGTERM');
+    session.send({ shutdown: {} });
+    await pause(100);
+    expect(alive(pid)).toBe(true);
+    expect(alive(main ?? 0)).toBe(true);
+    await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
+    await answer('exited', 'web');
+    session.send({ shutdown: {} });
+    await until('its end', () => !alive(pid));
+  });
+});

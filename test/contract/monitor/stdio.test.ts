@@ -1,0 +1,283 @@
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, openSync, readFileSync, readSync, readlinkSync, readdirSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { bulkhead } from '../../../src/gen/bulkhead.js';
+import type { Session } from './fake_engine.ts';
+import { ShimRig, execPlan, messageFor, pause, until } from './harness.ts';
+
+let rig: ShimRig;
+let session: Session;
+let pid: number;
+let request = 100;
+const open: number[] = [];
+beforeEach(async () => {
+  rig = new ShimRig();
+  await rig.engine.listen();
+  ({ session, pid } = await rig.monitor());
+});
+afterEach(async () => {
+  for (const fd of open.splice(0)) closeSync(fd);
+  await rig.dispose();
+});
+
+function fifo(name: string): string {
+  const path = join(rig.dir, name);
+  execFileSync('mkfifo', [path]);
+  return path;
+}
+function launch(key: string, plan: Uint8Array, stdio = {}): void {
+  session.send({ launch: { request: ++request, key, plan, stdio } });
+}
+const answer = <K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(kind: K, key: string) =>
+  until(`${kind} of ${key}`, () => messageFor(session, kind, key));
+async function reply(message: (request: number) => Parameters<Session['send']>[0]): Promise<number> {
+  const id = ++request;
+  session.send(message(id));
+  return (await until('a reply', () => session.all('reply').find((one) => one.request === id))).errno ?? 0;
+}
+/** Which paths the monitor has open. */
+const monitorHolds = (path: string): number =>
+  readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`) === path;
+    } catch {
+      return false;
+    }
+  }).length;
+
+/** A reader of a fifo that never blocks this process. */
+class Reader {
+  readonly fd: number;
+  text = '';
+  ended = false;
+  constructor(path: string) {
+    this.fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    open.push(this.fd);
+  }
+  poll(): string {
+    const chunk = Buffer.alloc(65536);
+    for (;;) {
+      try {
+        const got = readSync(this.fd, chunk);
+        if (got === 0) {
+          this.ended = true;
+          return this.text;
+        }
+        this.text += chunk.subarray(0, got).toString('latin1');
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return this.text;
+        throw error;
+      }
+    }
+  }
+  until(what: string, check: (text: string) => boolean): Promise<boolean> {
+    return until(what, () => check(this.poll()));
+  }
+  /** The end of file that the launched process leaves; before it runs, a fifo without a writer looks the same. */
+  async toEnd(): Promise<boolean> {
+    await answer('launched', 'web');
+    this.ended = false;
+    return until('end of file', () => {
+      this.poll();
+      return this.ended;
+    });
+  }
+  close(): void {
+    closeSync(this.fd);
+    open.splice(open.indexOf(this.fd), 1);
+  }
+}
+function writer(path: string): number {
+  const fd = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  open.push(fd);
+  return fd;
+}
+function closeWriter(fd: number): void {
+  closeSync(fd);
+  open.splice(open.indexOf(fd), 1);
+}
+
+describe('without a terminal', () => {
+  it('the process has the fifos themselves; the reader sees the end', async () => {
+    const paths = { stdout: fifo('out'), stderr: fifo('err') };
+    const out = new Reader(paths.stdout);
+    const err = new Reader(paths.stderr);
+    launch('web', execPlan('readlink /proc/self/fd/1; readlink /proc/self/fd/0 >&2'), paths);
+    await out.toEnd();
+    await err.toEnd();
+    expect(out.text).toBe(`${paths.stdout}\n`);
+    expect(err.text).toBe('/dev/null\n');
+    expect((await answer('exited', 'web')).waitStatus).toBe(0);
+  });
+
+  it('one path may serve both streams', async () => {
+    const path = fifo('both');
+    const both = new Reader(path);
+    launch('web', execPlan('echo out; echo err >&2'), { stdout: path, stderr: path });
+    await both.toEnd();
+    expect(both.text).toBe('out\nerr\n');
+  });
+
+  it('a reader that comes after the exit gets everything and the end', async () => {
+    const stdout = fifo('out');
+    launch('web', execPlan('echo early'), { stdout });
+    await answer('exited', 'web');
+    await pause(60);
+    const late = new Reader(stdout);
+    await late.toEnd();
+    expect(late.text).toBe('early\n');
+    await until('the keeper to go', () => monitorHolds(stdout) === 0);
+  });
+
+  it('nobody waits for a reader longer than until Forget', async () => {
+    const stdout = fifo('out');
+    launch('web', execPlan('echo lost'), { stdout });
+    await answer('exited', 'web');
+    expect(monitorHolds(stdout)).toBe(1);
+    expect(await reply((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
+    expect(monitorHolds(stdout)).toBe(0);
+  });
+
+  it('a reader may go and come back: no SIGPIPE, nothing lost', async () => {
+    const stdout = fifo('out');
+    const first = new Reader(stdout);
+    launch('web', execPlan('echo one; sleep 0.15; echo two; sleep 0.15; echo three'), { stdout });
+    await first.until('the first line', (text) => text === 'one\n');
+    first.close();
+    await pause(200);
+    const second = new Reader(stdout);
+    await second.toEnd();
+    expect(second.text).toBe('two\nthree\n');
+    expect((await answer('exited', 'web')).waitStatus).toBe(0);
+  });
+
+  it('a client of stdin may go and come back; only CloseStdin is the end', async () => {
+    const paths = { stdin: fifo('in'), stdout: fifo('out') };
+    const out = new Reader(paths.stdout);
+    launch('web', execPlan('cat; echo end'), paths);
+    await answer('launched', 'web');
+    for (const word of ['one', 'two']) {
+      const client = writer(paths.stdin);
+      writeSync(client, `${word}\n`);
+      closeWriter(client);
+      await out.until(word, (text) => text.endsWith(`${word}\n`));
+    }
+    await pause(50);
+    expect(out.text).toBe('one\ntwo\n');
+    expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
+    await out.toEnd();
+    expect(out.text).toBe('one\ntwo\nend\n');
+  });
+
+  it('a stdin that nobody ever opens blocks nothing', async () => {
+    const paths = { stdin: fifo('in'), stdout: fifo('out') };
+    const out = new Reader(paths.stdout);
+    launch('web', execPlan('echo ready; cat'), paths);
+    await out.until('its word', (text) => text === 'ready\n');
+    expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 80, height: 24 } }))).toBe(0);
+    await reply((id) => ({ closeStdin: { request: id, key: 'web' } }));
+    await answer('exited', 'web');
+  });
+
+  it('plain files are appended to', async () => {
+    const path = join(rig.dir, 'log.txt');
+    for (const word of ['one', 'two']) {
+      launch(word, execPlan(`echo ${word}`), { stdout: path, stderr: path, append: true });
+      await answer('exited', word);
+    }
+    expect(readFileSync(path, 'utf8')).toBe('one\ntwo\n');
+  });
+
+  it('only its own descriptors reach the process', async () => {
+    const stdout = fifo('out');
+    const out = new Reader(stdout);
+    launch('web', execPlan('ls /proc/self/fd'), { stdout });
+    await out.toEnd();
+    // 3 is the directory that ls itself has open.
+    expect(out.text.trim().split('\n')).toEqual(['0', '1', '2', '3']);
+  });
+
+  it('ten megabytes arrive whole', async () => {
+    const stdout = fifo('out');
+    const out = new Reader(stdout);
+    launch('web', execPlan('head -c 10485760 /dev/zero'), { stdout });
+    await out.toEnd();
+    expect(out.text.length).toBe(10 << 20);
+  });
+});
+
+describe('with a terminal', () => {
+  const TTY: bulkhead.plan.v1.IStep = { terminal: { width: 100, height: 30 } };
+  async function terminal(script: string): Promise<{ out: Reader; stdin: number; paths: { stdin: string; stdout: string } }> {
+    const paths = { stdin: fifo('in'), stdout: fifo('out') };
+    const out = new Reader(paths.stdout);
+    launch('web', execPlan(script, [{ enterRoot: { path: '/' } }, TTY]), { ...paths, terminal: true });
+    const failed = () => messageFor(session, 'launchFailed', 'web');
+    await until('launch', () => messageFor(session, 'launched', 'web') ?? failed());
+    expect(failed()).toBeUndefined();
+    return { out, stdin: writer(paths.stdin), paths };
+  }
+
+  it('copies both ways, echoes, and ends', async () => {
+    const { out, stdin } = await terminal('tty; read line; echo "got $line"; exit 6');
+    await out.until('tty', (text) => text.includes('/dev/pts/'));
+    writeSync(stdin, 'hello\n');
+    await out.toEnd();
+    expect(out.text).toContain('hello\n');
+    expect(out.text).toContain('got hello\n');
+    expect((await answer('exited', 'web')).waitStatus).toBe(6 << 8);
+  });
+
+  it('has the size it was given, and later another', async () => {
+    const { out, stdin } = await terminal('stty size; read x; stty size');
+    await out.until('a size', (text) => text.includes('30 100'));
+    expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 132, height: 50 } }))).toBe(0);
+    writeSync(stdin, '\n');
+    await out.toEnd();
+    expect(out.text).toContain('50 132');
+    await answer('exited', 'web');
+    expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 1, height: 1 } }))).toBe(3);
+  });
+
+  it('delivers everything that was written before the exit', async () => {
+    const { out } = await terminal('seq 1 20000');
+    await out.toEnd();
+    const lines = out.text.trimEnd().split('\n');
+    expect(lines.length).toBe(20000);
+    expect(lines.at(-1)).toBe('20000');
+  });
+
+  it('lives on without a reader, and stops at a full fifo only', async () => {
+    const { out, stdin, paths } = await terminal('while read line; do echo "got $line"; done');
+    writeSync(stdin, 'one\n');
+    await out.until('the first', (text) => text.includes('got one'));
+    out.close();
+    writeSync(stdin, 'two\n');
+    await pause(50);
+    const second = new Reader(paths.stdout);
+    await second.until('the second', (text) => text.includes('got two'));
+    await reply((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
+    await second.toEnd();
+  });
+
+  it('takes no end of input from CloseStdin', async () => {
+    const { out, stdin } = await terminal('read line; echo "got $line"; sleep 0.2; echo still');
+    writeSync(stdin, 'x\n');
+    closeWriter(stdin);
+    await reply((id) => ({ closeStdin: { request: id, key: 'web' } }));
+    await out.toEnd();
+    expect(out.text).toContain('got x');
+    expect(out.text).toContain('still');
+  });
+
+  it('a late reader gets what was written', async () => {
+    const stdout = fifo('out');
+    launch('web', execPlan('echo early', [{ enterRoot: { path: '/' } }, TTY]), { stdout, terminal: true });
+    await answer('exited', 'web');
+    await pause(60);
+    const late = new Reader(stdout);
+    await late.toEnd();
+    expect(late.text).toBe('early\n');
+  });
+});

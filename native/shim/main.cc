@@ -1,4 +1,5 @@
 // bulkhead-shim: one binary, told by its name and its first word what to be.
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -41,6 +42,8 @@ int main(int argc, char* argv[]) {
   Install install = find_install();
   if (program == "bulkhead") return run_cli(argc, argv, install);
 
+  // What a careless parent left open would live as long as the pod.
+  ::syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, 0);
   ShimArgs args;
   args.program = program;
   std::string_view wall = wall_of(program);

@@ -30,26 +30,28 @@ bool has_ended(int pidfd) {
   return ::poll(&state, 1, 0) == 1;
 }
 
-// Whether a process that ended, and is not reaped yet, had never called execve since it was cloned:
-// PF_FORKNOEXEC in the flags of /proc/PID/stat (proc_pid_stat(5), field 9).
-bool ended_without_exec(pid_t pid) {
-  constexpr unsigned long kForkNoExec = 0x40;
+// Flags of the kernel's task, include/linux/sched.h; visible in /proc/PID/stat (proc_pid_stat(5),
+// field 9).
+constexpr unsigned long kExiting = 0x4;
+constexpr unsigned long kForkNoExec =
+    0x40;  // cloned, and execve not done yet; cleared before O_CLOEXEC takes effect
+
+// 0 when they cannot be read. `pid` is a child of ours that is not reaped, so it is nobody else.
+unsigned long task_flags(pid_t pid) {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
   UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
   char text[512];
   ssize_t length = file ? ::read(file.get(), text, sizeof text - 1) : -1;
-  if (length <= 0) return false;
+  if (length <= 0) return 0;
   text[length] = '\0';
   // The command name may hold anything but ends at the last parenthesis.
   const char* at = std::strrchr(text, ')');
-  if (at == nullptr) return false;
-  for (int field = 2; field < 9; field++) {
+  for (int field = 2; at != nullptr && field < 9; field++) {
     at = std::strchr(at, ' ');
-    if (at == nullptr) return false;
-    at++;
+    if (at != nullptr) at++;
   }
-  return (std::strtoul(at, nullptr, 10) & kForkNoExec) != 0;
+  return at == nullptr ? 0 : std::strtoul(at, nullptr, 10);
 }
 
 }  // namespace
@@ -166,8 +168,7 @@ void Process::reap_outer() {
 
 void Process::reap_main() {
   if (!main_.active() || !has_ended(main_.fd())) return;
-  if (phase_ == Phase::kStarting || phase_ == Phase::kContinuing)
-    never_executed_ = ended_without_exec(pid_);
+  if (launching()) never_executed_ = (task_flags(pid_) & kForkNoExec) != 0;
   auto status = wait_pidfd(main_.fd(), false);
   if (status && !status->exited) return;
   main_.stop();
@@ -200,7 +201,9 @@ bool Process::settle() {
   // The sync socket ends with execve, or with the last process that holds it: until then it is not
   // known which.
   if (sync_.active()) return true;
-  if (phase_ == Phase::kStarting || phase_ == Phase::kContinuing) {
+  if (launching()) {
+    // A process that is killed closes its end too, a moment before its exit can be seen.
+    if (main_alive_ && (task_flags(pid_) & (cloned_ ? kForkNoExec : kExiting)) != 0) return true;
     settle_launch();
     if (phase_ == Phase::kFailing) return settle();
   }

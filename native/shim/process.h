@@ -67,6 +67,7 @@ class Process {
   void settle_launch();
   void fail();
   void kill_all();
+  bool launching() const { return phase_ == Phase::kStarting || phase_ == Phase::kContinuing; }
   bool all_reaped() const { return !outer_alive_ && !(cloned_ && main_alive_); }
 
   ProcessTable& table_;

@@ -13,7 +13,8 @@ import { FakeEngine } from './fake_engine.ts';
 import type { FromMonitor, Session } from './fake_engine.ts';
 
 const { LaunchPlan } = bulkhead.plan.v1;
-const NATIVE = resolve(import.meta.dirname, '../../../build/native');
+/** BULKHEAD_NATIVE: another build of the binaries, such as the one under AddressSanitizer. */
+const NATIVE = resolve(process.env.BULKHEAD_NATIVE ?? join(import.meta.dirname, '../../../build/native'));
 
 export interface Finished {
   status: number | null;

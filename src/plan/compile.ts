@@ -28,7 +28,7 @@ import {
   timeNamespace,
 } from './namespaces.ts';
 import { enterRoot, hiddenPaths, readonlyRoot, rootfs } from './rootfs.ts';
-import { keyring, labels, noNewPrivileges, seccomp, seccompListener } from './security.ts';
+import { keyring, labels, noNewPrivileges, seccomp, stateOf } from './security.ts';
 import { startGate, terminal } from './terminal.ts';
 import { refuseUnsupported } from './unsupported.ts';
 
@@ -49,14 +49,19 @@ export function compileCreate(input: PlanInput, warn: Warn = () => {}): LaunchPl
   const root = rootfs(context);
   const mounted = mounts(context);
   const nodes = devices(context);
-  const listener = seccompListener(context);
-  const filter = seccomp(input.seccomp, listener.listener);
+  const { sources: listener, filter } = seccomp({
+    profile: linux.seccomp,
+    program: input.seccomp,
+    state: stateOf(context, 'creating'),
+    slots: context.slots,
+    refuse: context.refuse,
+  });
   const { bounding, others } = capabilities(context);
   const env = environment(process, input);
   const label = labels(process, context.host, (field, ...rest) =>
     context.refuse(`config.json: ${field}`, ...rest),
   );
-  const sources = [...root.sources, ...mounted.sources, ...nodes.sources, ...listener.sources];
+  const sources = [...root.sources, ...mounted.sources, ...nodes.sources, ...listener];
   const unprivileged = context.host.unprivileged === true;
   const hostStdio = context.inUserNamespace && !unprivileged;
   const maps = { uid: linux.uidMappings, gid: linux.gidMappings };

@@ -26,7 +26,13 @@ export function compileExec(input: ExecPlanInput, warn: Warn = () => {}): Launch
   const gate = input.gate === undefined ? undefined : startGate(input.gate, () => slots.next());
   const env = environment(process, input);
   const { bounding, others } = capabilities(context);
-  const filter = seccomp(input.seccomp);
+  const { sources: listener, filter } = seccomp({
+    profile: linux.seccomp,
+    program: input.seccomp,
+    state: input.state,
+    slots,
+    refuse,
+  });
   const filterEarly = process.noNewPrivileges !== true;
   const hostStdio = inUserNamespace && host.unprivileged !== true;
   const maps = { uid: linux.uidMappings, gid: linux.gidMappings };
@@ -38,6 +44,7 @@ export function compileExec(input: ExecPlanInput, warn: Warn = () => {}): Launch
     ...affinity(process, 'final'),
     ...earlyLimits(context),
     ...(gate?.sources ?? []),
+    ...listener,
     ...(hostStdio ? ownStdio(process, maps) : []),
     // 2: namespaces
     ...joinTarget(target),

@@ -1,5 +1,6 @@
 /** What the plan compiler takes: plain data. Reading files, asking the kernel and compiling seccomp is the caller's. */
 import type { bulkhead } from '../gen/bulkhead.js';
+import type { State } from '../oci/state.ts';
 import type { Linux, NamespaceType, Process, Spec } from '../oci/types.ts';
 
 export type Step = bulkhead.plan.v1.Step.$Properties;
@@ -105,8 +106,10 @@ export interface ExecPlanInput extends ProcessInput {
     /** JoinCgroup. */
     outer: readonly Step[];
   };
-  /** The container's: id mappings and personality are taken from it. */
-  linux?: Pick<Linux, 'uidMappings' | 'gidMappings' | 'personality'> | undefined;
+  /** The container's: id mappings, personality and the seccomp listener are taken from it. */
+  linux?: Pick<Linux, 'uidMappings' | 'gidMappings' | 'personality' | 'seccomp'> | undefined;
+  /** Of the container, for a seccomp listener; without it a container that has a listener takes no exec. */
+  state?: Omit<State, 'pid'> | undefined;
   /** Waits here before execve; absent: does not wait. */
   gate?: StartGate | undefined;
 }

@@ -88,7 +88,8 @@ export function bindAttributes(
   let { clear } = options.attributes;
   // As runc: options make up the whole set of the new mount. In a user namespace attributes that come from the host
   // stay ("locked", mount_namespaces(7)) unless an option takes them away by name.
-  if ((set !== 0 || clear !== 0) && !context.inUserNamespace) clear |= resettable & ~set;
+  const locked = context.inUserNamespace || context.host.inUserNamespace === true;
+  if ((set !== 0 || clear !== 0) && !locked) clear |= resettable & ~set;
   const own: Setattr = { slot, ...idMapping(context, mount, options) };
   if (set !== 0 || clear !== 0) Object.assign(own, { set, clear });
   const recursive = options.recursiveAttributes;

@@ -1,7 +1,7 @@
 /** Labels, keyring, no_new_privs and seccomp. */
-import { stateAroundPid } from '../oci/state.ts';
-import type { Process, Spec } from '../oci/types.ts';
-import type { CreateContext } from './context.ts';
+import { stateAroundPid, type State } from '../oci/state.ts';
+import type { LinuxSeccomp, Process } from '../oci/types.ts';
+import type { CreateContext, Slots } from './context.ts';
 import type { HostFacts, SeccompProgram, Step } from './inputs.ts';
 
 /** Labels take effect at execve(2). Asking for one that the host cannot enforce is an error, not a wish. */
@@ -31,45 +31,51 @@ export function noNewPrivileges({ noNewPrivileges: wanted }: Process): Step[] {
   return wanted === true ? [{ noNewPrivs: {} }] : [];
 }
 
-export interface Listener {
-  slot: number;
+interface Listener {
+  listenerSlot: number;
   statePrefix: Uint8Array;
   stateSuffix: Uint8Array;
 }
 
-export function seccomp(program: SeccompProgram | undefined, listener?: Listener): Step[] {
-  if (program === undefined) return [];
-  const to = listener === undefined ? {} : listenerFields(listener);
-  return [{ seccomp: { program: program.program, flags: program.flags, ...to } }];
+interface SeccompContext {
+  profile: LinuxSeccomp | undefined;
+  program: SeccompProgram | undefined;
+  /** The container's, without a pid. Undefined: not known. */
+  state: Omit<State, 'pid'> | undefined;
+  slots: Slots;
+  refuse: (object: string, reason: string, remedy?: string) => never;
 }
 
-function listenerFields({ slot, statePrefix, stateSuffix }: Listener) {
-  return { listenerSlot: slot, statePrefix, stateSuffix };
-}
-
-/** Where notifications go (config-linux.md, "Seccomp", listenerPath): a socket of the host, found in the outer stage. */
-export function seccompListener(context: CreateContext): { sources: Step[]; listener?: Listener } {
-  const { listenerPath = '', listenerMetadata } = context.linux.seccomp ?? {};
-  if (listenerPath === '' || context.input.seccomp === undefined) return { sources: [] };
-  const slot = context.slots.next();
+/**
+ * The filter, and the socket of the host where notifications go (config-linux.md, "Seccomp", listenerPath), which is
+ * found in the outer stage. A profile that nobody compiled is an error: running without it would be a hole.
+ */
+export function seccomp({ profile, program, state, slots, refuse }: SeccompContext): {
+  sources: Step[];
+  filter: Step[];
+} {
+  const wanted = profile !== undefined && (profile.defaultAction ?? '') !== '';
+  if (program === undefined) {
+    if (wanted) refuse('linux.seccomp', 'the profile has not been compiled');
+    return { sources: [], filter: [] };
+  }
+  const listenerPath = profile?.listenerPath ?? '';
+  if (listenerPath === '') return { sources: [], filter: [{ seccomp: { ...program } }] };
+  if (state === undefined) return refuse('linux.seccomp.listenerPath', 'is not supported here');
+  const listenerSlot = slots.next();
+  const listener: Listener = { listenerSlot, ...processState(state, profile?.listenerMetadata) };
   return {
-    sources: [{ openTree: { slot, path: listenerPath, pathOnly: true } }],
-    listener: { slot, ...processState(context, listenerMetadata) },
+    sources: [{ openTree: { slot: listenerSlot, path: listenerPath, pathOnly: true } }],
+    filter: [{ seccomp: { ...program, ...listener } }],
   };
 }
 
 /** containerProcessState around the pid; the state inside has none (it is the same pid). */
 function processState(
-  { spec, input }: CreateContext,
+  state: Omit<State, 'pid'>,
   metadata: string | undefined,
-): Pick<Listener, 'statePrefix' | 'stateSuffix'> {
-  const state = {
-    ociVersion: spec.ociVersion,
-    id: input.id,
-    status: 'creating',
-    ...bundleOf(spec, input.bundle),
-  };
-  const head = JSON.stringify({ ociVersion: spec.ociVersion, fds: ['seccompFd'] });
+): { statePrefix: Uint8Array; stateSuffix: Uint8Array } {
+  const head = JSON.stringify({ ociVersion: state.ociVersion, fds: ['seccompFd'] });
   const tail = JSON.stringify({ ...(metadata === undefined ? {} : { metadata }), state });
   const utf8 = new TextEncoder();
   return {
@@ -78,20 +84,18 @@ function processState(
   };
 }
 
-function bundleOf(spec: Spec, bundle: string): { bundle: string; annotations?: Record<string, string> } {
-  return spec.annotations === undefined ? { bundle } : { bundle, annotations: spec.annotations };
+/** State of the container that is being made, as hooks and listeners read it. */
+export function stateOf({ spec, input }: CreateContext, status: 'creating' | 'created'): Omit<State, 'pid'> {
+  const { ociVersion, annotations } = spec;
+  const state = { ociVersion, id: input.id, status, bundle: input.bundle };
+  return annotations === undefined ? state : { ...state, annotations };
 }
 
 /** The state that a hook of the container's own namespaces reads. */
 export function hookState(
-  { spec, input }: CreateContext,
+  context: CreateContext,
   status: 'creating' | 'created',
 ): { statePrefix: Uint8Array; stateSuffix: Uint8Array } {
-  const { prefix, suffix } = stateAroundPid({
-    ociVersion: spec.ociVersion,
-    id: input.id,
-    status,
-    ...bundleOf(spec, input.bundle),
-  });
+  const { prefix, suffix } = stateAroundPid(stateOf(context, status));
   return { statePrefix: prefix, stateSuffix: suffix };
 }

@@ -1,8 +1,18 @@
 // Generates src/gen/{bulkhead,containerd}.{js,d.ts} from proto/ (and test/gen/cri.{js,d.ts} from test/proto/).
 // Static code, encode and decode only: reflection costs 15-20 ms more at every start (docs/decisions/003-own-ttrpc.md).
 // 64-bit integers are plain numbers; a value above 2^53 keeps its leading 53 bits.
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { transformSync } from 'esbuild';
@@ -48,14 +58,25 @@ const fresh = (out, sources) => {
 };
 
 /**
- * pbjs derives the types from the comments, so these are made and then taken out of the code (60 % of it).
- * --force-number is about types only: protobufjs hands out Long objects as long as it has the class. The types import
- * `long` by a CommonJS-only form, and for nothing.
+ * --force-number is about types only: protobufjs hands out Long objects as long as it has the class. A number has no
+ * 2^64 - 1 ("no limit" to the kernel): JSON.parse gives 2^64, which protobufjs would write as 0.
+ */
+const numbers = `$protobuf.util.Long = null;
+$protobuf.configure();
+const $Bits = $protobuf.util.LongBits, $bitsOf = $Bits.fromNumber;
+$Bits.fromNumber = (value) => value >= 2 ** 64 ? new $Bits(0xffffffff, 0xffffffff) : $bitsOf(value);
+`;
+
+/**
+ * pbjs derives the types from the comments, so these are made and then taken out of the code (60 % of it). The types
+ * import `long` by a CommonJS-only form, and for nothing.
  */
 const tidy = (target) => {
   const code = transformSync(readFileSync(target, 'utf8'), { loader: 'js', legalComments: 'none' }).code;
-  const numbers = '$protobuf.util.Long = null;\n$protobuf.configure();\n';
-  writeFileSync(target, code.replace(/^(import .*\n)/, `$1${numbers}`));
+  writeFileSync(
+    target,
+    code.replace(/^import .*\n/, (line) => line + numbers),
+  );
   const types = target.replace(/\.js$/, '.d.ts');
   writeFileSync(types, readFileSync(types, 'utf8').replace(/^import Long = require\("long"\);\n/m, ''));
 };
@@ -65,9 +86,17 @@ for (const { out, dir } of bundles) {
   const target = join(root, out);
   if (sources.length === 0 || (fresh(target, sources) && !process.argv.includes('--force'))) continue;
   mkdirSync(dirname(target), { recursive: true });
-  // One protobuf root a bundle: otherwise the modules would share, and merge into, protobufjs' default root.
-  const name = out.replace(/^.*\/|\.js$/g, '');
-  await compile([...options, '--root', name, '--path', join(root, dir), '--out', target, ...sources]);
-  tidy(target);
+  // Both files are made aside and renamed: a test or build that runs meanwhile sees the old ones whole.
+  const staging = mkdtempSync(join(dirname(target), '.gen-'));
+  try {
+    const made = join(staging, basename(target));
+    // One protobuf root a bundle: otherwise the modules would share, and merge into, protobufjs' default root.
+    const name = basename(target, '.js');
+    await compile([...options, '--root', name, '--path', join(root, dir), '--out', made, ...sources]);
+    tidy(made);
+    for (const file of readdirSync(staging)) renameSync(join(staging, file), join(dirname(target), file));
+  } finally {
+    rmSync(staging, { recursive: true, force: true });
+  }
   console.log(`${out}: ${sources.length} files`);
 }

@@ -75,13 +75,14 @@ describe('engine', () => {
         for (const pid of engines()) process.kill(pid, 'SIGKILL');
       }
     })();
-    const codes: (number | null)[] = [];
+    const seen: { code: number | null; stderr: string }[] = [];
     for (let n = 0; n < 20; n += 1) {
-      codes.push((await containerd.run(`churn-${n}`, ['sh', '-c', `sleep 0.1; exit ${n}`])).code);
+      const { code, stderr } = await containerd.run(`churn-${n}`, ['sh', '-c', `sleep 0.1; exit ${n}`]);
+      seen.push({ code, stderr });
     }
     stop = true;
     await killer;
-    expect(codes).toEqual(Array.from({ length: 20 }, (_, n) => n));
+    expect(seen).toEqual(Array.from({ length: 20 }, (_, n) => ({ code: n, stderr: '' })));
   });
 
   it('runs without NODE_EXTRA_CA_CERTS, which costs 45 ms at every start', async () => {

@@ -18,6 +18,7 @@ import { bulkhead } from '../gen/bulkhead.js';
 import type { MountOptions } from '../oci/mount_options.ts';
 import { cleanAbsolute } from '../oci/paths.ts';
 import type { Mount } from '../oci/types.ts';
+import { show } from '../oci/validate/shape.ts';
 import type { CreateContext } from './context.ts';
 import type { Step } from './inputs.ts';
 import type { MountContribution } from './mounts.ts';
@@ -52,7 +53,10 @@ function unifiedMount(
     });
   } else {
     if (unified === undefined) {
-      context.refuse(`mount ${mount.destination}`, 'the container has no cgroup that could be shown there');
+      context.refuse(
+        `mount ${show(mount.destination)}`,
+        'the container has no cgroup that could be shown there',
+      );
     }
     contribution.sources.push(...bindCgroup(context, unified.path, slot, attributes));
   }

@@ -23,6 +23,7 @@ import {
 import { cleanAbsolute, resolveFrom } from '../oci/paths.ts';
 import type { Mount } from '../oci/types.ts';
 import { isBind } from '../oci/validate/checks_mounts.ts';
+import { show } from '../oci/validate/shape.ts';
 import { cgroupMount } from './cgroup_mount.ts';
 import type { CreateContext } from './context.ts';
 import type { Step } from './inputs.ts';
@@ -125,7 +126,7 @@ function idMapping(
   const own = mount.uidMappings !== undefined && mount.uidMappings.length > 0;
   if (!own && options.idmap === 'none') return undefined;
   if (host.unprivileged === true) {
-    refuse(`mount ${mount.destination}`, 'ids can only be mapped by root');
+    refuse(`mount ${show(mount.destination)}`, 'ids can only be mapped by root');
   }
   return {
     uidMaps: idMaps(own ? mount.uidMappings : linux.uidMappings),

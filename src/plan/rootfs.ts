@@ -6,6 +6,7 @@
 import { MOUNT_ATTR_RDONLY } from '../base/constants.ts';
 import { parseMountOptions, parsePropagation } from '../oci/mount_options.ts';
 import { cleanAbsolute } from '../oci/paths.ts';
+import { show } from '../oci/validate/shape.ts';
 import { bulkhead } from '../gen/bulkhead.js';
 import type { Contribution, CreateContext } from './context.ts';
 import type { RootfsMount, Step } from './inputs.ts';
@@ -52,7 +53,7 @@ function rootMount(context: CreateContext, mount: RootfsMount, slot: number, tar
   const unsupported = options.data.find((option) => /^loop(=|$)|^X-|^x-|^[ug]idmap=/.test(option));
   if (unsupported !== undefined) {
     context.refuse(
-      `rootfs mount ${type} ${source}`,
+      `rootfs mount ${show(type)} ${show(source)}`,
       `option ${JSON.stringify(unsupported)} is not supported`,
     );
   }

@@ -63,7 +63,8 @@ UniqueFd descend(int parent, std::string_view name, mode_t mode, bool& made) {
 UniqueFd open_in_root(int root, const char* path, int flags) {
   // RESOLVE_IN_ROOT wants something to resolve.
   if (*path == '\0') path = "/";
-  return openat2_retry(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  uint64_t in_root = root == AT_FDCWD ? 0 : RESOLVE_IN_ROOT;
+  return openat2_retry(root, path, flags, in_root | RESOLVE_NO_MAGICLINKS);
 }
 
 UniqueFd open_plain(int directory, const char* path, int flags) {

@@ -13,8 +13,8 @@
 namespace bulkhead {
 
 // openat2(root, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) with O_CLOEXEC. Absolute paths and
-// symlinks start at root. Invalid with errno on failure; EAGAIN (a rename meanwhile) is tried
-// again.
+// symlinks start at root. AT_FDCWD: our own root. Invalid with errno on failure; EAGAIN (a rename
+// meanwhile) is tried again.
 UniqueFd open_in_root(int root, const char* path, int flags = O_PATH);
 // openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS: for
 // names inside procfs, where neither links nor overmounts are wanted (CVE-2025-52881).

@@ -36,6 +36,9 @@ Outcome pivot(Context& context) {
   if (::syscall(SYS_pivot_root, ".", ".") < 0) {
     if (errno != EINVAL) return fail("pivot-root");
     make_parent_private(context.root_path);
+    // Nor may the root itself be shared: it is put_old as well. PivotRoot.root_propagation shares
+    // it again.
+    (void)set_mount_attr(context.root.get(), "", 0, 0, MS_PRIVATE, false);
     if (::syscall(SYS_pivot_root, ".", ".") < 0) return fail("pivot-root");
   }
   // "." is the old root now, on top of the new one. Its unmounting must not propagate to the host.

@@ -71,14 +71,18 @@ std::string encode_plan(const PlanText& plan) {
   writer.add_uint32(1, plan.version);
   writer.add_string(2, plan.id);
   for (StepBody body : plan.steps) {
-    pbf_writer step(writer, 3);
+    // By add_message: a nested pbf_writer leaves an empty message (PivotRoot with its defaults) out.
+    std::string step;
     std::visit(
         [&](auto& message) {
-          pbf_writer action(step, std::decay_t<decltype(message)>::kAction);
-          FieldWriter fields(action);
+          std::string action;
+          pbf_writer action_writer(action);
+          FieldWriter fields(action_writer);
           message.fields(fields);
+          pbf_writer(step).add_message(std::decay_t<decltype(message)>::kAction, action);
         },
         body);
+    writer.add_message(3, step);
   }
   return out;
 }

@@ -22,7 +22,8 @@ export interface OomWatch {
 export function watchOom(view: CgroupView, addon: OomAddon, onOom: () => void): OomWatch {
   const v1 = controllerPath(view, 'memory');
   if (v1 !== undefined) return watchV1(v1, addon, onOom);
-  if (view.unified !== undefined) return watchV2(view.unified.path, onOom);
+  if (view.unified !== undefined)
+    return watchCounter(`${view.unified.path}/memory.events`, 'oom_kill', onOom);
   return { close: () => {} };
 }
 
@@ -72,17 +73,19 @@ function killsBelow(directory: string): number {
   return kills;
 }
 
-function watchV2(directory: string, onOom: () => void): OomWatch {
-  const file = `${directory}/memory.events`;
+/**
+ * Calls back whenever the counter `name` in a file of "name value" lines has risen; cgroup v2 tells of changes by
+ * inotify (cgroup-v2.rst, "memory.events"). Several rises between two looks are one.
+ */
+export function watchCounter(file: string, name: string, onRise: () => void): OomWatch {
   const before = readText(file);
   if (before === undefined) return { close: () => {} };
-  let kills = counter(before, 'oom_kill');
+  let last = counter(before, name);
   const watcher = watch(file, { persistent: false }, () => {
-    const now = counter(readText(file) ?? '', 'oom_kill');
-    if (now > kills) {
-      kills = now;
-      onOom();
-    }
+    const now = counter(readText(file) ?? '', name);
+    const rose = now > last;
+    last = now;
+    if (rose) onRise();
   });
   // The cgroup went away while it was watched.
   watcher.on('error', () => watcher.close());

@@ -23,7 +23,7 @@ const everything: LinuxResources = {
     weight: 500,
     weightDevice: [{ major: 8, minor: 0, weight: 10 }],
     throttleReadBpsDevice: [{ major: 8, minor: 0, rate: 4096 }],
-    throttleWriteBpsDevice: [{ major: 8, minor: 0, rate: 18446744073709551615 }],
+    throttleWriteBpsDevice: [{ major: 8, minor: 0, rate: 2 ** 64 }],
     throttleReadIOPSDevice: [{ major: 8, minor: 16, rate: 0 }],
     throttleWriteIOPSDevice: [{ major: 8, minor: 0, rate: 9 }],
   },

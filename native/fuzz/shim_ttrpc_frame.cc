@@ -1,0 +1,62 @@
+// The relay's view of containerd's bytes: however they are cut, the same frames come out, none
+// reaches beyond what was received, and none is larger than the limit.
+#include <cstdlib>
+#include <vector>
+
+#include "shim/bytes.h"
+#include "shim/ttrpc_frame.h"
+
+namespace {
+
+using namespace bulkhead::shim;
+
+struct Seen {
+  size_t size;
+  uint32_t stream;
+  uint8_t type;
+  bool operator==(const Seen&) const = default;
+};
+
+// Feeds `input` in pieces of `step` bytes. False in `open`: the stream was refused.
+std::vector<Seen> split(std::span<const uint8_t> input, size_t step, bool& open) {
+  std::vector<Seen> frames;
+  ByteQueue queue;
+  open = true;
+  while (!input.empty() && open) {
+    size_t count = step < input.size() ? step : input.size();
+    queue.append(input.data(), count);
+    input = input.subspan(count);
+    while (!queue.empty()) {
+      TtrpcFrame frame = look_at_frame(queue.view());
+      if (frame.status == TtrpcFrame::Status::kTooLarge) open = false;
+      if (frame.status != TtrpcFrame::Status::kWhole) break;
+      if (frame.size > queue.size() || frame.size > kTtrpcHeader + kTtrpcMaxPayload) std::abort();
+      frames.push_back({frame.size, frame.stream, frame.type});
+      queue.consume(frame.size);
+    }
+  }
+  return frames;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 2) return 0;
+  size_t step = data[0] % 32 + 1;
+  std::span<const uint8_t> input(data + 1, size - 1);
+  bool open_pieces;
+  bool open_whole;
+  std::vector<Seen> pieces = split(input, step, open_pieces);
+  std::vector<Seen> whole = split(input, input.size(), open_whole);
+  if (pieces != whole || open_pieces != open_whole) std::abort();
+
+  // An answer of our own is one whole response frame to the stream it names.
+  uint8_t answer[kTtrpcHeader + 8 + 100];
+  size_t length = input.size() < 100 ? input.size() : 100;
+  size_t written =
+      write_unavailable(answer, 77, {reinterpret_cast<const char*>(input.data()), length});
+  TtrpcFrame frame = look_at_frame({answer, written});
+  if (frame.status != TtrpcFrame::Status::kWhole || frame.size != written || frame.stream != 77)
+    std::abort();
+  return 0;
+}

@@ -424,7 +424,7 @@ function mutate(value: Json, place: (string | number)[], change: (old: Json) => 
     if (changed === undefined) delete copy[key];
     else copy[key] = changed;
   }
-  return copy as Json;
+  return copy;
 }
 
 const mutation = fc.record({

@@ -64,6 +64,8 @@
       'target_name': 'seccomp-probe',
       'type': 'executable',
       'ldflags': ['-static'],
+      'cflags!': ['-fsanitize=<(sanitize)'],
+      'ldflags!': ['-fsanitize=<(sanitize)'],
       'sources': ['native/addon/test/seccomp_probe.cc'],
     },
   ],

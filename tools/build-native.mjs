@@ -5,7 +5,7 @@
 // node-gyp would download Node's headers; they lie beside the node binary in every distribution of it, so it is given
 // those with --nodedir (`npm config set nodedir` has no effect on a node-gyp that is run directly).
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, renameSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -42,8 +42,9 @@ function install(from, name) {
 
 const gyp = require.resolve('node-gyp/bin/node-gyp.js');
 const nodedir = findNodeDir();
+// A sanitized build lives in gyp's Debug folder, so that neither makes the other start anew.
 const gypArgs = [
-  '--release',
+  sanitize === undefined ? '--release' : '--debug',
   '--jobs=2',
   '--loglevel=warn',
   ...(nodedir === undefined ? [] : [`--nodedir=${nodedir}`]),
@@ -51,8 +52,7 @@ const gypArgs = [
 const configured = sanitize === undefined ? [] : ['--', `-Dsanitize=${sanitize}`];
 run(process.execPath, [gyp, 'configure', ...gypArgs, ...configured]);
 run(process.execPath, [gyp, 'build', ...gypArgs]);
-const release = join(root, 'build', 'Release');
-install(join(release, 'addon.node'), 'addon.node');
-install(join(release, 'seccomp-probe'), 'seccomp-probe');
-if (sanitize !== undefined) rmSync(release, { recursive: true });
+const built = join(root, 'build', sanitize === undefined ? 'Release' : 'Debug');
+install(join(built, 'addon.node'), 'addon.node');
+if (sanitize === undefined) install(join(built, 'seccomp-probe'), 'seccomp-probe');
 if (!addonOnly) run('make', ['-C', 'native', '-j2', '--no-print-directory']);

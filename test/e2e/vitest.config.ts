@@ -3,8 +3,7 @@ import { defineConfig } from 'vitest/config';
 /** End-to-end tests: real containerds, one test file after the other, inside tools/private.sh. */
 export default defineConfig({
   test: {
-    root: import.meta.dirname,
-    include: ['**/*.e2e.test.ts'],
+    include: ['test/e2e/**/*.e2e.test.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     fileParallelism: false,

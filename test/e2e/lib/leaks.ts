@@ -43,11 +43,19 @@ export const cgroupMounts = (): string[] =>
     .filter((line) => / - cgroup2? /.test(line))
     .map((line) => line.split(' ')[4] ?? '');
 
-/** The cgroups of this containerd's containers, in every hierarchy, without the namespace's own directory. */
-export const cgroupsOf = (namespace: string): string[] =>
-  cgroupMounts().flatMap((mount) =>
-    list(join(mount, namespace)).flatMap((name) => directory(mount, namespace, name)),
+/**
+ * The cgroups of this containerd's containers, in every hierarchy: those below its namespace, and pods' (whose parent is
+ * named RUN-pods by the tests), without these parents themselves.
+ */
+export const cgroupsOf = (namespace: string): string[] => {
+  const parents = [namespace, `${runName(namespace)}-pods`];
+  return cgroupMounts().flatMap((mount) =>
+    parents.flatMap((parent) => list(join(mount, parent)).flatMap((name) => directory(mount, parent, name))),
   );
+};
+
+/** `bh-x1y2z3` of the containerd namespace `bh-x1y2z3-c-a1b2c3`. */
+const runName = (namespace: string): string => namespace.replace(/-c-\w+$/, '');
 
 const directory = (...parts: string[]): string[] => {
   const path = join(...parts);
@@ -69,7 +77,8 @@ export const markedProcesses = (of: Marked): ProcessInfo[] =>
       const marked =
         env.includes(`BULKHEAD_ROOT=${of.bulkheadRoot}`) ||
         command.includes(of.dir) ||
-        cgroup.includes(`/${of.namespace}/`);
+        cgroup.includes(`/${of.namespace}/`) ||
+        cgroup.includes(`/${runName(of.namespace)}-pods/`);
       // ctr's own short life, started by a test, is not the runtime's business.
       if (!marked || /(^|\/)(ctr|script|socat)( |$)/.test(command.split(' ')[0] ?? '')) return [];
       return [
@@ -111,7 +120,9 @@ export const sharedFiles = (): string[] =>
 export const findLeaks = (of: Marked): string[] => {
   const processes = markedProcesses(of).filter((found) => !found.containerd && !found.engine);
   const shimState = ['io.containerd.runtime.v2.task', 'io.containerd.runtime.v2.shim'];
-  const bundles = shimState.flatMap((plugin) => list(join(of.dir, 'state', plugin, of.namespace)));
+  const bundles = shimState.flatMap((plugin) =>
+    [of.namespace, 'k8s.io'].flatMap((namespace) => list(join(of.dir, 'state', plugin, namespace))),
+  );
   return [
     ...processes.map((found) => `process ${found.pid}: ${found.command || '(no command line)'}`),
     ...mountsBelow(join(of.dir, 'state')).map((mount) => `mount ${mount}`),

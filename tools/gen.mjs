@@ -68,15 +68,13 @@ $Bits.fromNumber = (value) => value >= 2 ** 64 ? new $Bits(0xffffffff, 0xfffffff
 `;
 
 /**
- * pbjs derives the types from the comments, so these are made and then taken out of the code (60 % of it). The types
- * import `long` by a CommonJS-only form, and for nothing.
+ * pbjs derives the types from the comments, so these are made and then taken out of the code. What is left is made
+ * short: V8 reads all of it at every start, 14 ms of CPU as pbjs writes it, 11 ms short. The types import `long` by a
+ * CommonJS-only form, and for nothing.
  */
 const tidy = (target) => {
-  const code = transformSync(readFileSync(target, 'utf8'), { loader: 'js', legalComments: 'none' }).code;
-  writeFileSync(
-    target,
-    code.replace(/^import .*\n/, (line) => line + numbers),
-  );
+  const code = readFileSync(target, 'utf8').replace(/^import .*\n/m, (line) => line + numbers);
+  writeFileSync(target, transformSync(code, { loader: 'js', legalComments: 'none', minify: true }).code);
   const types = target.replace(/\.js$/, '.d.ts');
   writeFileSync(types, readFileSync(types, 'utf8').replace(/^import Long = require\("long"\);\n/m, ''));
 };

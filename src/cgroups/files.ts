@@ -1,5 +1,5 @@
 /** Reading and writing cgroup files: small, synchronous, one buffer; errors name the file and the value. */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 
 /** memory.stat has about 2 KiB, cpuacct.usage_all grows with the number of CPUs. */
@@ -30,9 +30,9 @@ export function readText(path: string): string | undefined {
   }
 }
 
-/** One write(2) of `value`, as cgroup files demand. Throws Node's error. */
+/** One write(2) of `value`, as cgroup files demand; some cannot be read, none is made. Throws Node's error. */
 export function writeText(path: string, value: string): void {
-  const fd = openSync(path, 'r+');
+  const fd = openSync(path, constants.O_WRONLY);
   try {
     writeSync(fd, value);
   } finally {

@@ -11,6 +11,7 @@ export type { CgroupContribution, CgroupOptions } from './plan.ts';
 export { applyResources } from './update.ts';
 export { freezeCgroup, isFrozen, thawCgroup } from './freeze.ts';
 export { killCgroup } from './kill.ts';
+export { checkUnoccupied } from './occupied.ts';
 export { containerPids } from './pids.ts';
 export { removeCgroups } from './remove.ts';
 export { watchOom, type OomAddon, type OomWatch } from './oom.ts';

@@ -1,18 +1,8 @@
 /** Formats of cgroup files. Values are non-negative integers; what cannot be read counts as 0, as in containerd. */
 import { readText } from './files.ts';
 
-/**
- * "max" as containerd reports it: 2^64 - 1, which no JavaScript number can hold. protobufjs writes an object with low
- * and high halves exactly; arithmetic sees 2^64.
- */
-export const unlimited: number = {
-  low: -1,
-  high: -1,
-  unsigned: true,
-  valueOf: () => 2 ** 64,
-  toString: () => '18446744073709551615',
-  toJSON: () => '18446744073709551615',
-} as unknown as number;
+/** "max": containerd reports 2^64 - 1, which the generated encoders write for 2^64 (tools/gen.mjs). */
+export const unlimited = 2 ** 64;
 
 /** "name value" lines, by name. */
 export function parseKeyed(text: string): Record<string, number> {

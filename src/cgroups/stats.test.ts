@@ -188,8 +188,6 @@ describe('formats', () => {
   it('take negative and broken values for 0', () => {
     expect([toCount('-5'), toCount('x'), toCount(''), toCount('7\n')]).toEqual([0, 0, 0, 7]);
     expect(parseValue('max\n')).toBe(unlimited);
-    expect(Number(unlimited)).toBe(2 ** 64);
-    expect(`${unlimited}`).toBe('18446744073709551615');
     expect(parseRdma('nonsense\nmlx hca_handle=1\n')).toEqual([]);
     expect(parsePressure('odd avg10=1\n')).toEqual({});
   });

@@ -69,11 +69,11 @@ test-e2e: prefixes
 
 demo: setup
 	@$(MAKE) --no-print-directory prefixes
-	@env -u NODE_EXTRA_CA_CERTS node tools/run.mjs tools/demo.ts
+	@env -u NODE_EXTRA_CA_CERTS tools/private.sh node tools/run.mjs tools/demo.ts
 
 bench: setup
 	@$(MAKE) --no-print-directory prefixes
-	@env -u NODE_EXTRA_CA_CERTS node tools/run.mjs bench/main.ts $(BENCH)
+	@env -u NODE_EXTRA_CA_CERTS tools/private.sh node tools/run.mjs bench/main.ts $(BENCH)
 
 lint: gen
 	tsc --noEmit -p tsconfig.json

@@ -191,8 +191,9 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
     await containerd.kill('SIGKILL');
     await containerd.launch();
     await eventually('the pod to be known again', async () => {
-      const { status } = await cri.podSandboxStatus({ podSandboxId: pod });
-      return status?.state === PodSandboxState.SANDBOX_READY;
+      // CRI refuses every call until it has taken up its pods.
+      const answer = await cri.podSandboxStatus({ podSandboxId: pod }).catch(() => undefined);
+      return answer?.status?.state === PodSandboxState.SANDBOX_READY;
     });
     expect((await cri.execText(second, ['echo', 'here'])).stdout).toBe('here\n');
   });

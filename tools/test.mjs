@@ -3,6 +3,7 @@
 //   lint         types, lint rules, formatting (one result each)
 //   native       the C++ tests, plain and under AddressSanitizer and UBSan
 //   unit         vitest without containerd, on the machine's Node and on Node 24
+//   cli          the command line: first on runc, which proves the tests, then ours on both Nodes
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
 //
 // Every suite writes a report into reports/; the closing line counts what the reports say.
@@ -90,6 +91,9 @@ const native = async (name, target) => {
 const e2e = (name, node, env, files = []) =>
   runVitest(name, node, ['--config', 'test/e2e/vitest.config.ts', ...files], env, [inPrivate]);
 
+const cli = (name, node, env) =>
+  runVitest(name, node, ['--config', 'test/cli/vitest.config.ts'], env, [inPrivate]);
+
 const nodes = [['node', process.execPath], ...(existsSync(node24) ? [['node24', node24]] : [])];
 
 const suites = {
@@ -105,6 +109,11 @@ const suites = {
       () =>
         runVitest(`unit-${name}`, node, ['--config', 'vitest.config.ts']),
   ),
+  cli: [
+    () => cli('cli-runc', process.execPath, { BULKHEAD_TEST_CLI: 'runc' }),
+    () => cli('cli-node', process.execPath, {}),
+    () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
+  ],
   e2e: [
     // runc's shim has no engine.
     () =>

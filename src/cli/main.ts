@@ -63,6 +63,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     },
   ],
   [
+    'plan',
+    {
+      summary: 'print what create would do, step by step',
+      load: async () => (await import('./commands/plan.ts')).plan,
+    },
+  ],
+  [
     'ps',
     { summary: 'list the processes of a container', load: async () => (await import('./commands/ps.ts')).ps },
   ],

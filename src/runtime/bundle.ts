@@ -1,6 +1,6 @@
 /** Reading a bundle (runtime-spec "Filesystem Bundle"). */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { errnoText } from '../base/errno.ts';
 import type { Spec } from '../oci/types.ts';
@@ -26,5 +26,11 @@ export function readBundle(op: string, id: string, bundle: string): { spec: Spec
       cause: error,
     });
   }
-  return { spec: parseSpec(json.toString('utf8'), id), json };
+  return { spec: parseSpec(json.toString('utf8'), id, op), json };
+}
+
+/** Host path of the root directory; config.json may give it relative to the bundle. */
+export function rootfsPath(bundle: string, spec: Spec): string {
+  const path = spec.root?.path ?? 'rootfs';
+  return isAbsolute(path) ? path : join(bundle, path);
 }

@@ -6,14 +6,13 @@
  *
  * When anything fails, what was made is undone in reverse and the record goes.
  */
-import { isAbsolute, join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
 import type { ContainerRecord } from '../state/index.ts';
-import { readBundle } from './bundle.ts';
+import { readBundle, rootfsPath } from './bundle.ts';
 import { Container } from './container.ts';
 import type { RuntimeContext } from './context.ts';
 import { runHooks } from './hooks.ts';
@@ -50,12 +49,11 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
     });
   }
   const { spec, json } = readBundle('create', id, bundle);
-  const root = spec.root?.path ?? 'rootfs';
   const record: ContainerRecord = {
     id,
     namespace,
     bundle,
-    rootfs: isAbsolute(root) ? root : join(bundle, root),
+    rootfs: rootfsPath(bundle, spec),
     wall: request.wall,
     createdAtNs: ctx.now() * 1e6,
     ociVersion: spec.ociVersion,

@@ -1,0 +1,33 @@
+import { resolve } from 'node:path';
+import { printPlan, planToJson } from '../../plan/print.ts';
+import { readBundle, rootfsPath } from '../../runtime/bundle.ts';
+import type { Command } from '../command.ts';
+import { namespaceBackend } from '../load.ts';
+
+const DEFAULT_ID = 'plan';
+
+export const plan: Command = {
+  operands: '[container-id]',
+  count: [0, 1],
+  flags: [
+    { name: 'bundle', alias: 'b', kind: 'string', usage: 'directory of the bundle (default: current)' },
+    { name: 'json', kind: 'boolean', usage: 'as JSON' },
+    { name: 'no-pivot', kind: 'boolean', usage: 'as for create' },
+    { name: 'no-new-keyring', kind: 'boolean', usage: 'as for create' },
+  ],
+  async run(session, args) {
+    const id = args.operands[0] ?? DEFAULT_ID;
+    const bundle = resolve(session.cwd, args.string('bundle') ?? '.');
+    const { spec } = readBundle('plan', id, bundle);
+    const record = { id, bundle, rootfs: rootfsPath(bundle, spec) };
+    const compiled = namespaceBackend(session).compile(record, {
+      spec,
+      rootfsMounts: [],
+      options: { noPivot: args.boolean('no-pivot'), noNewKeyring: args.boolean('no-new-keyring') },
+    });
+    session.print(
+      args.boolean('json') ? `${JSON.stringify(planToJson(compiled), null, 2)}\n` : printPlan(compiled),
+    );
+    return 0;
+  },
+};

@@ -10,6 +10,7 @@ import {
   containerPids,
   contributeCgroups,
   execJoinSteps,
+  checkUnoccupied,
   freezeCgroup,
   isFrozen,
   killCgroup,
@@ -56,6 +57,13 @@ export class NamespaceBackend implements Backend {
     const id = record.id ?? '';
     const { executor } = input;
     const plan = encodePlan(this.compile(record, input));
+    try {
+      checkUnoccupied(this.#view(record), id);
+    } catch (error) {
+      // Not ours: what undoes this create must not touch them.
+      record.cgroupPaths = [];
+      throw error;
+    }
     input.journal(record);
     let result = await executor.launch(id, plan, input.stdio);
     if (record.init) record.init.pid = result.pid;

@@ -94,6 +94,7 @@ struct Context {
   UniqueFd empty_directory;
 
   std::string executable;
+  std::string home;  // "HOME=…" for Exec, empty when the plan has one
   mode_t inherited_umask = 022;
   bool umask_set = false;
 

@@ -156,9 +156,10 @@ struct Attach {
   TargetKind make{};
   uint32_t make_mode = 0;
   bool host_target = false, require_directory = false, tmpcopyup = false, optional = false;
+  bool copy_mode = false;
   void fields(auto& f) {
     f(1, slot), f(2, target), f(3, make), f(4, make_mode), f(5, host_target);
-    f(6, require_directory), f(7, tmpcopyup), f(8, optional);
+    f(6, require_directory), f(7, tmpcopyup), f(8, optional), f(9, copy_mode);
   }
 };
 struct SetPropagation {
@@ -300,7 +301,8 @@ struct OwnStdio {
 struct FindExecutable {
   static constexpr uint32_t kAction = 55;
   Text file, path, cwd;
-  void fields(auto& f) { f(1, file), f(2, path), f(3, cwd); }
+  bool default_home = false;
+  void fields(auto& f) { f(1, file), f(2, path), f(3, cwd), f(4, default_home); }
 };
 struct Gate {
   static constexpr uint32_t kAction = 56;

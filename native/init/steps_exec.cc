@@ -12,6 +12,7 @@
 
 #include "core/init_codec.h"
 #include "init/executor.h"
+#include "init/home.h"
 #include "init/resolve.h"
 #include "init/steps.h"
 
@@ -102,6 +103,7 @@ std::vector<char*> c_strings(const std::vector<Text>& texts) {
 }  // namespace
 
 Outcome carry_out(Context& context, const FindExecutable& step) {
+  if (step.default_home) context.home = "HOME=" + home_of(::geteuid());
   std::string_view file = step.file.view();
   if (file.empty()) return fail_with(ENOENT, "empty-name");
   if (file.find('/') != std::string_view::npos) {
@@ -160,6 +162,7 @@ Outcome carry_out(Context& context, const Exec& step) {
   await_outer(context);
   std::vector<char*> args = c_strings(step.args);
   std::vector<char*> env = c_strings(step.env);
+  if (!context.home.empty()) env.insert(env.end() - 1, context.home.data());
   ::setsid();
   ::umask(context.inherited_umask);
   forget_descriptors(context);

@@ -23,7 +23,8 @@ bool is_directory(int fd) {
   return ::fstat(fd, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-UniqueFd open_target(Context& context, const Attach& step, int slot) {
+UniqueFd open_target(Context& context, const Attach& step, int slot, bool& found) {
+  found = true;
   if (step.host_target) return UniqueFd(::open(step.target.c_str(), O_PATH | O_CLOEXEC));
   TargetKind make = step.make;
   if (make == TargetKind::kLikeSource) {
@@ -35,6 +36,7 @@ UniqueFd open_target(Context& context, const Attach& step, int slot) {
   int flags = O_PATH | (step.require_directory ? O_NOFOLLOW : 0);
   UniqueFd target = open_in_root(root, step.target.c_str(), flags);
   if (target || errno != ENOENT || make == TargetKind::kExisting) return target;
+  found = false;
   if (make == TargetKind::kFile) return make_file(root, step.target.view());
   return make_directories(root, step.target.view(), step.make_mode == 0 ? 0755 : step.make_mode);
 }
@@ -60,6 +62,16 @@ Outcome attach_late(const Attach& step, Slot& slot) {
   slot.fd.reset(::open(late.target.c_str(), O_PATH | O_CLOEXEC));
   if (!slot.fd) return fail("open", step.target.view());
   return done();
+}
+
+// A tmpfs without a mode of its own looks like the directory that it covers (runc does so; images
+// rely on it for /tmp).
+bool copy_mode(int target, int mount) {
+  struct stat info;
+  if (::fstat(target, &info) < 0) return false;
+  if (!S_ISDIR(info.st_mode)) return true;
+  UniqueFd top(::openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return top && ::fchmod(top.get(), info.st_mode & 07777) == 0;
 }
 
 Outcome copy_up(const Attach& step, int target, int mount) {
@@ -105,7 +117,8 @@ Outcome carry_out(Context& context, const Attach& step) {
     return fail_with(EBADF, "empty-slot", step.target.view());
   }
   if (!step.host_target && !context.root) return fail_with(EINVAL, "no-root", step.target.view());
-  UniqueFd target = open_target(context, step, slot.fd.get());
+  bool found = false;
+  UniqueFd target = open_target(context, step, slot.fd.get(), found);
   if (!target) {
     if (step.optional && errno == ENOENT) return done();
     return fail("resolve", step.target.view());
@@ -115,6 +128,9 @@ Outcome carry_out(Context& context, const Attach& step) {
   }
   if (slipped_into_proc(step, target.get()))
     return fail_with(EPERM, "inside-proc", step.target.view());
+  if (step.copy_mode && found && !copy_mode(target.get(), slot.fd.get())) {
+    return fail("copy-mode", step.target.view());
+  }
   if (step.tmpcopyup) {
     Outcome outcome = copy_up(step, target.get(), slot.fd.get());
     if (!outcome.ok()) return outcome;

@@ -32,6 +32,8 @@ void make_parent_private(const std::string& root_path) {
 }
 
 Outcome pivot(Context& context) {
+  UniqueFd old_root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!old_root) return fail("open", "/");
   if (::fchdir(context.root.get()) < 0) return fail("chdir");
   if (::syscall(SYS_pivot_root, ".", ".") < 0) {
     if (errno != EINVAL) return fail("pivot-root");
@@ -41,7 +43,10 @@ Outcome pivot(Context& context) {
     (void)set_mount_attr(context.root.get(), "", 0, 0, MS_PRIVATE, false);
     if (::syscall(SYS_pivot_root, ".", ".") < 0) return fail("pivot-root");
   }
-  // "." is the old root now, on top of the new one. Its unmounting must not propagate to the host.
+  // The old root lies on top of the new one, but "." is still the new one: only umount(2) looks for
+  // what is on top. The old root's unmounting must not propagate to the host, and the container's
+  // own mounts keep their propagation.
+  if (::fchdir(old_root.get()) < 0) return fail("chdir");
   if (::mount(nullptr, ".", nullptr, MS_SLAVE | MS_REC, nullptr) < 0) return fail("old-root-slave");
   if (::umount2(".", MNT_DETACH) < 0) return fail("old-root-detach");
   return done();

@@ -25,6 +25,8 @@ export function createGrpcServer<P extends Peer>(router: Router<P>, peer: P): Gr
   const server = new grpc.Server({
     'grpc.max_receive_message_length': MAX_MESSAGE,
     'grpc.max_send_message_length': MAX_MESSAGE,
+    // Its registry is global and would keep the server of every monitor that ever was.
+    'grpc.enable_channelz': 0,
   });
   for (const [service, definition] of Object.entries(definitions(router))) {
     const handlers: grpc.UntypedServiceImplementation = {};

@@ -102,5 +102,13 @@ export function ownStdio(
 /** Found before the gate, so that a missing program is an error of create, not of start. */
 export function findExecutable(process: Process, env: readonly string[]): Step {
   const path = env.find((entry) => entry.startsWith('PATH='))?.slice('PATH='.length);
-  return { findExecutable: { file: process.args[0] ?? '', path: path ?? DEFAULT_PATH, cwd: process.cwd } };
+  return {
+    findExecutable: {
+      file: process.args[0] ?? '',
+      path: path ?? DEFAULT_PATH,
+      cwd: process.cwd,
+      // Images count on it, and only the executor sees their passwd file.
+      defaultHome: !env.some((entry) => entry.startsWith('HOME=')),
+    },
+  };
 }

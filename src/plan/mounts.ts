@@ -228,6 +228,7 @@ function fileSystem(
         make: TargetKind.TARGET_KIND_DIRECTORY,
         requireDirectory: fstype === 'proc' || fstype === 'sysfs',
         tmpcopyup: options.tmpcopyup,
+        copyMode: fstype === 'tmpfs' && !options.data.some((option) => option.startsWith('mode=')),
       },
     },
   );

@@ -236,7 +236,8 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
   terminal: ({ mountConsole, width, height }) =>
     `terminal ${width ?? 0}x${height ?? 0}${mountConsole === true ? ', also /dev/console' : ''}`,
   ownStdio: ({ uid, gid }) => `standard streams belong to ${uid ?? 0}:${gid ?? 0}`,
-  findExecutable: ({ file, path }) => `find ${quoted(file)} in ${path ?? ''}`,
+  findExecutable: ({ file, path, defaultHome }) =>
+    `find ${quoted(file)} in ${path ?? ''}${defaultHome === true ? ', and HOME in passwd' : ''}`,
   gate: ({ point, fifoSlot }) =>
     `wait at gate ${point ?? ''}${(fifoSlot ?? 0) === 0 ? '' : ` for the fifo in slot ${fifoSlot}`}`,
   runHook: ({ path, args }) =>

@@ -7,10 +7,10 @@
 import { readFileSync } from 'node:fs';
 import {
   applyResources,
+  checkUnoccupied,
   containerPids,
   contributeCgroups,
   execJoinSteps,
-  checkUnoccupied,
   freezeCgroup,
   isFrozen,
   killCgroup,

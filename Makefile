@@ -42,15 +42,16 @@ bundle: gen
 # Files are replaced, never written in place: a running shim or engine keeps the one it started from.
 install:
 	@for f in build/native/bulkhead-shim build/native/bulkhead-init build/native/addon.node \
-	  dist/engine.cjs dist/cli.cjs dist/grpc.cjs; do \
+	  dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs; do \
 	  [[ -e $$f ]] || { echo "install: $$f: not built; run make first" >&2; exit 1; }; done
 	@[[ -x "$(NODE)" ]] || { echo "install: NODE=$(NODE): not an executable file" >&2; exit 1; }
 	install -d $(BIN) $(LIB)
 	install -m 755 build/native/bulkhead-shim $(BIN)/bulkhead-shim
 	for name in bulkhead $(SHIMS); do ln -sfn bulkhead-shim $(BIN)/$$name; done
 	install -m 755 build/native/bulkhead-init $(LIB)/bulkhead-init
-	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/grpc.cjs $(LIB)/
+	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs $(LIB)/
 	ln -sfn $(abspath $(NODE)) $(LIB)/node
+	$(LIB)/node tools/code-cache.mjs $(LIB)/cli.cjs
 
 # The two trees that the tests run from: the same files, on Node 20 (or the machine's own) and on 24.
 prefixes: all
@@ -73,7 +74,7 @@ demo: setup
 
 bench: setup
 	@$(MAKE) --no-print-directory prefixes
-	@env -u NODE_EXTRA_CA_CERTS tools/private.sh node tools/run.mjs bench/main.ts $(BENCH)
+	@env -u NODE_EXTRA_CA_CERTS BULKHEAD_HIDE_UNIFIED=1 tools/private.sh node tools/run.mjs bench/main.ts $(BENCH)
 
 lint: gen
 	tsc --noEmit -p tsconfig.json

@@ -1,7 +1,7 @@
 // Bundles the engine and the command line into CommonJS files for Node 20 and later:
 //
 //   src/engine/main.ts -> dist/engine.cjs
-//   src/cli/main.ts    -> dist/cli.cjs
+//   src/cli/main.ts    -> dist/cli.main.cjs, run by dist/cli.cjs (tools/loader.cjs)
 //   @grpc/grpc-js      -> dist/grpc.cjs   required at run time, only by who speaks gRPC
 //
 // @grpc/grpc-js alone costs an engine about 60 ms of start and 4 MB, and most engines never speak
@@ -10,7 +10,7 @@
 // not at src/rpc/grpc, so that classes such as RuntimeError exist once.
 //
 // Not minified: a stack in a log must be readable, and start-up gains less than 1 ms from it.
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -33,7 +33,8 @@ const common = {
   platform: 'node',
   target: 'node20',
   format: 'cjs',
-  charset: 'utf8',
+  // ASCII, which tools/loader.cjs relies on.
+  charset: 'ascii',
   legalComments: 'none',
   logLevel: 'warning',
   // The sources are ES modules; bundles are CommonJS. Both know where they lie.
@@ -42,7 +43,7 @@ const common = {
 
 const entries = [
   { entry: 'src/engine/main.ts', outfile: 'engine.cjs', plugins: [lazyGrpc] },
-  { entry: 'src/cli/main.ts', outfile: 'cli.cjs', plugins: [lazyGrpc] },
+  { entry: 'src/cli/main.ts', outfile: 'cli.main.cjs', plugins: [lazyGrpc] },
   { entry: 'node_modules/@grpc/grpc-js/build/src/index.js', outfile: 'grpc.cjs', plugins: [] },
 ];
 
@@ -59,3 +60,4 @@ for (const { entry, outfile, plugins } of entries) {
   if (result.warnings.length > 0) process.exitCode = 1;
   console.log(`bundle: dist/${outfile} ${(statSync(out).size / 1024).toFixed(0)} KiB`);
 }
+copyFileSync(join(root, 'tools/loader.cjs'), join(outdir, 'cli.cjs'));

@@ -1,4 +1,4 @@
-import { createServer, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -180,5 +180,22 @@ describe('the router over gRPC', () => {
     for (const socket of sockets.slice(connections)) socket.destroy();
     await expect.poll(() => seen.at(-1)!.signal.aborted).toBe(true);
     other.close();
+  });
+
+  it.each([
+    ['no HTTP/2 at all', [Buffer.from('GET / HTTP/1.1\r\n\r\n')]],
+    ['a preface and then noise', [Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.alloc(5000, 0xa5)]],
+    ['half a preface', [Buffer.from('PRI * HTT')]],
+    ['nothing', []],
+  ])('survives a caller that sends %s', async (_what, chunks) => {
+    const count = sockets.length;
+    const socket = connect(join(dir, 'shim.sock'));
+    await expect.poll(() => sockets.length).toBe(count + 1);
+    for (const chunk of chunks) socket.write(chunk);
+    socket.on('error', () => {});
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    socket.destroy();
+    await expect.poll(() => sockets[count]!.destroyed).toBe(true);
+    expect(StateResponse.decode(await call('State', 'web'))).toMatchObject({ id: 'web' });
   });
 });

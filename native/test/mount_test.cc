@@ -367,7 +367,8 @@ TEST(root_without_pivot) {
 
 TEST(root_propagation_shared_pivots_too) {
   Rootfs root;
-  auto steps = container(root.path(), "grep ' / ' /proc/self/mountinfo | grep -c shared:");
+  auto steps =
+      container(root.path(), "cut -d' ' -f5-8 /proc/self/mountinfo | grep -c '^/ .*shared:'");
   for (auto& step : steps) {
     if (auto* set = std::get_if<SetPropagation>(&step)) set->propagation = Propagation::kShared;
     if (auto* pivot = std::get_if<PivotRoot>(&step)) pivot->root_propagation = Propagation::kShared;
@@ -376,6 +377,21 @@ TEST(root_propagation_shared_pivots_too) {
   steps.insert(steps.begin(),
                {Unshare{CLONE_NEWNS}, SetPropagation{text("/"), Propagation::kPrivate, true}});
   Run run = run_steps(steps);
+  CHECK(!run.failed);
+  CHECK_EQ(run.failure.detail, "");
+  CHECK_EQ(run.out, "1\n");
+}
+
+TEST(shared_volume_stays_shared_through_pivot_root) {
+  Rootfs root;
+  TempDir host;
+  MountSetattr shared = setattr(1, 0);
+  shared.propagation = Propagation::kShared;
+  ContainerSteps more;
+  more.outer = {tree(1, host.path()), shared};
+  more.inner = {attach(1, "/volume")};
+  Run run = run_container(
+      root.path(), "cut -d' ' -f5-8 /proc/self/mountinfo | grep -c '^/volume .*shared:'", more);
   CHECK(!run.failed);
   CHECK_EQ(run.failure.detail, "");
   CHECK_EQ(run.out, "1\n");

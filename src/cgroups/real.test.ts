@@ -1,6 +1,7 @@
 /** On the host as it is: cgroups of random names, made by bulkhead-init, removed again. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
+import { CLONE_NEWCGROUP } from '../base/constants.ts';
 import { ErrorCode } from '../base/errors.ts';
 import { addon } from '../native/index.ts';
 import type { LinuxResources } from '../oci/types.ts';
@@ -70,6 +71,14 @@ describe.skipIf(!hybrid)(`v1 hierarchies of this host${whyNot === undefined ? ''
     expect((await cgroups.output(['/bin/sh', '-c', script])).text).toBe('null\nzero\nfull\n');
     const privileged = make({ devices: [{ allow: true, access: 'rwm' }] });
     expect((await privileged.output(['/bin/sh', '-c', script])).text).toBe('null\nzero\nfull\nkmsg\n');
+  });
+
+  it('is the root of its cgroup namespace, in every hierarchy', async () => {
+    const cgroups = make({});
+    const { text } = await cgroups.output(['/bin/cat', '/proc/self/cgroup'], CLONE_NEWCGROUP);
+    const { hierarchies, unified } = cgroups.view;
+    for (const { names } of hierarchies) expect(text).toContain(`:${names.join()}:/\n`);
+    if (unified !== undefined) expect(text).toContain('0::/\n');
   });
 
   it('puts an exec where the container is', async () => {
@@ -196,8 +205,8 @@ describe.skipIf(!hybrid)(`v1 hierarchies of this host${whyNot === undefined ? ''
       await sleep(50);
     }
     const { cpu, memory, pids } = measure();
-    expect(cpu?.usage?.total).toBeGreaterThan(1e6);
-    expect(cpu?.usage?.perCpu?.reduce((sum, value) => sum + value, 0)).toBeGreaterThan(1e6);
+    expect(cpu?.usage?.total).toBeGreaterThan(0);
+    expect(cpu?.usage?.perCpu?.reduce((sum, value) => sum + value, 0)).toBeGreaterThan(0);
     expect(cpu?.throttling?.periods).toBeGreaterThan(0);
     expect(cpu?.throttling?.throttledTime).toBeGreaterThan(0);
     expect(memory?.usage?.limit).toBe(64 << 20);

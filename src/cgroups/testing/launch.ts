@@ -43,8 +43,8 @@ export class RealCgroups {
   }
 
   /** Makes the cgroups and runs a program in them. Resolves when it runs. */
-  async run(args: string[], stdout?: string): Promise<Launched> {
-    return this.#launch(this.cgroups.outer, args, stdout);
+  async run(args: string[], stdout?: string, namespaces = 0): Promise<Launched> {
+    return this.#launch(this.cgroups.outer, args, stdout, namespaces);
   }
 
   /** Runs a further program in the cgroups. */
@@ -52,13 +52,18 @@ export class RealCgroups {
     return this.#launch(execJoinSteps(this.view, readFileSync(`/proc/${initPid}/cgroup`, 'utf8')), args);
   }
 
-  async #launch(outer: bulkhead.plan.v1.IStep[], args: string[], stdout?: string): Promise<Launched> {
+  async #launch(
+    outer: bulkhead.plan.v1.IStep[],
+    args: string[],
+    stdout?: string,
+    namespaces = 0,
+  ): Promise<Launched> {
     const plan = bulkhead.plan.v1.LaunchPlan.encode({
       version: 1,
       id: this.id,
       steps: [
         ...outer,
-        { clone: { namespaces: 0 } },
+        { clone: { namespaces } },
         { exec: { file: args[0], args, env: ['PATH=/usr/bin:/bin'] } },
       ],
     }).finish();
@@ -72,11 +77,11 @@ export class RealCgroups {
     }
   }
 
-  /** Runs a program to its end; what it wrote, and its wait status. */
-  async output(args: string[]): Promise<{ text: string; waitStatus: number }> {
+  /** Runs a program to its end, in new namespaces when given (CLONE_NEW*); what it wrote, and its wait status. */
+  async output(args: string[], namespaces = 0): Promise<{ text: string; waitStatus: number }> {
     const file = join(tmpdir(), `${this.id}.out`);
     try {
-      const { waitStatus } = await (await this.run(args, file)).exited;
+      const { waitStatus } = await (await this.run(args, file, namespaces)).exited;
       return { text: readFileSync(file, 'utf8'), waitStatus };
     } finally {
       rmSync(file, { force: true });

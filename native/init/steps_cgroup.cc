@@ -62,18 +62,24 @@ bool has_word(std::string_view line, std::string_view word) {
 }
 
 // "+name" for every controller that the directory has and does not pass on yet.
-int enable_controllers(int directory, const std::vector<Text>& wanted) {
+void enable_controllers(int directory, const std::vector<Text>& wanted) {
+  if (wanted.empty()) return;
   std::string present = read_line(directory, "cgroup.controllers");
   std::string enabled = read_line(directory, "cgroup.subtree_control");
-  std::string text;
+  std::vector<std::string> missing;
+  std::string all;
   for (const Text& want : wanted) {
     std::string_view name = want.view();
     if (!name.empty() && name.front() == '+') name.remove_prefix(1);
     if (!has_word(present, name) || has_word(enabled, name)) continue;
-    text += text.empty() ? "+" : " +";
-    text += name;
+    missing.push_back("+" + std::string(name));
+    all += (all.empty() ? "" : " ") + missing.back();
   }
-  return text.empty() ? 0 : write_once(directory, "cgroup.subtree_control", text);
+  if (all.empty() || write_once(directory, "cgroup.subtree_control", all) == 0) return;
+  // The kernel takes all or none, and may have a reason against one ("+cpu" with real-time
+  // processes about). The plan enables for metrics too; a limit that does need the controller
+  // fails at its own file.
+  for (const std::string& one : missing) (void)write_once(directory, "cgroup.subtree_control", one);
 }
 
 // Walks the path from "/", making what is missing and doing what each level of the hierarchy needs.
@@ -88,11 +94,7 @@ Outcome walk(const MakeCgroup& step) {
     at = end + 1;
     if (name.empty()) continue;
     std::string_view so_far = path.substr(0, end);
-    if (inside && !step.enable_controllers.empty()) {
-      if (int err = enable_controllers(directory.get(), step.enable_controllers); err != 0) {
-        return fail_with(err, "enable-controllers", so_far.substr(0, so_far.size() - name.size()));
-      }
-    }
+    if (inside) enable_controllers(directory.get(), step.enable_controllers);
     if (::mkdirat(directory.get(), name.c_str(), 0755) < 0 && errno != EEXIST && errno != EROFS) {
       return fail("mkdir", so_far);
     }

@@ -48,11 +48,25 @@ Result<InitEvent> read_init_event(int sync_fd, bool nonblocking) {
   return event;
 }
 
-Status send_to_init(int sync_fd, bool proceed) {
+Status send_to_init(int sync_fd, bool proceed, int stdin_fd) {
   std::string bytes = encode_to_init(proceed);
+  iovec part{bytes.data(), bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (stdin_fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &stdin_fd, sizeof stdin_fd);
+  }
   ssize_t sent;
   do {
-    sent = ::send(sync_fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    sent = ::sendmsg(sync_fd, &message, MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent < 0) return last_error("send");
   return success();

@@ -58,10 +58,24 @@ void report_warning(Context& context, int err, std::string_view path) {
 
 void await_proceed(Context& context) {
   uint8_t bytes[64];
+  iovec part{bytes, sizeof bytes};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
   ssize_t got;
   do {
-    got = ::recv(context.sync.get(), bytes, sizeof bytes, 0);
+    got = ::recvmsg(context.sync.get(), &message, MSG_CMSG_CLOEXEC);
   } while (got < 0 && errno == EINTR);
+  const cmsghdr* header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+    int received;
+    std::memcpy(&received, CMSG_DATA(header), sizeof received);
+    UniqueFd in(received);
+    if (::dup2(in.get(), STDIN_FILENO) < 0) ::_exit(1);
+  }
   bool proceed = false;
   if (got <= 0 || !decode_to_init({bytes, static_cast<size_t>(got)}, proceed) || !proceed)
     ::_exit(0);

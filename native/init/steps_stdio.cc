@@ -102,7 +102,8 @@ Outcome carry_out(Context&, const OwnStdio& step) {
     // A terminal keeps its group: "tty", for write(1).
     gid_t gid = tty ? static_cast<gid_t>(-1) : step.gid;
     if (info.st_uid == step.uid && (tty || info.st_gid == step.gid)) continue;
-    if (::fchown(fd, step.uid, gid) == 0 || !stream) continue;
+    // Not fchown: stdin may be O_PATH until the start gate opens.
+    if (::fchownat(fd, "", step.uid, gid, AT_EMPTY_PATH) == 0 || !stream) continue;
     // EINVAL, EPERM: the owner is not mapped in this user namespace; EROFS: nothing to be done.
     if (errno != EINVAL && errno != EPERM && errno != EROFS) return fail("chown");
   }

@@ -21,6 +21,7 @@ struct StdioSpec {
   std::string_view out;
   std::string_view err;
   bool terminal = false;
+  bool stdin_at_gate = false;
   bool append = false;
 };
 

@@ -80,6 +80,9 @@ void decode_stdio(pbf_reader body, StdioSpec& stdio) {
       case at(5, kVarint):
         stdio.append = body.get_bool();
         break;
+      case at(6, kVarint):
+        stdio.stdin_at_gate = body.get_bool();
+        break;
       default:
         body.skip();
     }

@@ -250,8 +250,10 @@ void Process::proceed(uint64_t request) {
   // Under way already: the answer goes to the new request.
   if (phase_ != Phase::kPaused) return;
   phase_ = Phase::kContinuing;
+  UniqueFd late_stdin;
+  if (paused_at_ == "start") late_stdin = stdio_.open_late_stdin();
   // A process that died at its gate is seen by its pidfd.
-  (void)send_to_init(sync_.fd(), true).ok();
+  (void)send_to_init(sync_.fd(), true, late_stdin.get()).ok();
 }
 
 int Process::signal(int signum) {

@@ -90,6 +90,15 @@ Status ProcessStdio::open(const StdioSpec& spec) {
 Status ProcessStdio::open_stdin(const StdioSpec& spec) {
   if (spec.in.empty()) return success();
   std::string path(spec.in);
+  if (spec.stdin_at_gate && !terminal_) {
+    late_stdin_.reset(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    if (!late_stdin_) return fail(spec.in, "open");
+    if (is_fifo(late_stdin_.get())) {
+      process_fds_[0].reset(::fcntl(late_stdin_.get(), F_DUPFD_CLOEXEC, 3));
+      return process_fds_[0] ? success() : fail(spec.in, "dup");
+    }
+    late_stdin_.reset();
+  }
   // Non-blocking: a fifo without a writer would not open otherwise.
   UniqueFd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
   if (!reader) return fail(spec.in, "open");
@@ -160,7 +169,19 @@ int ProcessStdio::resize(uint32_t width, uint32_t height) {
   return ::ioctl(master_.fd(), TIOCSWINSZ, &size) == 0 ? 0 : errno;
 }
 
+// ctr closes stdin by CloseIO only if its input ends after create was answered. A client that could
+// write before that would have its end of file lost, so the fifo gets its reader at start.
+UniqueFd ProcessStdio::open_late_stdin() {
+  UniqueFd path = std::move(late_stdin_);
+  if (!path) return {};
+  UniqueFd reader = reopen(path.get(), O_RDONLY | O_NONBLOCK);
+  if (!reader || !set_blocking(reader.get())) return {};
+  if (!stdin_closed_) stdin_keeper_ = reopen(path.get(), O_WRONLY | O_NONBLOCK);
+  return reader;
+}
+
 void ProcessStdio::close_stdin() {
+  stdin_closed_ = true;
   stdin_keeper_.reset();
   // With a terminal the client's end of input says nothing to the program: only the copying stops.
   // What came before is still delivered, which is why the reader goes when it has reached the end
@@ -170,6 +191,7 @@ void ProcessStdio::close_stdin() {
 void ProcessStdio::process_ended() {
   ended_ = true;
   stdin_keeper_.reset();
+  late_stdin_.reset();
   stdin_reader_.reset();
   stdin_.stop();
   to_master_.clear();

@@ -54,6 +54,8 @@ class ProcessStdio {
   // The pty's master has come.
   void set_console(UniqueFd master);
   void close_stdin();
+  // stdin_at_gate: opens stdin now that its reader is to start; -1 when there is nothing to hand over.
+  UniqueFd open_late_stdin();
   // TIOCSWINSZ; 0 when there is no terminal (yet).
   int resize(uint32_t width, uint32_t height);
   // The process ended: what it wrote is still delivered.
@@ -79,6 +81,9 @@ class ProcessStdio {
   std::string failed_path_;
   UniqueFd process_fds_[3];
   UniqueFd stdin_keeper_;
+  // An O_PATH descriptor of the fifo until the gate opens.
+  UniqueFd late_stdin_;
+  bool stdin_closed_ = false;
   UniqueFd output_keepers_[2];
   LateReader late_readers_[2];
 

@@ -11,6 +11,8 @@ export interface StdioPaths {
   terminal: boolean;
   /** stdout and stderr are plain files that grow (file:// scheme). */
   append?: boolean;
+  /** stdin gets its reader only when the gate "start" opens; for plans that have that gate. */
+  stdinAtGate?: boolean;
 }
 
 export interface LaunchResult {

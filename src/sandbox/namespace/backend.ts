@@ -31,6 +31,7 @@ import { encodePlan } from '../../plan/encode.ts';
 import { compileExec } from '../../plan/exec.ts';
 import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
+import { LaunchError } from '../executor.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import { specOf } from '../spec.ts';
 
@@ -56,7 +57,7 @@ export class NamespaceBackend implements Backend {
   async create(record: ContainerRecord, input: CreateInput): Promise<void> {
     const id = record.id ?? '';
     const { executor } = input;
-    const plan = encodePlan(this.compile(record, input));
+    const plan = this.compile(record, input);
     try {
       checkUnoccupied(this.#view(record), id);
     } catch (error) {
@@ -65,7 +66,10 @@ export class NamespaceBackend implements Backend {
       throw error;
     }
     input.journal(record);
-    let result = await executor.launch(id, plan, input.stdio);
+    const stdio = { ...input.stdio, stdinAtGate: input.startFifo === undefined };
+    let result = await executor.launch(id, encodePlan(plan), stdio).catch((error: unknown) => {
+      throw nameMount(error, plan);
+    });
     if (record.init) record.init.pid = result.pid;
     while (result.pausedAt === 'createRuntime') {
       await input.runCreateHooks(result.pid);
@@ -174,6 +178,15 @@ export class NamespaceBackend implements Backend {
     for (const warning of warnings) this.#host.warn(id, warning);
     return { program, flags };
   }
+}
+
+/** A mount is known by where it goes; the step that failed may only know its file system type. */
+function nameMount(error: unknown, plan: LaunchPlan): unknown {
+  if (!(error instanceof LaunchError) || error.failure.index === undefined) return error;
+  const slot = plan.steps?.[error.failure.index]?.fsMount?.slot;
+  if (slot === undefined) return error;
+  const target = plan.steps?.find(({ attach }) => attach?.slot === slot)?.attach?.target;
+  return target ? new LaunchError({ ...error.failure, path: target }) : error;
 }
 
 /** Then the kernel ends every process of the container with its init. */

@@ -118,6 +118,7 @@ export default ts.config(
         console: 'readonly',
         Buffer: 'readonly',
         URL: 'readonly',
+        performance: 'readonly',
         setTimeout: 'readonly',
         clearTimeout: 'readonly',
       },

@@ -73,15 +73,16 @@ export const idle = async (containerd: PrivateContainerd, of: Contender): Promis
 export const execTrue = async (containerd: PrivateContainerd, id: string): Promise<number> =>
   ok('ctr task exec', await containerd.exec(id, fresh('exec'), ['true']));
 
-/** MB/s that a container can write to a stdout which ctr copies to /dev/null; by the writer's own clock. */
+/** MB/s that a container can write to a stdout which ctr copies to /dev/null; by the writer's own clock (10 ms steps). */
 export const stdoutRate = async (
   containerd: PrivateContainerd,
   of: Contender,
   megabytes: number,
 ): Promise<number> => {
-  const dd = `dd if=/dev/zero bs=65536 count=${megabytes * 16}`;
+  const dd = `dd if=/dev/zero bs=65536 count=${megabytes * 16} 2>/dev/null`;
+  const script = `read a x < /proc/uptime; ${dd}; read b x < /proc/uptime; echo $a $b >&2`;
   const flags = ['--rm', ...of.flags];
-  const words = ['run', '--runtime', of.runtime, ...flags, testImage, fresh('out'), 'sh', '-c', dd];
+  const words = ['run', '--runtime', of.runtime, ...flags, testImage, fresh('out'), 'sh', '-c', script];
   const { file, args, env } = containerd.command(words);
   const text = await new Promise<string>((resolve, reject) => {
     const child = spawn(file, args, { env, stdio: ['ignore', 'ignore', 'pipe'] });
@@ -92,8 +93,9 @@ export const stdoutRate = async (
     child.on('error', reject);
     child.on('close', () => resolve(stderr));
   });
-  const seconds = Number(/copied, ([\d.]+) seconds/.exec(text)?.[1] ?? 0);
-  if (seconds === 0) throw new Error(`no rate in ${JSON.stringify(text)}`);
+  const [from, to] = text.trim().split(' ').map(Number);
+  const seconds = (to ?? Number.NaN) - (from ?? Number.NaN);
+  if (!(seconds > 0)) throw new Error(`no times in ${JSON.stringify(text)}`);
   return megabytes / seconds;
 };
 

@@ -10,6 +10,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
+import { cgroupMounts } from '../test/e2e/lib/leaks.ts';
 import { prefix, root } from '../test/e2e/lib/paths.ts';
 import { chart, table, type CaseResult } from './chart.ts';
 import { CliBench, type Cli } from './cli_cases.ts';
@@ -86,7 +87,7 @@ try {
   if (wanted('stdout')) {
     const series = await interleave(
       Math.max(3, Math.round(rounds / 6)),
-      shims.map((of) => ({ name: of.name, sample: () => ctr.stdoutRate(containerd, of, 512) })),
+      shims.map((of) => ({ name: of.name, sample: () => ctr.stdoutRate(containerd, of, 1024) })),
     );
     record(
       { name: 'stdout', title: 'stdout of a container through ctr', unit: 'MB/s', larger: true },
@@ -139,6 +140,9 @@ async function cliCases(): Promise<void> {
 }
 
 const machine = {
+  cgroups: cgroupMounts().some((mount) => mount === '/sys/fs/cgroup')
+    ? 'v2'
+    : `v1 ${cgroupMounts().length} hierarchies`,
   processor: ctr.processor(),
   cores: cpus().length,
   kernel: release(),

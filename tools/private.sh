@@ -7,6 +7,9 @@
 # there can be seen exactly, and two runs at once never meet. When the command ends, or is killed, the
 # kernel ends every process and drops every mount of it; the scratch directory and the cgroups, all
 # named after it, are removed here. The command finds the scratch directory in BULKHEAD_TEST_DIR.
+#
+# BULKHEAD_HIDE_UNIFIED=1 takes the cgroup2 mount of a hybrid machine out of sight, which leaves cgroup v1
+# pure: crun refuses to run on a hybrid machine with controllers on cgroup2.
 set -euo pipefail
 [[ $EUID -eq 0 ]] || { echo 'private.sh: must run as root' >&2; exit 1; }
 [[ $# -gt 0 ]] || { echo 'usage: private.sh COMMAND [ARGUMENTS]' >&2; exit 2; }
@@ -37,6 +40,9 @@ export BULKHEAD_TEST_DIR=$scratch
 # The shell stays PID 1 of the new namespace: it reaps orphans, which the command would not.
 unshare --mount --pid --fork --kill-child=KILL --mount-proc --propagation slave -- bash -c '
   for dir in /run/containerd /run/netns /var/lib/cni; do mount -t tmpfs -o mode=755 tmpfs $dir; done
+  if [[ -n ${BULKHEAD_HIDE_UNIFIED:-} ]] && mountpoint -q /sys/fs/cgroup/unified; then
+    umount /sys/fs/cgroup/unified
+  fi
   trap "kill -TERM \$child 2>/dev/null" TERM INT
   "$@" &
   child=$!

@@ -124,7 +124,7 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
       const { stats } = await cri.containerStats({ containerId: first });
       return Number(stats?.memory?.workingSetBytes?.value ?? 0) > 0 && stats;
     });
-    expect(Number(used.cpu?.usageCoreNanoSeconds?.value)).toBeGreaterThan(0);
+    expect(Number(used?.cpu?.usageCoreNanoSeconds?.value)).toBeGreaterThan(0);
   });
 
   it('updates resources of a running container', async () => {

@@ -13,6 +13,7 @@ import {
   seccompFlags,
   seccompOperators,
 } from './seccomp_policy.ts';
+import { readProgram, writeProgram, type StoredProgram } from './seccomp_cache.ts';
 
 export interface CompiledSeccomp {
   /** struct sock_filter[], shared by all callers: not to be written to. */
@@ -25,14 +26,19 @@ export interface CompiledSeccomp {
 
 /** Profiles in use on one host are few: the engine's default one, and some of one pod each. */
 const CACHE_SIZE = 64;
-/** Oldest first: a Map keeps the order of insertion. */
+/** By the hash of the profile's JSON. Oldest first: a Map keeps the order of insertion. */
 const cache = new Map<string, CompiledSeccomp>();
+
+/** Changes when the same profile compiles to another program: what is on disk then is not used any more. */
+const FORMAT = 1;
 
 /**
  * Compiles `linux.seccomp`. System calls and architectures that libseccomp does not know are passed over with a
  * warning. Throws a RuntimeError (InvalidArgument) that names the field.
+ *
+ * `dir`: where programs are kept on disk too (for short-lived processes); only its owner may be able to write there.
  */
-export function compileSeccomp(profile: LinuxSeccomp): CompiledSeccomp {
+export function compileSeccomp(profile: LinuxSeccomp, dir?: string): CompiledSeccomp {
   const key = contentHash(profile);
   const found = cache.get(key);
   if (found !== undefined) {
@@ -40,7 +46,7 @@ export function compileSeccomp(profile: LinuxSeccomp): CompiledSeccomp {
     cache.set(key, found);
     return found;
   }
-  const compiled = compileUncached(profile);
+  const compiled = dir === undefined ? compileUncached(profile) : compileStored(profile, key, dir);
   cache.set(key, compiled);
   const [oldest] = cache.keys();
   if (cache.size > CACHE_SIZE && oldest !== undefined) cache.delete(oldest);
@@ -49,16 +55,33 @@ export function compileSeccomp(profile: LinuxSeccomp): CompiledSeccomp {
 
 /** As compileSeccomp, every time anew. */
 export function compileUncached(profile: LinuxSeccomp, native: Addon = addon()): CompiledSeccomp {
-  const policy = flattenSeccomp(profile);
+  const library = native.seccompLibrary();
+  return {
+    flags: seccompFlagBits(profile, library.kernelFlags),
+    ...compileProgram(profile, library, native),
+  };
+}
+
+function compileStored(profile: LinuxSeccomp, hash: string, dir: string, native = addon()): CompiledSeccomp {
   const library = native.seccompLibrary();
   const flags = seccompFlagBits(profile, library.kernelFlags);
+  const key = [FORMAT, library.version, library.nativeArch, hash].join('-');
+  const stored = readProgram(dir, key);
+  if (stored !== undefined) return { flags, ...stored };
+  const compiled = compileProgram(profile, library, native);
+  writeProgram(dir, key, compiled);
+  return { flags, ...compiled };
+}
+
+function compileProgram(profile: LinuxSeccomp, library: { version: string }, native: Addon): StoredProgram {
+  const policy = flattenSeccomp(profile);
   const { program, unknownSyscalls, unknownArchs } = translateErrors(() => native.compileSeccomp(policy));
   const by = `not known to libseccomp ${library.version}, passed over`;
   const warnings = [
     ...(unknownSyscalls.length > 0 ? [`seccomp: system calls ${unknownSyscalls.join(', ')}: ${by}`] : []),
     ...(unknownArchs.length > 0 ? [`seccomp: architectures ${unknownArchs.join(', ')}: ${by}`] : []),
   ];
-  return { program, flags, warnings };
+  return { program, warnings };
 }
 
 export interface SeccompInfo {
@@ -92,7 +115,7 @@ function contentHash(profile: LinuxSeccomp): string {
   const text = JSON.stringify(profile, (_key, value: unknown) =>
     typeof value === 'bigint' ? `${value}n` : value,
   );
-  return createHash('sha256').update(text).digest('base64');
+  return createHash('sha256').update(text).digest('hex');
 }
 
 function translateErrors<T>(compile: () => T): T {

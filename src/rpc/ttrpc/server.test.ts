@@ -294,6 +294,14 @@ describe('stream ids', () => {
     expect(answer?.message).toMatch(/^answer: message of 41943\d\d bytes: at most 4194304 can be sent$/);
   });
 
+  it('refuses bytes that are no request', async () => {
+    const raw = new RawClient();
+    raw.transport.send(encodeFrame(1, FrameType.Request, 0, Buffer.from('ff', 'hex')));
+    const [answer] = await raw.until(1);
+    expect(answer).toMatchObject({ stream: 1, code: ErrorCode.InvalidArgument });
+    expect(answer?.message).toMatch(/^receive: request: /);
+  });
+
   it('passes over frames of unknown type', async () => {
     const raw = new RawClient();
     raw.transport.send(encodeFrame(1, 9, 0, Buffer.from('?')));

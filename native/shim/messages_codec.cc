@@ -39,6 +39,11 @@ std::span<const uint8_t> bytes_of(pbf_reader& reader) {
   return {reinterpret_cast<const uint8_t*>(view.data()), view.size()};
 }
 
+// Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the message.
+bool flag(pbf_reader& reader) {
+  return reader.get_uint64() != 0;
+}
+
 // One field of a message as a table row would have it: `number` and `type` must both fit, otherwise
 // it is skipped.
 constexpr uint32_t at(pbf_tag_type number, pbf_wire_type type) {
@@ -75,13 +80,13 @@ void decode_stdio(pbf_reader body, StdioSpec& stdio) {
         stdio.err = text(body);
         break;
       case at(4, kVarint):
-        stdio.terminal = body.get_bool();
+        stdio.terminal = flag(body);
         break;
       case at(5, kVarint):
-        stdio.append = body.get_bool();
+        stdio.append = flag(body);
         break;
       case at(6, kVarint):
-        stdio.stdin_at_gate = body.get_bool();
+        stdio.stdin_at_gate = flag(body);
         break;
       default:
         body.skip();

@@ -54,7 +54,8 @@ class ProcessStdio {
   // The pty's master has come.
   void set_console(UniqueFd master);
   void close_stdin();
-  // stdin_at_gate: opens stdin now that its reader is to start; -1 when there is nothing to hand over.
+  // stdin_at_gate: opens stdin now that its reader is to start; -1 when there is nothing to hand
+  // over.
   UniqueFd open_late_stdin();
   // TIOCSWINSZ; 0 when there is no terminal (yet).
   int resize(uint32_t width, uint32_t height);

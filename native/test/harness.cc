@@ -79,7 +79,7 @@ void follow(int sync, int out, const RunOptions& options, Run& run) {
   int64_t deadline = now_ms() + options.limit_ms;
   bool sync_open = true;
   bool out_open = true;
-  while (sync_open || out_open) {
+  while (sync_open || out_open || run.console) {
     int64_t left = deadline - now_ms();
     if (left <= 0) {
       run.timed_out = true;

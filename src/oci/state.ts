@@ -2,6 +2,7 @@
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'stopped';
 
 export interface State {
+  /** Version that the state complies with, not that of config.json. */
   ociVersion: string;
   id: string;
   /** runc adds "paused"; the specification lets runtimes define more. */

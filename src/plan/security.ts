@@ -1,6 +1,6 @@
 /** Labels, keyring, no_new_privs and seccomp. */
 import { stateAroundPid, type State } from '../oci/state.ts';
-import type { LinuxSeccomp, Process } from '../oci/types.ts';
+import { OCI_VERSION, type LinuxSeccomp, type Process } from '../oci/types.ts';
 import type { CreateContext, Slots } from './context.ts';
 import type { HostFacts, SeccompProgram, Step } from './inputs.ts';
 
@@ -86,8 +86,8 @@ function processState(
 
 /** State of the container that is being made, as hooks and listeners read it. */
 export function stateOf({ spec, input }: CreateContext, status: 'creating' | 'created'): Omit<State, 'pid'> {
-  const { ociVersion, annotations } = spec;
-  const state = { ociVersion, id: input.id, status, bundle: input.bundle };
+  const { annotations } = spec;
+  const state = { ociVersion: OCI_VERSION, id: input.id, status, bundle: input.bundle };
   return annotations === undefined ? state : { ...state, annotations };
 }
 

@@ -155,6 +155,15 @@ describe('a gate', () => {
     }
   });
 
+  it('answers who still waits for an abandoned process', async () => {
+    const launched = launch([...clone, ...gate('start'), ...shell('exit 0')]);
+    await launched.advance();
+    const waiting = failureOf(launched);
+    launched.abandon();
+    expect(await waiting).toMatchObject({ action: 0, detail: 'exited' });
+    expect(await failureOf(launched)).toMatchObject({ detail: 'exited' });
+  });
+
   it('tells when the process is killed there', async () => {
     const launched = launch([...clone, ...gate('start'), ...shell('exit 0')]);
     await launched.advance();
@@ -342,12 +351,17 @@ describe('beside Node', () => {
       const addon = require(process.argv[1]);
       addon.launch({ initPath: process.argv[2], plan: Buffer.from(process.argv[3], 'hex'), stdio: [-1, -1, -1] }, () => {});
       const released = addon.launch({ initPath: process.argv[2], plan: Buffer.from(process.argv[4], 'hex'),
-        stdio: [-1, -1, -1] }, (event) => { if (event.type === 'started') released.release(); });`;
+        stdio: [-1, -1, -1] }, (event) => {
+          if (event.type !== 'started') return;
+          console.log(event.pid);
+          released.release();
+        });`;
     const hex = (steps: Steps): string => Buffer.from(plan(steps)).toString('hex');
-    const args = ['-e', script, findAddon(), initPath, hex(shell('exit 0')), hex(shell('sleep 3'))];
+    const args = ['-e', script, findAddon(), initPath, hex(shell('exit 0')), hex(shell('sleep 60'))];
     const began = Date.now();
-    await promisify(execFile)(process.execPath, args);
-    expect(Date.now() - began).toBeLessThan(2500);
+    const { stdout } = await promisify(execFile)(process.execPath, args);
+    expect(Date.now() - began).toBeLessThan(30_000);
+    process.kill(Number(stdout), 'SIGKILL');
   });
 });
 

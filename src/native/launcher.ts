@@ -57,7 +57,8 @@ export class Launched {
   readonly #onWarning: (failure: StepFailure) => void;
   readonly #outcomes: Outcome[] = [];
   #waiting: ((outcome: Outcome) => void) | undefined;
-  #over = false;
+  /** What advance() answers once the process has ended. */
+  #end: Outcome | undefined;
   #resolveExit: (exit: LaunchExit) => void = () => {};
 
   constructor(native: Addon, initPath: string, input: LaunchInput) {
@@ -76,14 +77,10 @@ export class Launched {
 
   /**
    * Resolves when the process waits at its next gate or runs; call once for the launch and once after each proceed().
-   * Rejects with LaunchFailedError. Pending when the process was abandoned.
+   * Rejects with LaunchFailedError; detail "exited" when nothing more can come, as after abandon().
    */
   async advance(): Promise<LaunchProgress> {
-    const outcome =
-      this.#outcomes.shift() ??
-      (await new Promise<Outcome>((resolve) => {
-        this.#waiting = resolve;
-      }));
+    const outcome = this.#outcomes.shift() ?? this.#end ?? (await this.#next());
     if ('failure' in outcome) throw new LaunchFailedError(outcome.failure);
     return outcome.progress;
   }
@@ -109,7 +106,13 @@ export class Launched {
   }
 
   get over(): boolean {
-    return this.#over;
+    return this.#end !== undefined;
+  }
+
+  #next(): Promise<Outcome> {
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+    });
   }
 
   #on(event: LaunchEvent): void {
@@ -128,8 +131,10 @@ export class Launched {
       case 'warning':
         return this.#onWarning(event.failure);
       case 'exited': {
-        this.#over = true;
         const { pid, waitStatus } = event;
+        this.#end = { failure: exitedFailure(waitStatus) };
+        this.#waiting?.(this.#end);
+        this.#waiting = undefined;
         return this.#resolveExit({ pid, waitStatus, exitedAtNs: Date.now() * 1e6 });
       }
     }
@@ -141,6 +146,10 @@ export class Launched {
     if (waiting === undefined) this.#outcomes.push(outcome);
     else waiting(outcome);
   }
+}
+
+function exitedFailure(status: number): StepFailure {
+  return { index: 0, action: 0, path: '', errno: 0, detail: 'exited', status, output: '' };
 }
 
 export class Launcher {

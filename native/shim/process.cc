@@ -273,7 +273,7 @@ ProcessState Process::state() const {
     state.wait_status = static_cast<uint32_t>(wait_status_);
     state.exited_at_ns = ended_at_ns_;
   }
-  state.running = phase_ == Phase::kRunning;
+  state.running = phase_ == Phase::kRunning || (state.exited && !never_executed_);
   return state;
 }
 

@@ -7,14 +7,14 @@ import { Container } from '../runtime/container.ts';
 import type { ContainerProcess } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import { Status } from '../runtime/lifecycle.ts';
+import { endProcess } from '../sandbox/end_process.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { MonitorSession } from './monitor_session.ts';
 
 type IProcessState = bulkhead.executor.v1.IProcessState;
 
-const SIGKILL = 9;
 /** Wait status of "killed by SIGKILL", for a process that nobody saw end. */
-const LOST = SIGKILL;
+const LOST = 9;
 
 /** Adopts the containers of a monitor. Never rejects: a record that cannot be used is logged and left. */
 export async function recoverContainers(
@@ -48,27 +48,38 @@ async function recoverContainer(
     await undoCreate(ctx, container);
     return;
   }
-  for (const process of [container.init, ...container.execs.values()])
-    applyState(process, states.get(process.key));
   session.tasks.adopt(container);
+  for (const process of [container.init, ...container.execs.values()]) {
+    await applyState(session, container, process, states.get(process.key));
+  }
   for (const process of [...container.execs.values(), container.init])
     announce(session, process, states.get(process.key));
 }
 
 /** The create was cut short; containerd's request will come again and start from nothing. */
 async function undoCreate(ctx: RuntimeContext, container: Container): Promise<void> {
-  await container.executor.signal(container.id, SIGKILL).catch(() => {});
-  await container.executor.forget(container.id).catch(() => {});
+  await endProcess(container.executor, container.id);
   await container.backend.destroy(container.record);
   ctx.store.remove(container.record.namespace ?? '', container.id);
 }
 
-/** A start may have got through without its answer being recorded. */
-function applyState(process: ContainerProcess, state: IProcessState | undefined): void {
-  if (state === undefined || process.isStopped) return;
-  if (state.pid) process.record.pid = state.pid;
-  if (state.running === true && process.record.status === Status.STATUS_CREATED) {
+/**
+ * A start may have got through without its answer being recorded: it is told now, and the request that comes again is
+ * answered. One that was cut short before execve is undone, and the request that comes again starts anew.
+ */
+async function applyState(
+  session: MonitorSession,
+  container: Container,
+  process: ContainerProcess,
+  state: IProcessState | undefined,
+): Promise<void> {
+  if (state === undefined || process.record.status !== Status.STATUS_CREATED) return;
+  if (state.running === true) {
+    process.record.pid = state.pid ?? 0;
     process.record.status = Status.STATUS_RUNNING;
+    session.tasks.adoptStart(container, process);
+  } else if (process.execId !== '' && state.exited !== true) {
+    await endProcess(session.executor, process.key);
   }
 }
 

@@ -10,6 +10,7 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
+import { endProcess } from '../sandbox/end_process.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import { readBundle, rootfsPath } from './bundle.ts';
@@ -86,8 +87,9 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       },
     });
   } catch (error) {
-    await executor.signal(id, 9).catch(() => {});
-    await executor.forget(id).catch(() => {});
+    await endProcess(executor, id).catch((left: unknown) => {
+      ctx.log.warning('clean-up failed', { id, what: 'process', error: String(left) });
+    });
     throw launchSentence('create', id, error);
   }
   container.init.record.pidStartTime = processStartTime(container.init.pid) ?? 0;

@@ -3,7 +3,7 @@
  * runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
-import type { google} from '../gen/containerd.js';
+import type { google } from '../gen/containerd.js';
 import { containerd, runtimeoptions } from '../gen/containerd.js';
 import type { CreateOptions } from '../sandbox/backend.ts';
 

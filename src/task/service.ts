@@ -55,6 +55,8 @@ export class TaskService {
   readonly #creating = new Set<string>();
   /** Containers found again after an engine was restarted: a repeated request for them is answered, not refused. */
   readonly #adopted = new Set<string>();
+  /** Processes that a former engine started; containerd sends the start again if it had no answer. */
+  readonly #adoptedStarts = new Set<ContainerProcess>();
 
   constructor(options: TaskServiceOptions) {
     this.#o = options;
@@ -69,7 +71,16 @@ export class TaskService {
   adopt(container: Container): void {
     this.#containers.set(container.id, container);
     this.#adopted.add(container.id);
+    for (const process of [container.init, ...container.execs.values()]) {
+      if (process.record.status !== Status.STATUS_CREATED) this.#adoptedStarts.add(process);
+    }
     this.#watchOom(container);
+  }
+
+  /** Tells a start that a former engine did not; the request for it will come again. */
+  adoptStart(container: Container, process: ContainerProcess): void {
+    this.#adoptedStarts.add(process);
+    this.#publishStart(container, process);
   }
 
   async create(request: Req<'CreateTaskRequest'>): Promise<containerd.task.v3.ICreateTaskResponse> {
@@ -112,23 +123,24 @@ export class TaskService {
   async start(request: Req<'StartRequest'>): Promise<containerd.task.v3.IStartResponse> {
     const container = this.#container('start', request.id);
     const process = this.#process('start', container, request.execId);
-    if (this.#adopted.has(container.id) && process.record.status === Status.STATUS_RUNNING)
-      return { pid: process.pid };
+    if (this.#adoptedStarts.delete(process)) return { pid: process.pid };
     const started = this.#start(container, process);
     process.starting = started.catch(() => {});
     return { pid: await started };
   }
 
   async #start(container: Container, process: ContainerProcess): Promise<number> {
+    if (process.execId === '') await startContainer(this.#o.ctx, container);
+    else await startExec(this.#o.ctx, container, process);
+    this.#publishStart(container, process);
+    return process.pid;
+  }
+
+  #publishStart(container: Container, process: ContainerProcess): void {
     const containerId = container.id;
-    if (process.execId === '') {
-      const pid = await startContainer(this.#o.ctx, container);
-      this.#o.events.publish('start', { containerId, pid });
-      return pid;
-    }
-    const pid = await startExec(this.#o.ctx, container, process);
-    this.#o.events.publish('exec-started', { containerId, execId: process.execId, pid });
-    return pid;
+    const { pid, execId } = process;
+    if (execId === '') this.#o.events.publish('start', { containerId, pid });
+    else this.#o.events.publish('exec-started', { containerId, execId, pid });
   }
 
   async delete(request: Req<'DeleteRequest'>): Promise<containerd.task.v3.IDeleteResponse> {

@@ -215,7 +215,7 @@ describe('the launched process', () => {
 
   it('lives on when it is released', async () => {
     const events: string[] = [];
-    const handle = start(shell('sleep 30'), (event) => events.push(event.type));
+    const handle = start(shell('exec sleep 30'), (event) => events.push(event.type));
     while (events.length === 0) await sleep(1);
     const { pid } = handle;
     handle.release();
@@ -326,12 +326,13 @@ describe('beside Node', () => {
           addon: findAddon(),
           initPath,
           waits: plan([...clone, ...gate('start'), ...shell('exit 0')]),
-          runs: plan(shell('sleep 30')),
+          runs: plan(shell('exec sleep 30')),
         },
       });
       const seen = new Set<string>();
-      const pid = await new Promise<number>((resolve) => {
+      const pid = await new Promise<number>((resolve, reject) => {
         let runs = 0;
+        worker.on('error', reject);
         worker.on('message', (message: string | number) => {
           if (typeof message === 'number') runs = message;
           else seen.add(message);
@@ -357,7 +358,7 @@ describe('beside Node', () => {
           released.release();
         });`;
     const hex = (steps: Steps): string => Buffer.from(plan(steps)).toString('hex');
-    const args = ['-e', script, findAddon(), initPath, hex(shell('exit 0')), hex(shell('sleep 60'))];
+    const args = ['-e', script, findAddon(), initPath, hex(shell('exit 0')), hex(shell('exec sleep 60'))];
     const began = Date.now();
     const { stdout } = await promisify(execFile)(process.execPath, args);
     expect(Date.now() - began).toBeLessThan(30_000);

@@ -34,6 +34,7 @@ namespace {
 
 constexpr int kFlushMs = 2000;
 constexpr uint32_t kTrimMs = 1000;
+constexpr uint32_t kAbandonedMs = 10000;
 
 class Monitor : public EngineHandler {
  public:
@@ -43,12 +44,13 @@ class Monitor : public EngineHandler {
         engine_(poller_, install, *this),
         relay_(poller_, engine_),
         processes_(poller_, engine_, install),
-        trim_(poller_, on_timer<Monitor, &Monitor::trim>, this) {}
+        trim_(poller_, on_timer<Monitor, &Monitor::trim>, this),
+        abandoned_(poller_, on_timer<Monitor, &Monitor::leave_if_abandoned>, this) {}
 
   int run(UniqueFd engine);
 
   void engine_up() override;
-  void engine_down() override { relay_.engine_down(); }
+  void engine_down() override;
   bool engine_message(std::span<const uint8_t> bytes) override;
   void engine_drained() override { relay_.engine_drained(); }
 
@@ -56,6 +58,7 @@ class Monitor : public EngineHandler {
   bool watch_signals();
   void signal_ready(uint32_t events);
   void trim() { ::malloc_trim(0); }
+  void leave_if_abandoned();
 
   Hello hello_;
   ShimSocket socket_;
@@ -65,12 +68,15 @@ class Monitor : public EngineHandler {
   ProcessTable processes_;
   Watch signals_;
   Timer trim_;
+  Timer abandoned_;
   bool running_ = true;
+  bool served_ = false;  // the engine has said Welcome
 };
 
 int Monitor::run(UniqueFd engine) {
   if (Status opened = poller_.open(); !opened) return 1;
   if (!watch_signals() || !relay_.start(socket_.take_listener())) return 1;
+  abandoned_.arm(kAbandonedMs);
   engine_.start(std::move(engine));
   trim_.arm(kTrimMs);
   while (running_) poller_.run_once();
@@ -105,6 +111,24 @@ void Monitor::signal_ready(uint32_t) {
   processes_.reap_orphans();
 }
 
+void Monitor::engine_down() {
+  served_ = false;
+  if (!abandoned_.armed()) abandoned_.arm(kAbandonedMs);
+  relay_.engine_down();
+}
+
+// Without an engine nobody could tell us to leave: a monitor that nobody is connected to and that
+// has nothing to remember would stay for ever where Bulkhead was removed, or cannot start.
+void Monitor::leave_if_abandoned() {
+  if (served_) return;
+  if (processes_.empty() && relay_.empty()) {
+    log_warning("monitor: no engine, no containers, no connections: leaving");
+    running_ = false;
+  } else {
+    abandoned_.arm(kAbandonedMs);
+  }
+}
+
 void Monitor::engine_up() {
   HelloBuilder hello(hello_);
   processes_.add_states(hello);
@@ -121,6 +145,8 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
   switch (message.kind) {
     case Kind::kWelcome:
       engine_.welcomed();
+      served_ = true;
+      abandoned_.cancel();
       if (message.protocol != kProtocol) log_warning("monitor: the engine speaks another protocol");
       break;
     case Kind::kStreamData:

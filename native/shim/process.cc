@@ -226,6 +226,7 @@ void Process::settle_launch() {
   table_.engine_.send(phase_ == Phase::kStarting ? encode_launched(request_, key_, pid, "")
                                                  : encode_started(request_, key_, pid));
   phase_ = Phase::kRunning;
+  executed_ = true;
   paused_at_.clear();
 }
 
@@ -273,7 +274,7 @@ ProcessState Process::state() const {
     state.wait_status = static_cast<uint32_t>(wait_status_);
     state.exited_at_ns = ended_at_ns_;
   }
-  state.running = phase_ == Phase::kRunning || (state.exited && !never_executed_);
+  state.running = executed_;
   return state;
 }
 

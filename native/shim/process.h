@@ -78,7 +78,8 @@ class Process {
   bool cloned_ = false;
   bool outer_alive_ = true;
   bool main_alive_ = true;
-  bool never_executed_ = false;
+  bool never_executed_ = false;  // ended before it
+  bool executed_ = false;        // execve done
   bool step_failed_ = false;
   StepFailure failure_;
   std::string paused_at_;
@@ -114,6 +115,8 @@ class ProcessTable {
   void reap_orphans();
   // Nothing is launched, runs or waits.
   bool idle() const;
+  // Nothing is remembered either.
+  bool empty() const { return processes_ == nullptr; }
 
  private:
   friend class Process;

@@ -94,6 +94,8 @@ class Relay {
   void engine_up();
   void engine_down();
   void engine_drained() { balance(); }
+  // Nobody is connected.
+  bool empty() const { return connections_ == nullptr; }
   // Stops listening and writes what waits, for at most `timeout_ms`.
   void finish(int timeout_ms);
 

@@ -38,7 +38,9 @@ export class Session {
 
   /** The stream's bytes so far, conn by conn. */
   data(conn: number): Buffer {
-    return Buffer.concat(this.all('streamData').flatMap((part) => (part.conn === conn ? [part.data ?? Buffer.alloc(0)] : [])));
+    return Buffer.concat(
+      this.all('streamData').flatMap((part) => (part.conn === conn ? [part.data ?? Buffer.alloc(0)] : [])),
+    );
   }
 }
 

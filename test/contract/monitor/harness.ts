@@ -3,7 +3,18 @@
  * containerd's end of its socket. dispose() ends what is left and reports processes that should not be there.
  */
 import { spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -24,7 +35,11 @@ export interface Finished {
 }
 
 /** Waits until `check` returns something truthy; its value. The message says what was waited for. */
-export async function until<T>(what: string, check: () => T | undefined | false | null, timeoutMs = 5000): Promise<T> {
+export async function until<T>(
+  what: string,
+  check: () => T | undefined | false | null,
+  timeoutMs = 5000,
+): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const value = check();
@@ -97,11 +112,20 @@ export class ShimRig {
   }
 
   /** Runs the binary as containerd does: cwd is the bundle, stdout and stderr read to their end. */
-  exec(words: string[], options: { name?: string; input?: Uint8Array; env?: Record<string, string>; cwd?: string } = {}): Promise<Finished> {
+  exec(
+    words: string[],
+    options: { name?: string; input?: Uint8Array; env?: Record<string, string>; cwd?: string } = {},
+  ): Promise<Finished> {
     const began = process.hrtime.bigint();
     const child = spawn(join(this.dir, 'bin', options.name ?? 'containerd-shim-bulkhead-v2'), words, {
       cwd: options.cwd ?? this.bundle(),
-      env: { PATH: process.env.PATH, BULKHEAD_ROOT: this.root, TTRPC_ADDRESS: `${this.address}.ttrpc`, MAX_SHIM_VERSION: '2', ...options.env },
+      env: {
+        PATH: process.env.PATH,
+        BULKHEAD_ROOT: this.root,
+        TTRPC_ADDRESS: `${this.address}.ttrpc`,
+        MAX_SHIM_VERSION: '2',
+        ...options.env,
+      },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     child.stdin.on('error', () => {});
@@ -124,7 +148,16 @@ export class ShimRig {
   }
 
   flags(id: string): string[] {
-    return ['-namespace', 'test', '-address', this.address, '-publish-binary', '/usr/bin/containerd', '-id', id];
+    return [
+      '-namespace',
+      'test',
+      '-address',
+      this.address,
+      '-publish-binary',
+      '/usr/bin/containerd',
+      '-id',
+      id,
+    ];
   }
 
   start(id = 'web', options: Parameters<ShimRig['exec']>[1] = {}): Promise<Finished> {
@@ -160,8 +193,11 @@ export class ShimRig {
   async dispose(): Promise<void> {
     for (const client of this.#clients) client.socket.destroy();
     for (const session of this.engine.sessions) if (!session.closed) session.send({ shutdown: {} });
-    await until('monitors to leave', () => this.#pids.every((pid) => !alive(pid)), 1500).catch(() => undefined);
-    for (const pid of this.#pids) killTree(pid);
+    await until('monitors to leave', () => this.#pids.every((pid) => !alive(pid)), 1500).catch(
+      () => undefined,
+    );
+    // Also monitors that no test got to know.
+    for (const pid of [...this.#pids, ...processesBelow(this.dir)]) killTree(pid);
     this.#pids = [];
     await this.engine.close();
     rmSync(this.dir, { recursive: true, force: true });
@@ -183,6 +219,20 @@ export function childrenOf(pid: number): number[] {
   } catch {
     return [];
   }
+}
+
+/** Processes whose executable lies below a directory. */
+export function processesBelow(dir: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return readlinkSync(`/proc/${pid}/exe`).startsWith(`${dir}/`);
+      } catch {
+        return false;
+      }
+    })
+    .map(Number);
 }
 
 function killTree(pid: number): void {

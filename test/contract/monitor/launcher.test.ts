@@ -1,5 +1,14 @@
 import { createHash } from 'node:crypto';
-import { chmodSync, existsSync, lstatSync, readFileSync, rmSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ShimRig, alive, until } from './harness.ts';
@@ -24,10 +33,13 @@ describe('start', () => {
   });
 
   it('hands everything it was told to the engine', async () => {
-    const started = await rig.exec(['--namespace=test', `--address=${rig.address}`, '-publish-binary', '/p', '-id=web', '-debug', 'start'], {
-      name: 'containerd-shim-bulkhead-vm-v2',
-      input: Buffer.from('options'),
-    });
+    const started = await rig.exec(
+      ['--namespace=test', `--address=${rig.address}`, '-publish-binary', '/p', '-id=web', '-debug', 'start'],
+      {
+        name: 'containerd-shim-bulkhead-vm-v2',
+        input: Buffer.from('options'),
+      },
+    );
     expect(started.status).toBe(0);
     const { stdin, ...request } = rig.engine.requests[0] ?? {};
     expect(request).toMatchObject({
@@ -45,11 +57,22 @@ describe('start', () => {
     expect(Buffer.from(stdin ?? []).toString()).toBe('options');
     const { hello } = await until('hello', () => rig.engine.sessions[0]);
     rig.adopt(hello.monitorPid ?? 0);
-    expect(hello).toMatchObject({ protocolMin: 1, protocolMax: 1, wall: 'vm', namespace: 'test', group: 'web', bundle: rig.bundle(), debug: true });
+    expect(hello).toMatchObject({
+      protocolMin: 1,
+      protocolMax: 1,
+      wall: 'vm',
+      namespace: 'test',
+      group: 'web',
+      bundle: rig.bundle(),
+      debug: true,
+    });
   });
 
   it('prints the bootstrap text of the engine with the path filled in', async () => {
-    rig.engine.onRequest = () => ({ group: 'pod', bootstrap: Buffer.from('{"version":2,"address":"@ADDRESS@"}') });
+    rig.engine.onRequest = () => ({
+      group: 'pod',
+      bootstrap: Buffer.from('{"version":2,"address":"@ADDRESS@"}'),
+    });
     const started = await rig.start();
     const path = `/run/containerd/s/${createHash('sha256').update(`${rig.address}/test/pod`).digest('hex')}`;
     expect(started.stdout).toBe(`{"version":2,"address":"${path}"}`);
@@ -58,7 +81,11 @@ describe('start', () => {
 
   it('prints the sentence of the engine and fails', async () => {
     rig.engine.onRequest = () => ({ error: 'start web: config.json: no such file or directory' });
-    expect(await rig.start()).toMatchObject({ status: 1, stdout: '', stderr: 'start web: config.json: no such file or directory\n' });
+    expect(await rig.start()).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: 'start web: config.json: no such file or directory\n',
+    });
   });
 
   it('joins the monitor of its group', async () => {
@@ -93,10 +120,23 @@ describe('start', () => {
   });
 
   it('names the flag that is wrong', async () => {
-    expect(await rig.exec(['-bogus', 'start'])).toMatchObject({ status: 1, stdout: '', stderr: 'containerd-shim-bulkhead-v2: flag -bogus: not defined\n' });
-    expect(await rig.exec(['-id', 'x', 'start'])).toMatchObject({ status: 1, stderr: 'start x: flag -namespace: not set\n' });
-    expect(await rig.exec(['-namespace', 'x', 'start'])).toMatchObject({ status: 1, stderr: 'start: flag -id: not set\n' });
-    expect(await rig.exec([])).toMatchObject({ status: 1, stderr: 'containerd-shim-bulkhead-v2: an action is needed: start or delete\n' });
+    expect(await rig.exec(['-bogus', 'start'])).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: 'containerd-shim-bulkhead-v2: flag -bogus: not defined\n',
+    });
+    expect(await rig.exec(['-id', 'x', 'start'])).toMatchObject({
+      status: 1,
+      stderr: 'start x: flag -namespace: not set\n',
+    });
+    expect(await rig.exec(['-namespace', 'x', 'start'])).toMatchObject({
+      status: 1,
+      stderr: 'start: flag -id: not set\n',
+    });
+    expect(await rig.exec([])).toMatchObject({
+      status: 1,
+      stderr: 'containerd-shim-bulkhead-v2: an action is needed: start or delete\n',
+    });
   });
 
   it('prints its version without an engine', async () => {
@@ -145,11 +185,23 @@ describe('the engine', () => {
     await rig.engine.close();
     const real = new (await import('./fake_engine.ts')).FakeEngine(rig.root, 'real.sock');
     await real.listen();
-    writeFileSync(join(rig.dir, 'lib/bulkhead/engine.cjs'), `${PROXY}\nrequire('node:fs').appendFileSync(root + '/starts', 'x');`);
-    const all = await Promise.all(
-      Array.from({ length: 20 }, (_, i) => rig.start(`c${i}`, { env: { NODE_EXTRA_CA_CERTS: '/nowhere', NODE_OPTIONS: '--bogus', SECRET: 'x' } })),
+    writeFileSync(
+      join(rig.dir, 'lib/bulkhead/engine.cjs'),
+      `${PROXY}\nrequire('node:fs').appendFileSync(root + '/starts', 'x');`,
     );
-    const started = JSON.parse(readFileSync(join(rig.root, 'started'), 'utf8')) as { pid: number; cwd: string; sid: number; env: Record<string, string> };
+    const all = await Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        rig.start(`c${i}`, {
+          env: { NODE_EXTRA_CA_CERTS: '/nowhere', NODE_OPTIONS: '--bogus', SECRET: 'x' },
+        }),
+      ),
+    );
+    const started = JSON.parse(readFileSync(join(rig.root, 'started'), 'utf8')) as {
+      pid: number;
+      cwd: string;
+      sid: number;
+      env: Record<string, string>;
+    };
     enginePid = started.pid;
     expect(all.map((one) => one.stderr).join('')).toBe('');
     expect(all.every((one) => one.status === 0)).toBe(true);
@@ -174,7 +226,9 @@ describe('the engine', () => {
     rmSync(join(rig.dir, 'lib/bulkhead/node'));
     const started = await rig.start();
     expect(started).toMatchObject({ status: 1, stdout: '' });
-    expect(started.stderr).toBe(`start web: ${rig.dir}/lib/bulkhead/node: start the engine: no such file or directory\n`);
+    expect(started.stderr).toBe(
+      `start web: ${rig.dir}/lib/bulkhead/node: start the engine: no such file or directory\n`,
+    );
     expect(existsSync(join(rig.root, 'engine.sock'))).toBe(false);
   });
 
@@ -183,7 +237,9 @@ describe('the engine', () => {
     writeFileSync(join(rig.dir, 'lib/bulkhead/engine.cjs'), 'process.exit(3)');
     const started = await rig.start();
     expect(started).toMatchObject({ status: 1, stdout: '' });
-    expect(started.stderr).toBe(`start web: engine: no answer: connection reset by peer, see ${rig.root}/engine.log\n`);
+    expect(started.stderr).toBe(
+      `start web: engine: no answer: connection reset by peer, see ${rig.root}/engine.log\n`,
+    );
   });
 
   it('that drops a request is asked again', async () => {
@@ -198,21 +254,34 @@ describe('the engine', () => {
   it('has a socket whose path must fit', async () => {
     const long = `/tmp/${'x'.repeat(120)}`;
     const started = await rig.start('web', { env: { BULKHEAD_ROOT: long } });
-    expect(started).toMatchObject({ status: 1, stdout: '', stderr: `start web: ${long}/engine.sock: connect: file name too long\n` });
+    expect(started).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: `start web: ${long}/engine.sock: connect: file name too long\n`,
+    });
   });
 });
 
 describe('the command', () => {
   it('runs the bundled command line with the words it got', async () => {
-    writeFileSync(join(rig.dir, 'lib/bulkhead/cli.cjs'), 'console.log(JSON.stringify([process.argv.slice(2), "NODE_EXTRA_CA_CERTS" in process.env]))');
-    const ran = await rig.exec(['state', '--root', '/x'], { name: 'bulkhead', env: { NODE_EXTRA_CA_CERTS: '/nowhere' } });
+    writeFileSync(
+      join(rig.dir, 'lib/bulkhead/cli.cjs'),
+      'console.log(JSON.stringify([process.argv.slice(2), "NODE_EXTRA_CA_CERTS" in process.env]))',
+    );
+    const ran = await rig.exec(['state', '--root', '/x'], {
+      name: 'bulkhead',
+      env: { NODE_EXTRA_CA_CERTS: '/nowhere' },
+    });
     expect(ran).toMatchObject({ status: 0, stdout: '[["state","--root","/x"],false]\n', stderr: '' });
   });
 
   it('says so when Node is missing', async () => {
     unlinkSync(join(rig.dir, 'lib/bulkhead/node'));
     const ran = await rig.exec(['state'], { name: 'bulkhead' });
-    expect(ran).toMatchObject({ status: 1, stderr: `bulkhead: ${rig.dir}/lib/bulkhead/node: exec: no such file or directory\n` });
+    expect(ran).toMatchObject({
+      status: 1,
+      stderr: `bulkhead: ${rig.dir}/lib/bulkhead/node: exec: no such file or directory\n`,
+    });
   });
 
   it('refuses a name it does not know', async () => {

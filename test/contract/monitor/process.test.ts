@@ -29,9 +29,15 @@ function launch(key: string, plan: Uint8Array, stdio = {}, to = session): number
   to.send({ launch: { request: ++request, key, plan, stdio } });
   return request;
 }
-const answer = <K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(kind: K, key: string, from = session) =>
-  until(`${kind} of ${key}`, () => messageFor(from, kind, key));
-async function replyTo(send: (request: number) => Parameters<Session['send']>[0], from = session): Promise<number> {
+const answer = <K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(
+  kind: K,
+  key: string,
+  from = session,
+) => until(`${kind} of ${key}`, () => messageFor(from, kind, key));
+async function replyTo(
+  send: (request: number) => Parameters<Session['send']>[0],
+  from = session,
+): Promise<number> {
   const id = ++request;
   from.send(send(id));
   return (await until('a reply', () => from.all('reply').find((reply) => reply.request === id))).errno ?? 0;
@@ -39,7 +45,8 @@ async function replyTo(send: (request: number) => Parameters<Session['send']>[0]
 /** Order of the messages about a key, by kind. */
 const story = (key: string, from = session) =>
   from.received.flatMap((message) => {
-    for (const kind of ['launched', 'started', 'exited', 'launchFailed'] as const) if (message[kind]?.key === key) return [kind];
+    for (const kind of ['launched', 'started', 'exited', 'launchFailed'] as const)
+      if (message[kind]?.key === key) return [kind];
     return [];
   });
 
@@ -61,7 +68,9 @@ describe('a launch', () => {
     launch('web', execPlan('exec sleep 60', [...steps, GATE]));
     const launched = await answer('launched', 'web');
     expect(launched.pausedAt).toBe('start');
-    expect(readFileSync(`/proc/${launched.pid}/stat`, 'utf8').split(') ')[1]?.split(' ')[1]).toBe(String(pid));
+    expect(readFileSync(`/proc/${launched.pid}/stat`, 'utf8').split(') ')[1]?.split(' ')[1]).toBe(
+      String(pid),
+    );
     session.send({ continue: { request: ++request, key: 'web' } });
     expect(await answer('started', 'web')).toMatchObject({ request, pid: launched.pid });
     await until('sleep', () => readFileSync(`/proc/${launched.pid}/comm`, 'utf8') === 'sleep\n');
@@ -83,10 +92,16 @@ describe('a launch', () => {
   });
 
   it('that fails names the step and leaves no key and no process', async () => {
-    const missing = bulkhead.plan.v1.LaunchPlan.encode({ version: 1, id: 'x', steps: [CLONE, { exec: { file: '/no/such', args: ['x'] } }] }).finish();
+    const missing = bulkhead.plan.v1.LaunchPlan.encode({
+      version: 1,
+      id: 'x',
+      steps: [CLONE, { exec: { file: '/no/such', args: ['x'] } }],
+    }).finish();
     for (let round = 0; round < 3; round++) {
       const id = launch('web', missing);
-      const failed = await until('failure', () => session.all('launchFailed').find((one) => one.request === id));
+      const failed = await until('failure', () =>
+        session.all('launchFailed').find((one) => one.request === id),
+      );
       expect(failed.step).toMatchObject({ index: 1, action: 65, path: '/no/such', errno: ENOENT });
     }
     expect(childrenOf(pid)).toEqual([]);
@@ -94,7 +109,11 @@ describe('a launch', () => {
   });
 
   it('that fails after its gate answers Continue and leaves no key', async () => {
-    const plan = bulkhead.plan.v1.LaunchPlan.encode({ version: 1, id: 'x', steps: [CLONE, GATE, { exec: { file: '/no/such', args: ['x'] } }] }).finish();
+    const plan = bulkhead.plan.v1.LaunchPlan.encode({
+      version: 1,
+      id: 'x',
+      steps: [CLONE, GATE, { exec: { file: '/no/such', args: ['x'] } }],
+    }).finish();
     launch('web', plan);
     await answer('launched', 'web');
     session.send({ continue: { request: ++request, key: 'web' } });
@@ -113,7 +132,11 @@ describe('a launch', () => {
     launch('web', execPlan('exec sleep 60'));
     await answer('launched', 'web');
     const id = launch('web', execPlan('exit 0'));
-    expect(await answer('launchFailed', 'web')).toMatchObject({ request: id, op: 'duplicate key', errno: EEXIST });
+    expect(await answer('launchFailed', 'web')).toMatchObject({
+      request: id,
+      op: 'duplicate key',
+      errno: EEXIST,
+    });
     expect(await replyTo((one) => ({ forget: { request: one, key: 'web' } }))).toBe(EBUSY);
     await replyTo((one) => ({ signal: { request: one, key: 'web', signal: 9 } }));
     await answer('exited', 'web');
@@ -125,7 +148,11 @@ describe('a launch', () => {
   it('whose fifo is missing says which', async () => {
     const stdout = join(rig.dir, 'no-fifo');
     launch('web', execPlan('exit 0'), { stdout });
-    expect(await answer('launchFailed', 'web')).toMatchObject({ op: 'open stdio', errno: ENOENT, path: stdout });
+    expect(await answer('launchFailed', 'web')).toMatchObject({
+      op: 'open stdio',
+      errno: ENOENT,
+      path: stdout,
+    });
     expect(existsSync(stdout)).toBe(false);
   });
 
@@ -177,11 +204,18 @@ describe('the monitor', () => {
     const runs = await answer('launched', 'runs');
     const waits = await answer('launched', 'waits');
     const exit = await answer('exited', 'exited');
+    launch('died', execPlan('exit 0', [CLONE, GATE]));
+    const died = await answer('launched', 'died');
+    process.kill(died.pid ?? 0, 'SIGKILL');
+    await answer('exited', 'died');
     await rig.engine.crash(true);
     const second = await until('a new session', () => rig.engine.sessions[1]);
-    const states = [...(second.hello.processes ?? [])].sort((a, b) => (a.key ?? '').localeCompare(b.key ?? ''));
+    const states = [...(second.hello.processes ?? [])].sort((a, b) =>
+      (a.key ?? '').localeCompare(b.key ?? ''),
+    );
     expect(states).toMatchObject([
-      { key: 'exited', exited: true, running: false, waitStatus: 9 << 8, exitedAtNs: exit.exitedAtNs },
+      { key: 'died', exited: true, running: false, waitStatus: 9 },
+      { key: 'exited', exited: true, running: true, waitStatus: 9 << 8, exitedAtNs: exit.exitedAtNs },
       { key: 'runs', pid: runs.pid, running: true, exited: false },
       { key: 'waits', pid: waits.pid, pausedAt: 'start', running: false, exited: false },
     ]);

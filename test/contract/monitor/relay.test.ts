@@ -20,7 +20,8 @@ beforeEach(async () => {
 });
 afterEach(() => rig.dispose());
 
-const opened = (from: Session, count: number) => until('streams', () => from.all('streamOpen').length >= count);
+const opened = (from: Session, count: number) =>
+  until('streams', () => from.all('streamOpen').length >= count);
 const reply = (to: Session, conn: number, frame: Buffer) => to.send({ streamData: { conn, data: frame } });
 async function nextSession(after: number): Promise<Session> {
   return until('a new session', () => rig.engine.sessions[after]);
@@ -35,7 +36,11 @@ async function dialled(): Promise<{ client: Client; conn: number }> {
 
 describe('ttrpc', () => {
   it('is relayed frame by frame, however it is cut', async () => {
-    const frames = [ttrpc(1, REQUEST, 'a'), ttrpc(3, REQUEST, Buffer.alloc(70_000, 7)), ttrpc(5, REQUEST, '')];
+    const frames = [
+      ttrpc(1, REQUEST, 'a'),
+      ttrpc(3, REQUEST, Buffer.alloc(70_000, 7)),
+      ttrpc(5, REQUEST, ''),
+    ];
     const client = await rig.dial(socket);
     const bytes = Buffer.concat(frames);
     for (let at = 0; at < bytes.length; at += at < 40 ? 1 : 9973) {
@@ -131,7 +136,9 @@ describe('an engine that dies', () => {
     const second = await nextSession(1);
     await until('replay', () => second.all('streamData').length === 2);
     expect(second.all('streamOpen')).toMatchObject([{ conn, protocol: 0 }]);
-    expect(second.data(conn)).toEqual(Buffer.concat([ttrpc(1, REQUEST, 'first'), ttrpc(5, REQUEST, 'third')]));
+    expect(second.data(conn)).toEqual(
+      Buffer.concat([ttrpc(1, REQUEST, 'first'), ttrpc(5, REQUEST, 'third')]),
+    );
     reply(second, conn, ttrpc(1, RESPONSE, 'late'));
     await until('the answer', () => client.received.length === 18 + 14);
     expect(client.closed).toBe(false);
@@ -202,6 +209,16 @@ describe('the monitor', () => {
   it('ends at SIGTERM when it has no processes', async () => {
     process.kill(pid, 'SIGTERM');
     await until('its end', () => !alive(pid));
+  });
+
+  it('leaves when it has no engine and nothing to keep, and only then', async () => {
+    const kept = await rig.monitor('kept');
+    await rig.dial(kept.socket);
+    await rig.engine.crash(false);
+    await until('its end', () => !alive(pid), 15_000);
+    await expect(rig.dial(socket)).rejects.toMatchObject({ code: 'ENOENT' });
+    await pause(500);
+    expect(alive(kept.pid)).toBe(true);
   });
 
   it('is small', () => {

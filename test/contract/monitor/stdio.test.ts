@@ -1,5 +1,14 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, openSync, readFileSync, readSync, readlinkSync, readdirSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  openSync,
+  readFileSync,
+  readSync,
+  readlinkSync,
+  readdirSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { bulkhead } from '../../../src/gen/bulkhead.js';
@@ -180,6 +189,36 @@ describe('without a terminal', () => {
     await answer('exited', 'web');
   });
 
+  it('stdin may get its reader with the start gate: a client cannot write before', async () => {
+    const paths = { stdin: fifo('in'), stdout: fifo('out') };
+    const out = new Reader(paths.stdout);
+    launch('web', execPlan('cat; echo end', [{ gate: { point: 'start' } }]), { ...paths, stdinAtGate: true });
+    await answer('launched', 'web');
+    expect(() => writer(paths.stdin)).toThrow('ENXIO');
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await answer('started', 'web');
+    const client = writer(paths.stdin);
+    writeSync(client, 'late\n');
+    closeWriter(client);
+    await out.until('it', (text) => text === 'late\n');
+    await pause(30);
+    expect(out.text).toBe('late\n');
+    expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
+    await out.toEnd();
+    expect(out.text).toBe('late\nend\n');
+  });
+
+  it('closed before its reader came, stdin is at its end', async () => {
+    const paths = { stdin: fifo('in'), stdout: fifo('out') };
+    const out = new Reader(paths.stdout);
+    launch('web', execPlan('cat; echo end', [{ gate: { point: 'start' } }]), { ...paths, stdinAtGate: true });
+    await answer('launched', 'web');
+    expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await out.toEnd();
+    expect(out.text).toBe('end\n');
+  });
+
   it('plain files are appended to', async () => {
     const path = join(rig.dir, 'log.txt');
     for (const word of ['one', 'two']) {
@@ -209,7 +248,9 @@ describe('without a terminal', () => {
 
 describe('with a terminal', () => {
   const TTY: bulkhead.plan.v1.IStep = { terminal: { width: 100, height: 30 } };
-  async function terminal(script: string): Promise<{ out: Reader; stdin: number; paths: { stdin: string; stdout: string } }> {
+  async function terminal(
+    script: string,
+  ): Promise<{ out: Reader; stdin: number; paths: { stdin: string; stdout: string } }> {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
     const out = new Reader(paths.stdout);
     launch('web', execPlan(script, [{ enterRoot: { path: '/' } }, TTY]), { ...paths, terminal: true });

@@ -1,6 +1,6 @@
 /**
  * Compiled seccomp programs on disk, for the command line: it is a new process each time, and a default profile takes
- * libseccomp about 4 ms. One file a program, its name says everything that it was made of; written aside and renamed, so
+ * libseccomp about 6 ms. One file a program, its name says everything that it was made of; written aside and renamed, so
  * that a reader sees a whole file or none. A file that is not what it should be is made again.
  */
 import { createHash } from 'node:crypto';

@@ -10,6 +10,7 @@ import { LaunchError } from '../sandbox/executor.ts';
 import type { Executor, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
 import { openStartGate } from './start_fifo.ts';
 
+const SIGKILL = 9;
 const { O_RDONLY, O_WRONLY, O_CREAT, O_APPEND, O_NOCTTY } = constants;
 
 /** A process that an earlier invocation launched. */
@@ -69,6 +70,7 @@ export class LocalExecutor implements Executor {
       return await this.#advance(launched, inherited);
     } catch (error) {
       this.#launched.delete(key);
+      await endProcess(launched);
       throw error;
     }
   }
@@ -152,6 +154,16 @@ export class LocalExecutor implements Executor {
   #tell(exit: ProcessExit): void {
     for (const listener of this.#exitListeners) listener(exit);
   }
+}
+
+/** A process whose launch failed is ending by itself, or must be made to; what it is in cannot be removed before. */
+async function endProcess(launched: Launched): Promise<void> {
+  try {
+    launched.signal(SIGKILL);
+  } catch {
+    // It has ended already.
+  }
+  await launched.exited;
 }
 
 function launchError({ failure }: LaunchFailedError): LaunchError {

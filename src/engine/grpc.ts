@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import { serveGrpc } from '../rpc/index.ts';
 import type { GrpcServer } from '../rpc/index.ts';
 import type { Router } from '../rpc/router.ts';
-import type { TaskPeer } from '../task/bind.ts';
+import type { TaskPeer } from './bind.ts';
 
 /** Takes a byte stream that begins with HTTP/2's preface and serves the router's methods on it for `peer`. */
 export function grpcAcceptor(router: Router<TaskPeer>): (stream: Duplex, peer: TaskPeer) => Promise<void> {

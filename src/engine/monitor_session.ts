@@ -13,7 +13,7 @@ import type { Transport } from '../rpc/transport.ts';
 import { serveTtrpc } from '../rpc/ttrpc/server.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import type { Wall } from '../sandbox/backend.ts';
-import type { TaskPeer } from '../task/bind.ts';
+import type { TaskPeer } from './bind.ts';
 import type { TaskEvents } from '../task/events.ts';
 import { TaskService } from '../task/service.ts';
 import { frame } from './frames.ts';

@@ -10,7 +10,7 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
-import { endProcess } from '../sandbox/end_process.ts';
+import { endProcess } from './end_process.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import { readBundle, rootfsPath } from './bundle.ts';

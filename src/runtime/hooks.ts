@@ -13,7 +13,7 @@ import type { Hook, Spec } from '../oci/types.ts';
 import { compileHelper } from '../plan/helper.ts';
 import { encodePlan } from '../plan/encode.ts';
 import type { Executor } from '../sandbox/executor.ts';
-import { specOf } from '../sandbox/spec.ts';
+import { specOf } from '../state/spec.ts';
 import type { Container } from './container.ts';
 import type { RuntimeContext } from './context.ts';
 import { launchSentence } from './launch_sentence.ts';

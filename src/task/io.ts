@@ -2,7 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
-import type { StdioPaths } from '../sandbox/executor.ts';
+import type { StdioPaths } from '../runtime/types.ts';
 
 export interface StdioRequest {
   stdin?: string | null;

@@ -5,7 +5,7 @@
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { google } from '../gen/containerd.js';
 import { containerd, runtimeoptions } from '../gen/containerd.js';
-import type { CreateOptions } from '../sandbox/backend.ts';
+import type { CreateOptions } from '../runtime/types.ts';
 
 /** What start and create read from the options. Other keys of the table are another runtime's and passed over. */
 export interface ShimOptions extends CreateOptions {

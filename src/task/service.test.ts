@@ -6,8 +6,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
 import { containerd } from '../gen/containerd.js';
-import { CallContext } from '../rpc/context.ts';
-import { noMetadata } from '../rpc/codec.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { StateStore } from '../state/index.ts';
 import { FakeBackend } from '../../test/fakes/backend.ts';
@@ -89,15 +87,12 @@ class Rig {
     return this.service.delete(new t.DeleteRequest({ id, execId }));
   }
 
-  wait(id: string, execId = '', timeoutMs?: number): Promise<containerd.task.v3.IWaitResponse> {
-    const call = new CallContext({
-      service: '',
-      method: 'Wait',
-      metadata: noMetadata,
-      peer: { name: 'test' },
-      timeoutMs,
-    });
-    return this.service.wait(new t.WaitRequest({ id, execId }), call);
+  wait(
+    id: string,
+    execId = '',
+    signal = new AbortController().signal,
+  ): Promise<containerd.task.v3.IWaitResponse> {
+    return this.service.wait(new t.WaitRequest({ id, execId }), signal);
   }
 
   names(): string[] {
@@ -233,7 +228,9 @@ describe('task service', () => {
 
   it('stops waiting when the caller does', async () => {
     await rig.create('web');
-    await expect(rig.wait('web', '', 10)).rejects.toMatchObject({ code: ErrorCode.DeadlineExceeded });
+    await expect(rig.wait('web', '', AbortSignal.timeout(10))).rejects.toMatchObject({
+      name: 'TimeoutError',
+    });
   });
 
   it('leaves nothing when create fails, whether the bundle or the backend is to blame', async () => {

@@ -10,7 +10,6 @@ import type { Logger } from '../base/log.ts';
 import type { google } from '../gen/containerd.js';
 import { containerd } from '../gen/containerd.js';
 import type { LinuxResources } from '../oci/types.ts';
-import type { CallContext } from '../rpc/context.ts';
 import type { Container } from '../runtime/container.ts';
 import type { ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
@@ -22,8 +21,8 @@ import { Status } from '../runtime/lifecycle.ts';
 import { pauseContainer, resumeContainer } from '../runtime/pause.ts';
 import { startContainer } from '../runtime/start.ts';
 import { updateContainer } from '../runtime/update.ts';
-import type { RootfsMount, Wall } from '../sandbox/backend.ts';
-import type { Executor, ProcessExit } from '../sandbox/executor.ts';
+import type { RootfsMount, Wall } from '../runtime/types.ts';
+import type { Executor, ProcessExit } from '../runtime/types.ts';
 import { taskStatus, timestamp } from './convert.ts';
 import type { TaskEvents } from './events.ts';
 import { stdioPaths } from './io.ts';
@@ -254,13 +253,10 @@ export class TaskService {
     return empty;
   }
 
-  async wait(
-    request: Req<'WaitRequest'>,
-    call: CallContext<unknown>,
-  ): Promise<containerd.task.v3.IWaitResponse> {
+  async wait(request: Req<'WaitRequest'>, signal: AbortSignal): Promise<containerd.task.v3.IWaitResponse> {
     const container = this.#container('wait', request.id);
     const process = this.#process('wait', container, request.execId);
-    const exit = await orAborted(process.exited, call.signal);
+    const exit = await orAborted(process.exited, signal);
     return { exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
   }
 

@@ -13,6 +13,9 @@ import { processShape, resourcesShape, specShape } from './shapes.ts';
 export const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 /** Deepest nesting; the specification's own is 7. Anything deeper only serves to exhaust a stack later. */
 const MAX_DEPTH = 64;
+const tooDeep = `is nested deeper than ${MAX_DEPTH} levels`;
+/** Characters; every real config.json is smaller. */
+const SMALL_CONFIG = 128 * 1024;
 
 interface Source {
   /** Verb for the message: "create", "exec", "update". */
@@ -71,12 +74,18 @@ function parseJson(text: string, source: Source): unknown {
   if (text.length > MAX_CONFIG_BYTES) {
     refuse(source, '', `is ${text.length} characters long, at most ${MAX_CONFIG_BYTES} are read`);
   }
-  if (nestingDepth(text) > MAX_DEPTH) refuse(source, '', `is nested deeper than ${MAX_DEPTH} levels`);
+  // Reading a text character by character costs more than reading the values. But a large one could exhaust the
+  // memory with its brackets alone, and is looked at first.
+  const large = text.length > SMALL_CONFIG;
+  if (large && textDepth(text) > MAX_DEPTH) refuse(source, '', tooDeep);
+  let value: unknown;
   try {
-    return JSON.parse(text) as unknown;
+    value = JSON.parse(text);
   } catch (error) {
     return refuse(source, '', `is not JSON: ${jsonReason(error)}`);
   }
+  if (!large && valueDepth(value, 0) > MAX_DEPTH) refuse(source, '', tooDeep);
+  return value;
 }
 
 /** The parser's words without the excerpt of the input that newer engines add, on one line. */
@@ -86,8 +95,18 @@ function jsonReason(error: unknown): string {
   return position === null ? 'unexpected end or token' : `unexpected token at position ${position[1]}`;
 }
 
-/** Nesting of brackets outside strings. Stops early when it is too deep. */
-function nestingDepth(text: string): number {
+/** Nesting of lists and objects. Stops at MAX_DEPTH + 1. */
+function valueDepth(value: unknown, depth: number): number {
+  if (typeof value !== 'object' || value === null || depth > MAX_DEPTH) return depth;
+  let deepest = depth + 1;
+  for (const key in value) {
+    deepest = Math.max(deepest, valueDepth((value as Record<string, unknown>)[key], depth + 1));
+  }
+  return deepest;
+}
+
+/** The same of a text that has not been parsed: brackets outside strings. */
+function textDepth(text: string): number {
   let depth = 0;
   let deepest = 0;
   let quoted = false;

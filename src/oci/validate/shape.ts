@@ -23,14 +23,13 @@ export function show(value: unknown): string {
   return text.length <= 80 ? text : `${text.slice(0, 64)}…" (${text.length - 2} characters)`;
 }
 
+type WellFormed = string & { isWellFormed(): boolean };
+
 export interface TextOptions {
   /** Longest allowed, in UTF-16 units (never more than bytes). */
   max?: number;
   nonEmpty?: boolean;
 }
-
-/** Half of a surrogate pair: JSON can spell it, UTF-8 cannot. */
-const loneSurrogate = /\p{Surrogate}/u;
 
 /** PATH_MAX of the kernel, with the terminating zero. */
 const PATH_MAX = 4096;
@@ -44,7 +43,8 @@ export function text({ max = 128 * 1024 - 1, nonEmpty = false }: TextOptions = {
       throw new ShapeError(path, `is ${value.length} characters long, at most ${max} are possible`);
     }
     if (value.includes('\0')) throw new ShapeError(path, 'contains a zero byte');
-    if (loneSurrogate.test(value)) throw new ShapeError(path, 'is not well-formed Unicode');
+    // JSON can spell half of a surrogate pair, UTF-8 cannot. (ES2024; every Node.js from 20 on has it.)
+    if (!(value as WellFormed).isWellFormed()) throw new ShapeError(path, 'is not well-formed Unicode');
   };
 }
 

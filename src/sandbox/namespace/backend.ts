@@ -33,7 +33,7 @@ import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram } from '../../pla
 import type { ContainerRecord } from '../../state/index.ts';
 import { LaunchError } from '../executor.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import { specOf } from '../spec.ts';
+import { specOf } from '../../state/spec.ts';
 
 /** What the backend needs of the machine; `host.ts` reads the real one, tests hand in their own. */
 export interface NamespaceHost {

@@ -1,5 +1,5 @@
 /** Ends a launched process for good: what undoing needs, in recovery and when a create fails half-way. */
-import type { Executor } from './executor.ts';
+import type { Executor } from '../sandbox/executor.ts';
 
 const SIGKILL = 9;
 const DEADLINE_MS = 10_000;

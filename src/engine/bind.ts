@@ -6,7 +6,7 @@ import { containerd, google } from '../gen/containerd.js';
 import type { Decoder, Encoder } from '../rpc/codec.ts';
 import type { CallContext, Peer } from '../rpc/context.ts';
 import type { Router } from '../rpc/router.ts';
-import type { TaskService } from './service.ts';
+import type { TaskService } from '../task/service.ts';
 
 export interface TaskPeer extends Peer {
   /** Resolves when containers of a former engine have been found again; calls wait for it. */
@@ -51,7 +51,7 @@ const methods: Record<string, Method> = {
   ResizePty: method(t.ResizePtyRequest, Empty, (tasks, request) => tasks.resizePty(request)),
   CloseIO: method(t.CloseIORequest, Empty, (tasks, request) => tasks.closeIo(request)),
   Update: method(t.UpdateTaskRequest, Empty, (tasks, request) => tasks.update(request)),
-  Wait: method(t.WaitRequest, t.WaitResponse, (tasks, request, call) => tasks.wait(request, call)),
+  Wait: method(t.WaitRequest, t.WaitResponse, (tasks, request, call) => tasks.wait(request, call.signal)),
   Stats: method(t.StatsRequest, t.StatsResponse, (tasks, request) => tasks.stats(request)),
   Connect: method(t.ConnectRequest, t.ConnectResponse, (tasks, request) => tasks.connect(request)),
   Shutdown: method(t.ShutdownRequest, Empty, (tasks) => tasks.shutdown()),

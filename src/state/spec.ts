@@ -1,6 +1,6 @@
 /** The OCI configuration a container was created from, out of its record. */
 import type { Spec } from '../oci/types.ts';
-import type { ContainerRecord } from '../state/index.ts';
+import type { ContainerRecord } from './schema.ts';
 
 const parsed = new WeakMap<ContainerRecord, Spec>();
 

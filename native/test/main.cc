@@ -23,7 +23,6 @@ int failures_of_this = 0;
 bool wanted(const char* name, int argc, char** argv) {
   bool any = false;
   for (int i = 1; i < argc; i++) {
-    if (argv[i][0] == '-') continue;
     any = true;
     if (std::strstr(name, argv[i]) != nullptr) return true;
   }
@@ -40,6 +39,8 @@ void record_failure(const char* file, int line, const std::string& what) {
   failures_of_this++;
   std::printf("  %s:%d: %s\n", file, line, what.c_str());
 }
+
+void write_seeds(const std::string& directory);
 
 int run_all(int argc, char** argv) {
   int passed = 0;
@@ -59,5 +60,9 @@ int run_all(int argc, char** argv) {
 }  // namespace bulkhead::test
 
 int main(int argc, char** argv) {
+  if (argc == 3 && std::strcmp(argv[1], "--seeds") == 0) {
+    bulkhead::test::write_seeds(argv[2]);
+    return 0;
+  }
   return bulkhead::test::run_all(argc, argv);
 }

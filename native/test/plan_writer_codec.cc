@@ -71,7 +71,8 @@ std::string encode_plan(const PlanText& plan) {
   writer.add_uint32(1, plan.version);
   writer.add_string(2, plan.id);
   for (StepBody body : plan.steps) {
-    // By add_message: a nested pbf_writer leaves an empty message (PivotRoot with its defaults) out.
+    // By add_message: a nested pbf_writer leaves an empty message (PivotRoot with its defaults)
+    // out.
     std::string step;
     std::visit(
         [&](auto& message) {

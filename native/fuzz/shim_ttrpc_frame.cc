@@ -1,6 +1,7 @@
 // The relay's view of containerd's bytes: however they are cut, the same frames come out, none
 // reaches beyond what was received, and none is larger than the limit.
 #include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "shim/bytes.h"
@@ -28,7 +29,10 @@ std::vector<Seen> split(std::span<const uint8_t> input, size_t step, bool& open)
     input = input.subspan(count);
     while (!queue.empty()) {
       TtrpcFrame frame = look_at_frame(queue.view());
-      if (frame.status == TtrpcFrame::Status::kTooLarge) open = false;
+      if (frame.status == TtrpcFrame::Status::kTooLarge ||
+          frame.status == TtrpcFrame::Status::kNonsense) {
+        open = false;
+      }
       if (frame.status != TtrpcFrame::Status::kWhole) break;
       if (frame.size > queue.size() || frame.size > kTtrpcHeader + kTtrpcMaxPayload) std::abort();
       frames.push_back({frame.size, frame.stream, frame.type});
@@ -51,10 +55,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (pieces != whole || open_pieces != open_whole) std::abort();
 
   // An answer of our own is one whole response frame to the stream it names.
-  uint8_t answer[kTtrpcHeader + 8 + 100];
-  size_t length = input.size() < 100 ? input.size() : 100;
-  size_t written =
-      write_unavailable(answer, 77, {reinterpret_cast<const char*>(input.data()), length});
+  uint8_t answer[kMaxErrorFrame];
+  std::string_view text(reinterpret_cast<const char*>(input.data()), input.size());
+  size_t written = write_error(answer, 77, RpcCode::kUnavailable, text);
   TtrpcFrame frame = look_at_frame({answer, written});
   if (frame.status != TtrpcFrame::Status::kWhole || frame.size != written || frame.stream != 77)
     std::abort();

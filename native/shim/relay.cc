@@ -97,12 +97,26 @@ bool Connection::split() {
     return true;
   }
   while (!in_.empty()) {
+    if (skip_ > 0) {
+      size_t count = skip_ < in_.size() ? skip_ : in_.size();
+      skip_ -= count;
+      in_.consume(count);
+      continue;
+    }
     TtrpcFrame frame = look_at_frame(in_.view());
-    if (frame.status == TtrpcFrame::Status::kTooLarge) {
-      log_warning("relay: frame over 4 MiB: connection dropped");
+    if (frame.status == TtrpcFrame::Status::kNonsense) {
+      log_warning("relay: neither ttrpc nor HTTP/2: connection dropped");
       return false;
     }
     if (frame.status == TtrpcFrame::Status::kPartial) break;
+    if (frame.status == TtrpcFrame::Status::kTooLarge) {
+      // As containerd's own server: the call is refused, its bytes are passed over, the connection
+      // goes on.
+      skip_ = frame.size;
+      if (!refuse(frame.stream, RpcCode::kResourceExhausted, "message over the limit of 4 MiB"))
+        return false;
+      continue;
+    }
     if (!take_frame(in_.view().first(frame.size), frame.stream, frame.type, frame.flags))
       return false;
     in_.consume(frame.size);
@@ -155,6 +169,12 @@ void Connection::settle(uint32_t stream) {
       link = &(*link)->next;
     }
   }
+}
+
+// Answers a call without the engine.
+bool Connection::refuse(uint32_t stream, RpcCode code, std::string_view text) {
+  uint8_t answer[kMaxErrorFrame];
+  return queue({answer, write_error(answer, stream, code, text)});
 }
 
 bool Connection::deliver(std::span<const uint8_t> data) {
@@ -228,12 +248,9 @@ void Connection::engine_lost() {
       frame = frame->next;
       continue;
     }
-    constexpr std::string_view kReason = "bulkhead: the engine was restarted during this stream";
-    uint8_t answer[kTtrpcHeader + 8 + kReason.size()];
     uint32_t stream = frame->stream;
-    size_t size = write_unavailable(answer, stream, kReason);
     settle(stream);
-    queue({answer, size});
+    refuse(stream, RpcCode::kUnavailable, "bulkhead: the engine was restarted during this stream");
     frame = pending_;
   }
 }

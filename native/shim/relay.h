@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "core/fd.h"
 #include "shim/bytes.h"
 #include "shim/poller.h"
+#include "shim/ttrpc_frame.h"
 
 namespace bulkhead::shim {
 
@@ -63,6 +65,7 @@ class Connection {
   bool take_frame(std::span<const uint8_t> bytes, uint32_t stream, uint8_t type, uint8_t flags);
   bool write_out();
   bool queue(std::span<const uint8_t> data);
+  bool refuse(uint32_t stream, RpcCode code, std::string_view text);
   void settle(uint32_t stream);
   void remember(std::span<const uint8_t> bytes, uint32_t stream, uint8_t type, uint8_t flags,
                 bool sent);
@@ -75,6 +78,7 @@ class Connection {
   bool paused_ = false;
   bool finishing_ = false;
   Watch watch_;
+  size_t skip_ = 0;  // bytes of a refused frame that are still to come
   ByteQueue in_;
   ByteQueue out_;
   PendingFrame* pending_ = nullptr;

@@ -5,18 +5,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace bulkhead::shim {
 
 inline constexpr size_t kTtrpcHeader = 10;
 inline constexpr size_t kTtrpcMaxPayload = 4u << 20;
+// What announces more than this, or has a type of its own, is no ttrpc.
+inline constexpr size_t kTtrpcSanePayload = 1u << 30;
 
 enum class TtrpcType : uint8_t { kRequest = 1, kResponse = 2, kData = 3 };
 // Flag of a request whose client goes on sending data frames.
 inline constexpr uint8_t kTtrpcRemoteOpen = 0x02;
 
 struct TtrpcFrame {
-  enum class Status { kPartial, kWhole, kTooLarge };
+  // kTooLarge: a frame over the limit, of which only the header can be used. kNonsense: not ttrpc
+  // at all.
+  enum class Status { kPartial, kWhole, kTooLarge, kNonsense };
   Status status = Status::kPartial;
   size_t size = 0;  // header and payload, once the header is there; otherwise kTtrpcHeader
   uint32_t stream = 0;
@@ -27,9 +32,14 @@ struct TtrpcFrame {
 // Looks at the frame that begins with `bytes`, which may hold less than it or more.
 TtrpcFrame look_at_frame(std::span<const uint8_t> bytes);
 
-// An answer that the monitor gives itself: a Response whose status is UNAVAILABLE with `message`.
-// Written to `out`, which holds at least kTtrpcHeader + 8 + message.size() bytes; message is at
-// most 100 bytes. Returns the size.
-size_t write_unavailable(uint8_t* out, uint32_t stream, std::span<const char> message);
+// google.rpc.Code
+enum class RpcCode : uint8_t { kResourceExhausted = 8, kUnavailable = 14 };
+// Longest message of write_error.
+inline constexpr size_t kMaxErrorText = 100;
+inline constexpr size_t kMaxErrorFrame = kTtrpcHeader + 8 + kMaxErrorText;
+
+// An answer that the monitor gives itself: a Response{status{code, text}} to `stream`, as one frame
+// in `out`, which holds kMaxErrorFrame bytes. A longer text is cut. Returns the size.
+size_t write_error(uint8_t* out, uint32_t stream, RpcCode code, std::string_view text);
 
 }  // namespace bulkhead::shim

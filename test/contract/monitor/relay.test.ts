@@ -66,24 +66,41 @@ describe('ttrpc', () => {
     expect(session.all('streamClose')).toMatchObject([{ conn: one.conn }]);
   });
 
-  it('carries the largest frame, and drops a connection that sends a larger one', async () => {
+  it('carries the largest frame; refuses a larger one and goes on', async () => {
     const { client, conn } = await dialled();
     const largest = ttrpc(3, REQUEST, Buffer.alloc(4 << 20, 1));
     client.send(largest);
     await until('the frame', () => session.all('streamData').length === 2);
     expect(Buffer.compare(Buffer.from(session.all('streamData')[1]?.data ?? []), largest)).toBe(0);
-    const head = Buffer.alloc(10);
-    head.writeUInt32BE((4 << 20) + 1, 0);
-    client.send(head);
-    await until('the end', () => client.closed);
-    expect(session.all('streamClose')).toMatchObject([{ conn }]);
-    expect(alive(pid)).toBe(true);
+    client.send(ttrpc(5, REQUEST, Buffer.alloc((4 << 20) + 1, 1)));
+    client.send(ttrpc(7, REQUEST, 'next'));
+    await until('the next frame', () => session.all('streamData').length === 3);
+    expect(Buffer.from(session.all('streamData')[2]?.data ?? [])).toEqual(ttrpc(7, REQUEST, 'next'));
+    await until('a refusal', () => client.received.length > 10);
+    // Response.status{code: 8} on stream 5
+    expect(client.received.readUInt32BE(4)).toBe(5);
+    expect([...client.received.subarray(8, 14)]).toEqual([
+      RESPONSE,
+      0,
+      10,
+      client.received.length - 12,
+      8,
+      8,
+    ]);
+    reply(session, conn, ttrpc(7, RESPONSE, 'x'));
+    await until('an answer', () => client.received.subarray(-11).equals(ttrpc(7, RESPONSE, 'x')));
   });
 
   it('drops garbage and goes on', async () => {
     const client = await rig.dial(socket);
     client.send(Buffer.from('GET / HTTP/1.1\r\n\r\n'));
     await until('the end', () => client.closed);
+    const odd = await rig.dial(socket);
+    odd.send(ttrpc(1, 9, Buffer.alloc(0)));
+    const oversized = ttrpc(1, 9, Buffer.alloc(0));
+    oversized.writeUInt32BE((4 << 20) + 1, 0);
+    odd.send(oversized);
+    await until('the end', () => odd.closed);
     const { client: good, conn } = await dialled();
     reply(session, conn, ttrpc(1, RESPONSE, 'ok'));
     await until('an answer', () => good.received.length > 0);

@@ -76,6 +76,13 @@ describe('parseSpec', () => {
     expect(refusal(() => parseSpec(' '.repeat(length), 'x'))[1]).toBe(`create x: config.json: ${reason}`);
   });
 
+  it.each([100, 100_000])('bounds the nesting, also of a text with %d brackets', (count) => {
+    const text = `{"annotations":${'['.repeat(count)}${']'.repeat(count)}}`;
+    expect(refusal(() => parseSpec(text, 'x'))[1]).toBe(
+      'create x: config.json: is nested deeper than 64 levels',
+    );
+  });
+
   it('does not count brackets inside strings as nesting', () => {
     const spec = { ...defaultSpec(), annotations: { a: '[{"\\['.repeat(100) } };
     expect(parseSpec(JSON.stringify(spec), 'x').annotations).toEqual(spec.annotations);

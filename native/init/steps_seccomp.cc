@@ -63,7 +63,7 @@ int sender_main(void* data) {
   if (shared.state.load() == HandOver::kInstalled) {
     shared.state.store(send_listener(shared) ? HandOver::kSent : HandOver::kFailed);
   }
-  ::_exit(0);
+  return 0;
 }
 
 // Once the filter is in, any system call of ours may wait for the very agent that does not have the

@@ -40,7 +40,7 @@ async function main(): Promise<void> {
   const store = new StateStore(config.root);
   const backends = new BackendRegistry();
   backends.register(new NamespaceBackend(namespaceHost((id, message) => log.warning(message, { id }))));
-  const ctx = { store, backends, log, now: Date.now };
+  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
   const sinks = eventSinks(

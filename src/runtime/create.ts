@@ -1,7 +1,7 @@
 /**
  * create: from a bundle to a process that waits at the start gate (runtime-spec, lifecycle steps 1-7).
  *
- *   read and check config.json → record on disk (CREATING, with all that must be undone) → backend.create: plan,
+ *   read and check config.json, add devices asked for by name → record on disk (CREATING, with all that must be undone) → backend.create: plan,
  *   executor, hooks → record on disk (CREATED)
  *
  * When anything fails, what was made is undone in reverse and the record goes.
@@ -10,8 +10,10 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
+import { injectDevices } from '../sandbox/devices.ts';
 import { endProcess } from './end_process.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
+import type { Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import { readBundle, rootfsPath } from './bundle.ts';
 import { Container } from './container.ts';
@@ -33,6 +35,8 @@ export interface CreateRequest {
   /** Pod the container belongs to; its own id when alone. */
   group: string;
   startFifo?: string | undefined;
+  /** CDI devices beside those that the configuration's annotations name. */
+  devices?: readonly string[] | undefined;
   owner?: string | undefined;
 }
 
@@ -49,7 +53,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       remedy: `delete it first: bulkhead delete ${id}`,
     });
   }
-  const { spec, json } = readBundle('create', id, bundle);
+  const { spec, json } = await readConfiguration(ctx, request);
   const record: ContainerRecord = {
     id,
     namespace,
@@ -97,4 +101,15 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   ctx.store.save(record);
   undo.move();
   return container;
+}
+
+/** The bundle's configuration with the devices asked for, and the bytes to keep of it. */
+async function readConfiguration(
+  ctx: RuntimeContext,
+  { id, bundle, wall, devices }: CreateRequest,
+): Promise<{ spec: Spec; json: Buffer }> {
+  const read = readBundle('create', id, bundle);
+  const request = { op: 'create', id, wall, names: devices, specDirs: ctx.cdiSpecDirs };
+  const spec = await injectDevices(read.spec, request);
+  return spec === read.spec ? read : { spec, json: Buffer.from(JSON.stringify(spec)) };
 }

@@ -8,7 +8,6 @@ import { deviceNameFault, parseKind } from './names.ts';
 import { specShape } from './shapes.ts';
 import type { CdiSpec, ContainerEdits } from './types.ts';
 import { versionFault } from './version.ts';
-import { parseYaml } from './yaml.ts';
 
 /** Largest spec file that is read; a node's worth of GPUs with all their partitions is some 100 KiB. */
 export const MAX_SPEC_BYTES = 8 * 1024 * 1024;
@@ -22,7 +21,7 @@ export async function parseCdiSpec(text: string, format: SpecFormat, object: str
     if (text.length > MAX_SPEC_BYTES) {
       throw new ShapeError('', `is ${text.length} characters long, at most ${MAX_SPEC_BYTES} are read`);
     }
-    const value = format === 'json' ? parseJson(text) : await parseYaml(text);
+    const value = format === 'json' ? parseJson(text) : (await import('./yaml.ts')).parseYaml(text);
     return checkCdiSpec(value);
   } catch (error) {
     if (!(error instanceof ShapeError)) throw error;

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Spec } from '../../oci/types.ts';
-import { CdiRegistry, kindsOf, readRegistry } from './registry.ts';
+import { type CdiRegistry, kindsOf, readRegistry } from './registry.ts';
 
 let root = '';
 beforeEach(() => {

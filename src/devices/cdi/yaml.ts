@@ -3,9 +3,9 @@
  * and `fileMode: 0666` an octal number, as YAML 1.1 has it; a parser that resolves scalars before it knows the field
  * gets both wrong. Here a scalar is resolved by the field that it is in.
  *
- * The parser (npm: yaml) is loaded when the first YAML file is read: most hosts have none.
+ * Imported when the first YAML file is read (parse.ts): the parser (npm: yaml) is large, and most hosts have no such file.
  */
-import type { Node, Pair } from 'yaml';
+import { isAlias, isMap, isScalar, isSeq, parseDocument, type Node, type Pair } from 'yaml';
 import { ShapeError } from '../../oci/validate/shape.ts';
 
 const integerFields = new Set(['major', 'minor', 'fileMode', 'uid', 'gid', 'timeout', 'additionalGids']);
@@ -16,8 +16,7 @@ const MAX_VALUES = 200_000;
 const MAX_DEPTH = 32;
 
 /** The value of a YAML text. Throws ShapeError. */
-export async function parseYaml(text: string): Promise<unknown> {
-  const { isAlias, isMap, isScalar, isSeq, parseDocument } = await import('yaml');
+export function parseYaml(text: string): unknown {
   const document = parseDocument(text, { schema: 'failsafe', uniqueKeys: true, strict: true });
   const fault = document.errors[0] ?? document.warnings[0];
   if (fault !== undefined) {

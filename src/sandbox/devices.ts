@@ -25,7 +25,7 @@ const CDI_PREFIX = 'cdi.k8s.io/';
 const CRI_PREFIX = 'io.kubernetes.cri';
 
 /** Walls that hand devices of the host to a container. */
-const passing: readonly Wall[] = ['namespace'];
+export const passingWalls: readonly Wall[] = ['namespace'];
 
 /**
  * The configuration with the devices asked for; the very same object when none are. FailedPrecondition when the wall
@@ -44,7 +44,7 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
   try {
     const asked = annotated ? cdi.parseAnnotations(annotations).devices : [];
     const names = [...new Set([...(request.names ?? []), ...asked])];
-    if (!passing.includes(wall)) throw refusal(request, names);
+    if (!passingWalls.includes(wall)) throw refusal(request, names);
     const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(names) });
     const injected = registry.inject(spec, names, hostNode);
     // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
@@ -67,6 +67,6 @@ function refusal({ op, id, wall }: DeviceRequest, names: readonly string[]): Run
     id,
     object: `CDI device${names.length > 1 ? 's' : ''} ${names.join(', ')}`,
     reason: `the ${wall} wall passes no devices of the host`,
-    remedy: `use the ${passing.join(' or ')} wall`,
+    remedy: `use the ${passingWalls.join(' or ')} wall`,
   });
 }

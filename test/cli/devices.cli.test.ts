@@ -1,5 +1,5 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Cli, isRunc, type Config } from './lib/cli.ts';
 
@@ -186,5 +186,73 @@ describe.skipIf(isRunc)('devices by name', () => {
     const before = readFileSync(cli.configPath, 'utf8');
     await run('--device', 'bulkhead.test/made=zero');
     expect(readFileSync(cli.configPath, 'utf8')).toBe(before);
+  });
+});
+
+describe.skipIf(isRunc)('what a node can pass', () => {
+  const host = join(cli.dir, 'host');
+  const put = (path: string, text: string): void => {
+    mkdirSync(dirname(join(host, path)), { recursive: true });
+    writeFileSync(join(host, path), text);
+  };
+  beforeAll(() => {
+    const nd = 'sys/bus/nd/devices';
+    put(`${nd}/namespace0.0/mode`, 'memory\n');
+    put(`${nd}/namespace0.0/size`, '268304384\n');
+    put(`${nd}/namespace0.0/holder`, 'pfn0.0\n');
+    put(`${nd}/pfn0.0/block/pmem0/size`, '524032\n');
+    put('sys/class/block/pmem0/queue/dax', '1\n');
+    put('proc/mounts', '/dev/pmem0 /mnt/fast ext4 rw,dax=always 0 0\n');
+  });
+  const at = ['--host-root', host, '--cdi-spec-dir', join(cli.dir, 'none')];
+
+  it('as JSON and as a table', async () => {
+    const report = JSON.parse(await cli.ok('devices', '--json', ...at));
+    expect(report.devices).toHaveLength(1);
+    expect(report.devices[0]).toMatchObject({
+      kind: 'pmem',
+      id: 'namespace0.0',
+      walls: { namespace: { ok: true, as: 'DAX file system /mnt/fast' }, sentry: { ok: false } },
+    });
+    const table = await cli.ok('devices', ...at);
+    expect(table).toContain('IOMMU off');
+    expect(table).toMatch(
+      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +no +no\n/,
+    );
+    expect(table).toContain('  PMEM namespace0.0: the sentry wall passes no devices of the host\n    fix: ');
+  });
+
+  it('of this host, whatever it has', async () => {
+    expect(Object.keys(JSON.parse(await cli.ok('devices', '--json')))).toEqual(
+      expect.arrayContaining(['iommu', 'devices', 'cdi']),
+    );
+  });
+
+  it('writes CDI specs and lists their devices', async () => {
+    const dir = join(cli.dir, 'generated');
+    const kind = 'bulkhead.io/pmem';
+    const printed = await cli.ok('devices', 'cdi', 'generate', '--kind', kind, ...at);
+    expect(JSON.parse(printed)).toMatchObject({ kind, devices: [{ name: 'namespace0.0' }] });
+    await cli.ok('devices', 'cdi', 'generate', '--kind', kind, '--output', join(dir, 'pmem.yaml'), ...at);
+    expect(readFileSync(join(dir, 'pmem.yaml'), 'utf8')).toBe(printed);
+    expect(await cli.ok('devices', 'cdi', 'list', '--cdi-spec-dir', dir)).toBe(
+      'bulkhead.io/pmem=namespace0.0\n',
+    );
+  });
+
+  it.each([
+    [
+      ['cdi', 'generate', '--kind', 'nvidia.com/gpu', ...at],
+      'devices: kind nvidia.com/gpu: this host has no such device that a container can be given; see why with: bulkhead devices',
+    ],
+    [
+      ['cdi', 'generate', '--output', '/tmp/x', ...at],
+      'devices: --output needs --kind; see bulkhead devices --help',
+    ],
+    [['cdi', 'eat'], 'devices: no such command: cdi eat; see bulkhead devices --help'],
+  ])('refuses %j', async (args, message) => {
+    const result = await cli.run(['devices', ...args]);
+    expect(result.code).toBe(1);
+    expect(result.stderr).toContain(message);
   });
 });

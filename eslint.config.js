@@ -111,7 +111,7 @@ export default ts.config(
     },
   },
   {
-    files: ['**/*.mjs', '**/*.js'],
+    files: ['**/*.mjs', '**/*.js', '**/*.cjs'],
     languageOptions: {
       globals: {
         process: 'readonly',
@@ -119,6 +119,11 @@ export default ts.config(
         Buffer: 'readonly',
         URL: 'readonly',
         performance: 'readonly',
+        // CommonJS scripts.
+        require: 'readonly',
+        module: 'readonly',
+        __filename: 'readonly',
+        __dirname: 'readonly',
         setTimeout: 'readonly',
         clearTimeout: 'readonly',
       },

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
+import { cgroupLayout, makeHelperCgroup } from '../cgroups/index.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import type { Features } from '../oci/features.ts';
@@ -46,7 +47,9 @@ async function start(deps: ShimActionDeps, request: IShimRequest): Promise<IShim
   const protocol = options.protocol ?? deps.protocol;
   return {
     group: groupOf(request.bundle ?? '', id),
-    shimCgroup: options.shimCgroup ?? '',
+    shimCgroup: options.shimCgroup
+      ? makeHelperCgroup('start', id, options.shimCgroup, cgroupLayout()).join('\n')
+      : '',
     bootstrap:
       protocol === 'grpc'
         ? Buffer.from('{"version":2,"address":"@ADDRESS@","protocol":"grpc"}')

@@ -10,7 +10,8 @@ import { controllerPath, locateCgroup, parseCgroupsPath, pathsOfView } from './p
 
 /** The directories to join, absolute; FailedPrecondition names the one that cannot be made. */
 export function makeHelperCgroup(op: string, id: string, path: string, layout: CgroupLayout): string[] {
-  const view = locateCgroup(parseCgroupsPath(posix.join('/', path), id, op), layout);
+  const { driver, name } = parseCgroupsPath(path, id, op);
+  const view = locateCgroup({ driver, name: posix.join('/', name) }, layout);
   const paths = pathsOfView(view);
   const cpuset = controllerPath(view, 'cpuset');
   for (const directory of paths) {

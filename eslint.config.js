@@ -119,11 +119,6 @@ export default ts.config(
         Buffer: 'readonly',
         URL: 'readonly',
         performance: 'readonly',
-        // CommonJS scripts.
-        require: 'readonly',
-        module: 'readonly',
-        __filename: 'readonly',
-        __dirname: 'readonly',
         setTimeout: 'readonly',
         clearTimeout: 'readonly',
       },

@@ -51,6 +51,7 @@ export const exec: Command = {
       kind: 'number',
       usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
     },
+    { name: 'cgroup', kind: 'list', usage: '[CONTROLLER:]PATH of a cgroup below the container’s to run in' },
     {
       name: 'ignore-paused',
       kind: 'boolean',
@@ -107,7 +108,11 @@ async function start(session: Session, args: Arguments): Promise<Started> {
       execId,
       process,
       stdio: { stdin: '', stdout: '', stderr: '', terminal },
-      options: { preserveFds: passed.fds.length, listenFds: passed.listenFds },
+      options: {
+        preserveFds: passed.fds.length,
+        listenFds: passed.listenFds,
+        subCgroups: args.list('cgroup'),
+      },
     });
     const pidFile = args.string('pid-file');
     if (pidFile !== undefined) writePidFile('exec', id, pidFile, pid);

@@ -71,7 +71,7 @@ struct InitEvent {
                // exit 0
     kPaused,   // point: the gate it waits at; answer with send_to_init
     kFailed,   // failure; the process exits with status 1 by itself
-    kConsole,  // console: the pty master, O_NONBLOCK
+    kConsole,  // console: the pty master
     kWarning,  // failure
   };
   Kind kind = Kind::kEnd;

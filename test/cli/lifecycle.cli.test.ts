@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { eventually } from '../e2e/lib/exec.ts';
 import { Cli, isRunc } from './lib/cli.ts';
 
 const cli = new Cli();
 beforeAll(() => cli.prepare());
+afterEach(() => cli.clean());
 afterAll(() => cli.destroy());
 
 const create = (args: string[], flags: string[] = []): Promise<string> => cli.created(args, flags);

@@ -34,6 +34,8 @@ export interface CreateRequest {
   group: string;
   startFifo?: string | undefined;
   owner?: string | undefined;
+  /** Aborted when nobody waits any more: what runs for the create is killed, and the create fails and undoes. */
+  signal?: AbortSignal | undefined;
 }
 
 /** AlreadyExists for an id in use; else the first thing that failed, in one sentence, with nothing left behind. */
@@ -72,6 +74,8 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   );
   undo.defer('state', () => ctx.store.remove(namespace, id));
   undo.defer('resources', () => backend.destroy(record));
+  const abort = (): void => void endProcess(executor, id).catch(() => {});
+  request.signal?.addEventListener('abort', abort, { once: true });
   try {
     await backend.create(record, {
       spec,
@@ -83,18 +87,28 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       journal: (completed) => ctx.store.save(completed),
       runCreateHooks: (pid) => {
         container.init.record.pid = pid;
-        return runHooks(ctx, container, 'create');
+        return runHooks(ctx, container, 'create', request.signal);
       },
     });
+    throwIfAborted(request);
   } catch (error) {
     await endProcess(executor, id).catch((left: unknown) => {
       ctx.log.warning('clean-up failed', { id, what: 'process', error: String(left) });
     });
+    throwIfAborted(request, error);
     throw launchSentence('create', id, error);
+  } finally {
+    request.signal?.removeEventListener('abort', abort);
   }
   container.init.record.pidStartTime = processStartTime(container.init.pid) ?? 0;
   if (!container.init.isStopped) container.init.record.status = Status.STATUS_CREATED;
   ctx.store.save(record);
   undo.move();
   return container;
+}
+
+function throwIfAborted({ id, signal }: CreateRequest, cause?: unknown): void {
+  if (signal?.aborted !== true) return;
+  const reason = 'given up: nobody waits for it any more';
+  throw new RuntimeError({ code: ErrorCode.Canceled, op: 'create', id, reason, cause });
 }

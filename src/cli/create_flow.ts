@@ -1,5 +1,5 @@
 /** What create and run share: from the flags to a container that waits at its start gate. */
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, unlinkSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join, resolve } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
@@ -17,6 +17,7 @@ import { LaunchIo } from './launch_io.ts';
 import { newExecutor, runtimeContext } from './load.ts';
 import type { LocalExecutor } from './local_executor.ts';
 import { writePidFile } from './pid_file.ts';
+import { pidfdSocketFlag, sendPidfd } from './pidfd_socket.ts';
 import { NAMESPACE } from './session.ts';
 import type { Session } from './session.ts';
 
@@ -32,6 +33,7 @@ export const createFlags: readonly Flag[] = [
     usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
   },
   ...deviceFlags,
+  pidfdSocketFlag,
 ];
 
 export interface Created {
@@ -95,7 +97,7 @@ export async function createFromFlags(session: Session, args: Arguments, mode: C
       container.init.announceExit();
     });
     const created = { ctx, container, executor, io };
-    await writePidFileOf(created, mode.op, args.string('pid-file'));
+    await tellProcess(created, mode.op, args);
     return created;
   } catch (error) {
     io.relay?.restore();
@@ -120,10 +122,13 @@ export async function undoCreate({ ctx, container, io }: Created, error: unknown
   }
 }
 
-async function writePidFileOf(created: Created, op: string, path: string | undefined): Promise<void> {
-  if (path === undefined) return;
+/** To those who asked for it: the pid file, the pidfd socket. */
+async function tellProcess(created: Created, op: string, args: Arguments): Promise<void> {
+  const { id, init } = created.container;
+  const pidFile = args.string('pid-file');
   try {
-    writePidFile(op, created.container.id, path, created.container.init.pid);
+    if (pidFile !== undefined) writePidFile(op, id, pidFile, init.pid);
+    sendPidfd(op, id, args, init.pid);
   } catch (error) {
     await undoCreate(created, error);
     throw error;
@@ -143,6 +148,8 @@ function makeStartFifo(session: Session, id: string): string {
   const directory = session.store.paths.container('create', NAMESPACE, id);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const fifo = join(directory, 'start.fifo');
+  // Of a create that was killed before it had a record.
+  if (existsSync(fifo)) unlinkSync(fifo);
   addon().mkfifo(fifo, 0o600);
   return fifo;
 }

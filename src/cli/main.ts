@@ -35,6 +35,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     },
   ],
   [
+    'events',
+    {
+      summary: 'print statistics and memory events of a container, as JSON lines',
+      load: async () => (await import('./commands/events.ts')).events,
+    },
+  ],
+  [
     'exec',
     {
       summary: 'run a further process in a container',
@@ -107,6 +114,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     {
       summary: 'print the state of a container, as JSON',
       load: async () => (await import('./commands/state.ts')).state,
+    },
+  ],
+  [
+    'update',
+    {
+      summary: 'change the resource limits of a container',
+      load: async () => (await import('./commands/update.ts')).update,
     },
   ],
 ]);

@@ -38,12 +38,16 @@ export interface CreateRequest {
   /** CDI devices beside those that the configuration's annotations name. */
   devices?: readonly string[] | undefined;
   owner?: string | undefined;
+  /** Aborted when nobody waits any more: what runs for the create is killed, and the create fails and undoes. */
+  signal?: AbortSignal | undefined;
 }
 
 /** AlreadyExists for an id in use; else the first thing that failed, in one sentence, with nothing left behind. */
 export async function createContainer(ctx: RuntimeContext, request: CreateRequest): Promise<Container> {
   const { id, namespace, bundle, stdio, executor } = request;
   const backend = ctx.backends.get(request.wall, 'create', id);
+  // Awaited first: from the look at what exists to the record on disk nothing may come between.
+  const { spec, json } = await readConfiguration(ctx, request);
   if (ctx.store.exists(namespace, id)) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
@@ -53,7 +57,6 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       remedy: `delete it first: bulkhead delete ${id}`,
     });
   }
-  const { spec, json } = await readConfiguration(ctx, request);
   const record: ContainerRecord = {
     id,
     namespace,
@@ -76,6 +79,8 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   );
   undo.defer('state', () => ctx.store.remove(namespace, id));
   undo.defer('resources', () => backend.destroy(record));
+  const abort = (): void => void endProcess(executor, id).catch(() => {});
+  request.signal?.addEventListener('abort', abort, { once: true });
   try {
     await backend.create(record, {
       spec,
@@ -87,14 +92,18 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       journal: (completed) => ctx.store.save(completed),
       runCreateHooks: (pid) => {
         container.init.record.pid = pid;
-        return runHooks(ctx, container, 'create');
+        return runHooks(ctx, container, 'create', request.signal);
       },
     });
+    throwIfAborted(request);
   } catch (error) {
     await endProcess(executor, id).catch((left: unknown) => {
       ctx.log.warning('clean-up failed', { id, what: 'process', error: String(left) });
     });
+    throwIfAborted(request, error);
     throw launchSentence('create', id, error);
+  } finally {
+    request.signal?.removeEventListener('abort', abort);
   }
   container.init.record.pidStartTime = processStartTime(container.init.pid) ?? 0;
   if (!container.init.isStopped) container.init.record.status = Status.STATUS_CREATED;
@@ -112,4 +121,10 @@ async function readConfiguration(
   const request = { op: 'create', id, wall, names: devices, specDirs: ctx.cdiSpecDirs };
   const spec = await injectDevices(read.spec, request);
   return spec === read.spec ? read : { spec, json: Buffer.from(JSON.stringify(spec)) };
+}
+
+function throwIfAborted({ id, signal }: CreateRequest, cause?: unknown): void {
+  if (signal?.aborted !== true) return;
+  const reason = 'given up: nobody waits for it any more';
+  throw new RuntimeError({ code: ErrorCode.Canceled, op: 'create', id, reason, cause });
 }

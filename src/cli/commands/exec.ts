@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { exitCodeOf } from '../../base/proc.ts';
 import type { Process, Spec } from '../../oci/types.ts';
@@ -15,6 +14,7 @@ import { LaunchIo } from '../launch_io.ts';
 import { loadContainer, lockContainer, runtimeContext } from '../load.ts';
 import type { LocalExecutor } from '../local_executor.ts';
 import { writePidFile } from '../pid_file.ts';
+import { pidfdSocketFlag, sendPidfd } from '../pidfd_socket.ts';
 import { loadRecord } from '../record.ts';
 import type { Session } from '../session.ts';
 import { SignalForwarder } from '../signals.ts';
@@ -51,6 +51,8 @@ export const exec: Command = {
       kind: 'number',
       usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
     },
+    { name: 'cgroup', kind: 'list', usage: '[CONTROLLER:]PATH of a cgroup below the container’s to run in' },
+    pidfdSocketFlag,
     {
       name: 'ignore-paused',
       kind: 'boolean',
@@ -84,8 +86,8 @@ async function start(session: Session, args: Arguments): Promise<Started> {
   using _lock = lockContainer(session, id);
   const process = execProcess(id, ownProcess(session, id), args, session.cwd);
   const passed = passedDescriptors('exec', id, args.number('preserve-fds') ?? 0, session.env, session.pid);
-  // Not "exec-1": other invocations launch too, and the name tells them apart in logs.
-  const execId = `exec-${randomBytes(4).toString('hex')}`;
+  // For messages only; our pid tells it from those of other invocations.
+  const execId = `exec-${session.pid}`;
   const key = `${id}/${execId}`;
   const terminal = process.terminal ?? false;
   const io = new LaunchIo({
@@ -107,10 +109,15 @@ async function start(session: Session, args: Arguments): Promise<Started> {
       execId,
       process,
       stdio: { stdin: '', stdout: '', stderr: '', terminal },
-      options: { preserveFds: passed.fds.length, listenFds: passed.listenFds },
+      options: {
+        preserveFds: passed.fds.length,
+        listenFds: passed.listenFds,
+        subCgroups: args.list('cgroup'),
+      },
     });
     const pidFile = args.string('pid-file');
     if (pidFile !== undefined) writePidFile('exec', id, pidFile, pid);
+    sendPidfd('exec', id, args, pid);
   } catch (error) {
     io.relay?.restore();
     await executor.signal(key, 9).catch(() => {});

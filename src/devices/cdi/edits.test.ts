@@ -42,10 +42,10 @@ describe('device nodes', () => {
     ['no permissions', { ...node, permissions: 'none' }, spec(), [plain], []],
     ['a block device', { ...node, type: 'b' }, spec(), [{ ...plain, type: 'b' }], [{ ...rule, type: 'b' }]],
     [
-      'a fifo, without numbers or a rule',
+      'a fifo, without a rule',
       { path: '/dev/x', type: 'p' },
       spec(),
-      [{ path: '/dev/x', type: 'p' }],
+      [{ path: '/dev/x', type: 'p', major: 0, minor: 0 }],
       [],
     ],
     ['an unbuffered device, without a rule', { ...node, type: 'u' }, spec(), [{ ...plain, type: 'u' }], []],

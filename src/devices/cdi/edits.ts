@@ -111,8 +111,7 @@ function applyEnv(spec: Spec, variables: readonly string[]): void {
 function applyNode(spec: Spec, node: DeviceNode): void {
   const { path, type = '', major = 0, minor = 0, fileMode, permissions = '' } = node;
   const linux = (spec.linux ??= {});
-  const device: LinuxDevice = { path, type };
-  if (type !== 'p') Object.assign(device, { major, minor });
+  const device: LinuxDevice = { path, type, major, minor };
   if (fileMode !== undefined) device.fileMode = fileMode;
   const { uid = 0, gid = 0 } = spec.process?.user ?? {};
   const owner = node.uid ?? (uid > 0 ? uid : undefined);

@@ -130,9 +130,14 @@ export class Cli {
     return [...this.#stateFiles(), ...this.#cgroups(), ...this.#mounts(), ...this.#processes()];
   }
 
-  async destroy(): Promise<void> {
+  /** Removes what a failed test left, so that the next one does not find it. */
+  async clean(): Promise<void> {
     const ids = (await this.run(['list', '-q'])).stdout.split('\n').filter((id) => id !== '');
     for (const id of ids) await this.run(['delete', '--force', id]);
+  }
+
+  async destroy(): Promise<void> {
+    await this.clean();
     rmSync(this.dir, { recursive: true, force: true });
   }
 
@@ -159,11 +164,12 @@ export class Cli {
       .map((line) => `mount ${line}`);
   }
 
-  /** Processes whose root is in the bundle, or that bulkhead-init has not left yet. */
+  /** Processes in cgroups of this run; one that has ended and waits for its parent is not left over. */
   #processes(): string[] {
     return readdirSync('/proc')
       .filter((name) => /^\d+$/.test(name))
       .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${basename(scratch())}-`))
+      .filter((pid) => !/^State:\s*[ZX]/m.test(read(`/proc/${pid}/status`)))
       .map((pid) => `process ${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`);
   }
 }

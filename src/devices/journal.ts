@@ -8,7 +8,7 @@
  *
  * Bindings do not outlive a boot. A claim of an earlier boot is dropped.
  */
-import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import { asRuntimeError, ErrorCode, RuntimeError } from '../base/errors.ts';
 import { linkName, type HostTree } from './host_tree.ts';
 import type { JournalFiles } from './journal_files.ts';
 import { PCI_DEVICES } from './pci.ts';
@@ -134,13 +134,13 @@ export class DeviceJournal {
   }
 
   async #undoAll(claims: readonly Claim[]): Promise<void> {
-    let first: unknown;
+    const faults: unknown[] = [];
     for (const claim of [...claims].reverse()) {
       await this.#undo(claim).catch((error: unknown) => {
-        first ??= error;
+        faults.push(error);
       });
     }
-    if (first !== undefined) throw first;
+    if (faults.length > 0) throw asRuntimeError(faults[0], 'release');
   }
 
   async #undo({ owner, change }: Claim): Promise<void> {

@@ -7,7 +7,7 @@ import type { Spec } from '../../src/oci/types.ts';
 import { PrivateContainerd } from './lib/containerd.ts';
 import { quote, run } from './lib/exec.ts';
 import { testImage } from './lib/image.ts';
-import { isBulkhead } from './lib/paths.ts';
+import { isBulkhead, scratch } from './lib/paths.ts';
 
 /**
  * The oracle: `ctr --device vendor/class=name` of containerd 2 injects by the reference library. For the same specs and
@@ -183,5 +183,45 @@ describe.skipIf(!isBulkhead)('agreement with containerd on CDI', () => {
     const theirs = await written([...flags, ...names.flatMap((name) => ['--device', name])]);
     const registry = await readRegistry([dir]);
     expect(inEffect(registry.inject(plain, names, hostNode))).toEqual(inEffect(theirs));
+  });
+});
+
+describe.skipIf(!isBulkhead)('devices by annotation through containerd', () => {
+  let containerd: PrivateContainerd;
+  beforeAll(async () => {
+    const dir = join(scratch(), 'cdi-annotations');
+    mkdirSync(dir);
+    const kind = 'kind: bulkhead.test/nodes';
+    const edits = 'deviceNodes: [{path: /dev/made/zero, hostPath: /dev/zero, fileMode: 0640}]';
+    const yaml = `cdiVersion: 0.5.0\n${kind}\ndevices:\n- name: 0\n  containerEdits:\n    env: [MADE=yes]\n    ${edits}\n`;
+    writeFileSync(join(dir, 'nodes.yaml'), yaml);
+    containerd = await PrivateContainerd.start({
+      version: '2',
+      bulkheadConfig: `[engine]\ncdi_spec_dirs = ["${dir}"]\n`,
+    });
+  });
+  afterAll(() => containerd?.stop());
+  const asking = (name: string, ...more: string[]): { flags: string[] } => ({
+    flags: ['--rm', '--annotation', `cdi.k8s.io/test=${name}`, ...more],
+  });
+
+  it('gives the engine’s containers the device', async () => {
+    const command = ['sh', '-c', 'ls -l /dev/made/zero; echo $MADE; head -c 3 /dev/made/zero | wc -c'];
+    const result = await containerd.run('cdi-1', command, asking('bulkhead.test/nodes=0'));
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout).toMatch(/^crw-r-----.*\nyes\n3\n$/);
+  });
+
+  it('refuses what no spec describes, and leaves nothing', async () => {
+    const result = await containerd.run('cdi-2', ['true'], asking('bulkhead.test/nodes=9'));
+    expect(result.code).not.toBe(0);
+    expect(result.stderr).toContain('CDI device bulkhead.test/nodes=9: not found; known of this kind: 0');
+    expect(await containerd.status('cdi-2')).toBeUndefined();
+  });
+
+  it('leaves annotations of a pod to CRI', async () => {
+    const pod = asking('bulkhead.test/nodes=0', '--annotation', 'io.kubernetes.cri.container-type=container');
+    const result = await containerd.run('cdi-3', ['sh', '-c', 'ls /dev/made; echo [$MADE]'], pod);
+    expect(result.stdout).toBe('[]\n');
   });
 });

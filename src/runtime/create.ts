@@ -10,7 +10,7 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
-import { injectDevices } from '../sandbox/devices.ts';
+import { asksForDevices, injectDevices } from '../sandbox/devices.ts';
 import { endProcess } from './end_process.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
 import type { Spec } from '../oci/types.ts';
@@ -46,8 +46,10 @@ export interface CreateRequest {
 export async function createContainer(ctx: RuntimeContext, request: CreateRequest): Promise<Container> {
   const { id, namespace, bundle, stdio, executor } = request;
   const backend = ctx.backends.get(request.wall, 'create', id);
-  // Awaited first: from the look at what exists to the record on disk nothing may come between.
-  const { spec, json } = await readConfiguration(ctx, request);
+  const read = readBundle('create', id, bundle);
+  // Awaited first: between the look at what exists and the record on disk nothing may come.
+  const asks = asksForDevices(read.spec, request.devices);
+  const { spec, json } = asks ? await withDevices(ctx, request, read.spec) : read;
   if (ctx.store.exists(namespace, id)) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
@@ -112,15 +114,20 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   return container;
 }
 
-/** The bundle's configuration with the devices asked for, and the bytes to keep of it. */
-async function readConfiguration(
+/** The configuration with the devices asked for, and the bytes to keep of it. */
+async function withDevices(
   ctx: RuntimeContext,
-  { id, bundle, wall, devices }: CreateRequest,
+  { id, wall, devices }: CreateRequest,
+  spec: Spec,
 ): Promise<{ spec: Spec; json: Buffer }> {
-  const read = readBundle('create', id, bundle);
-  const request = { op: 'create', id, wall, names: devices, specDirs: ctx.cdiSpecDirs };
-  const spec = await injectDevices(read.spec, request);
-  return spec === read.spec ? read : { spec, json: Buffer.from(JSON.stringify(spec)) };
+  const injected = await injectDevices(spec, {
+    op: 'create',
+    id,
+    wall,
+    names: devices,
+    specDirs: ctx.cdiSpecDirs,
+  });
+  return { spec: injected, json: Buffer.from(JSON.stringify(injected)) };
 }
 
 function throwIfAborted({ id, signal }: CreateRequest, cause?: unknown): void {

@@ -32,17 +32,14 @@ export const passingWalls: readonly Wall[] = ['namespace'];
  * passes none, InvalidArgument for a device that no spec describes or a name that is none.
  */
 export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Spec> {
+  if (!asksForDevices(spec, request.names)) return spec;
   const { op, id, wall } = request;
-  const annotations = spec.annotations ?? {};
-  const annotated =
-    Object.keys(annotations).some((key) => key.startsWith(CDI_PREFIX)) && !madeByCri(annotations);
-  if (!annotated && (request.names ?? []).length === 0) return spec;
   const [cdi, { hostNode }] = await Promise.all([
     import('../devices/cdi/index.ts'),
     import('../devices/host_node.ts'),
   ]);
   try {
-    const asked = annotated ? cdi.parseAnnotations(annotations).devices : [];
+    const asked = isAnnotated(spec) ? cdi.parseAnnotations(spec.annotations ?? {}).devices : [];
     const names = [...new Set([...(request.names ?? []), ...asked])];
     if (!passingWalls.includes(wall)) throw refusal(request, names);
     const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(names) });
@@ -56,8 +53,14 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
   }
 }
 
-function madeByCri(annotations: Record<string, string>): boolean {
-  return Object.keys(annotations).some((key) => key.startsWith(CRI_PREFIX));
+/** Whether injectDevices would have anything to do. */
+export function asksForDevices(spec: Spec, names: readonly string[] = []): boolean {
+  return names.length > 0 || isAnnotated(spec);
+}
+
+function isAnnotated({ annotations = {} }: Spec): boolean {
+  const keys = Object.keys(annotations);
+  return keys.some((key) => key.startsWith(CDI_PREFIX)) && !keys.some((key) => key.startsWith(CRI_PREFIX));
 }
 
 function refusal({ op, id, wall }: DeviceRequest, names: readonly string[]): RuntimeError {

@@ -45,10 +45,10 @@ export function errnoOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 
-/** True for errors that mean that the cgroup, or the file, does not exist (any more). */
+/** True for errors that mean that the cgroup, the file, or the process that a file of /proc tells of is not there (any more). */
 export function isGone(error: unknown): boolean {
   const errno = errnoOf(error);
-  return errno === 'ENOENT' || errno === 'ENODEV' || errno === 'ENOTDIR';
+  return errno === 'ENOENT' || errno === 'ENODEV' || errno === 'ENOTDIR' || errno === 'ESRCH';
 }
 
 const reasons: Record<string, string> = {

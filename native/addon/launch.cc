@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <map>
 #include <mutex>
@@ -266,6 +267,8 @@ void Launch::on_outer_exit(Napi::Env env) {
 }
 
 void Launch::on_process_exit(Napi::Env env) {
+  // Only before it is reaped.
+  never_executed_ = (task_flags(pid_) & kTaskForkNoExec) != 0;
   const Result<ExitStatus> status = wait_pidfd(process_.get(), false);
   if (status && !status.value().exited) return;
   process_poll_.stop();
@@ -280,9 +283,18 @@ void Launch::on_process_exit(Napi::Env env) {
 void Launch::on_sync_end(Napi::Env env) {
   sync_poll_.stop();
   sync_.reset();
-  const bool reached_exec = !failed_ && !dismissed_ && !paused_ && (cloned_ || !has_clone_);
-  if (reached_exec) send_started(env);
+  const bool may_run = !failed_ && !dismissed_ && !paused_ && (cloned_ || !has_clone_);
+  if (may_run && !died_before_exec()) send_started(env);
   finish_if_over(env);
+}
+
+// The socket also ends when the kernel kills the last process that holds it, a moment before the
+// exit can be seen.
+bool Launch::died_before_exec() const {
+  if (cloned_) return process_ ? (task_flags(pid_) & kTaskForkNoExec) != 0 : never_executed_;
+  // bulkhead-init was itself executed, so without a clone there is no such flag. While it is on its
+  // way out nothing is known; its exit status will tell.
+  return outer_ && (task_flags(pid_) & kTaskExiting) != 0;
 }
 
 void Launch::finish_if_over(Napi::Env env) {
@@ -293,6 +305,9 @@ void Launch::finish_if_over(Napi::Env env) {
     sync_.reset();
   }
   over_ = true;
+  // Without a clone: a program that ended at once, or a signal that is taken for an early death.
+  if (!started_ && !failed_ && !dismissed_ && !paused_ && !has_clone_ && !WIFSIGNALED(wait_status_))
+    send_started(env);
   if (!started_ && !failed_ && !dismissed_) {
     failed_ = true;
     send_failure(env, "failed", local_failure(0, "died", wait_status_));

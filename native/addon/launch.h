@@ -46,6 +46,7 @@ class Launch : public Napi::ObjectWrap<Launch> {
   void on_process_exit(Napi::Env env);
   void on_sync_end(Napi::Env env);
   void dismiss();
+  bool died_before_exec() const;
   void finish_if_over(Napi::Env env);
   // Stops watching and closes everything; no more events.
   void let_go();
@@ -71,6 +72,8 @@ class Launch : public Napi::ObjectWrap<Launch> {
   bool failed_ = false;
   bool started_ = false;
   bool over_ = false;
+  // The second process was reaped without having reached execve.
+  bool never_executed_ = false;
 };
 
 }  // namespace bulkhead::addon

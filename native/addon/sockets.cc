@@ -9,6 +9,7 @@
 #include "addon/arguments.h"
 #include "addon/bindings.h"
 #include "core/fd.h"
+#include "core/pidfd.h"
 
 namespace bulkhead::addon {
 namespace {
@@ -77,6 +78,29 @@ Napi::Value send_fd(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+// sendPidfd(socketPath, pid, message): a descriptor for the process goes along.
+Napi::Value send_pidfd(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  std::string message;
+  int pid = 0;
+  if (!get_string(info[0], "socketPath", path) || !get_int(info[1], "pid", 1, INT32_MAX, pid) ||
+      !get_string(info[2], "message", message)) {
+    return env.Undefined();
+  }
+  if (message.empty()) return throw_type_error(env, "message: expected at least one character");
+  const Result<UniqueFd> process = pidfd_open(pid);
+  if (!process) return throw_error(env, process.error());
+  UniqueFd sock;
+  if (const int error = connect_unix(path, sock); error != 0) {
+    return throw_errno(env, error, "connect", path);
+  }
+  if (const int error = send_with_fd(sock.get(), message, process.value().get()); error != 0) {
+    return throw_errno(env, error, "sendmsg", path);
+  }
+  return env.Undefined();
+}
+
 // peerCredentials(fd): { pid, uid, gid }
 Napi::Value peer_credentials(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -98,6 +122,7 @@ Napi::Value peer_credentials(const Napi::CallbackInfo& info) {
 
 void define_sockets(Napi::Env env, Napi::Object exports) {
   define<send_fd>(env, exports, "sendFd");
+  define<send_pidfd>(env, exports, "sendPidfd");
   define<peer_credentials>(env, exports, "peerCredentials");
 }
 

@@ -161,7 +161,8 @@ bool decode_to_init(std::span<const uint8_t> bytes, bool& proceed) {
     pbf_reader message = reader_of(bytes);
     while (message.next()) {
       if (message.tag() == 1 && message.wire_type() == protozero::pbf_wire_type::varint) {
-        // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the message.
+        // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the
+        // message.
         proceed = message.get_uint64() != 0;
       } else {
         message.skip();

@@ -105,7 +105,7 @@ int child_main(void* data) {
   if (!place_descriptors(child, init_fd)) {
     child.error = errno;
     child.op = "place descriptors";
-    ::_exit(127);
+    return 127;
   }
   reset_ignored_signals();
   char name[] = "bulkhead-init";
@@ -113,7 +113,7 @@ int child_main(void* data) {
   char* envp[] = {nullptr};
   ::syscall(SYS_execveat, init_fd, "", argv, envp, AT_EMPTY_PATH);
   child.error = errno;
-  ::_exit(127);
+  return 127;
 }
 
 // The plan in a memfd that nobody can change any more; bulkhead-init maps it.

@@ -90,7 +90,8 @@ Result<InitEvent> read_init_event(int sync_fd, bool nonblocking = false);
 // Decodes one FromInit (without the descriptor of Console). False: malformed.
 bool decode_init_event(std::span<const uint8_t> bytes, InitEvent& event);
 
-// Answers kPaused. False: the process leaves quietly. `stdin_fd` (borrowed) becomes its standard input.
+// Answers kPaused. False: the process leaves quietly. `stdin_fd` (borrowed) becomes its standard
+// input.
 Status send_to_init(int sync_fd, bool proceed, int stdin_fd = -1);
 
 }  // namespace bulkhead

@@ -29,6 +29,26 @@ int encode_wait_status(const siginfo_t& info) {
   }
 }
 
+// A number of /proc/PID/stat, counted from 1 as in proc_pid_stat(5).
+Result<uint64_t> stat_field(pid_t pid, int wanted) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return Error{errno == ENOENT ? ESRCH : errno, "open"};
+  char text[1024];
+  ssize_t got = ::read(fd.get(), text, sizeof text - 1);
+  if (got <= 0) return Error{got == 0 ? ESRCH : errno, "read"};
+  text[got] = '\0';
+  // The name (field 2) may hold spaces and parentheses: count from the last ")".
+  const char* at = std::strrchr(text, ')');
+  if (at == nullptr) return Error{EBADMSG, "read"};
+  for (int field = 2; field < wanted; field++) {
+    at = std::strchr(at + 1, ' ');
+    if (at == nullptr) return Error{EBADMSG, "read"};
+  }
+  return static_cast<uint64_t>(std::strtoull(at + 1, nullptr, 10));
+}
+
 }  // namespace
 
 Result<UniqueFd> pidfd_open(pid_t pid) {
@@ -64,22 +84,12 @@ Result<ExitStatus> wait_pidfd(int pidfd, bool block) {
 }
 
 Result<uint64_t> process_start_time(pid_t pid) {
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return Error{errno == ENOENT ? ESRCH : errno, "open"};
-  char text[1024];
-  ssize_t got = ::read(fd.get(), text, sizeof text - 1);
-  if (got <= 0) return Error{got == 0 ? ESRCH : errno, "read"};
-  text[got] = '\0';
-  // The name (field 2) may hold spaces and parentheses: count from the last ")".
-  const char* at = std::strrchr(text, ')');
-  if (at == nullptr) return Error{EBADMSG, "read"};
-  for (int field = 2; field < 22; field++) {
-    at = std::strchr(at + 1, ' ');
-    if (at == nullptr) return Error{EBADMSG, "read"};
-  }
-  return static_cast<uint64_t>(std::strtoull(at + 1, nullptr, 10));
+  return stat_field(pid, 22);
+}
+
+unsigned long task_flags(pid_t pid) {
+  const Result<uint64_t> flags = stat_field(pid, 9);
+  return flags ? static_cast<unsigned long>(flags.value()) : 0;
 }
 
 }  // namespace bulkhead

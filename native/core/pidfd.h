@@ -28,4 +28,13 @@ Result<ExitStatus> wait_pidfd(int pidfd, bool block);
 // Start time in clock ticks since boot, proc_pid_stat(5) field 22. Error ESRCH: no such process.
 Result<uint64_t> process_start_time(pid_t pid);
 
+// Flags of the kernel's task (include/linux/sched.h), visible as field 9 of proc_pid_stat(5).
+constexpr unsigned long kTaskExiting = 0x4;  // PF_EXITING
+// PF_FORKNOEXEC: cloned, and execve not done yet; cleared before O_CLOEXEC takes effect, kept by a
+// zombie.
+constexpr unsigned long kTaskForkNoExec = 0x40;
+// 0 when they cannot be read. `pid` has to be a child of ours that is not reaped, so that it is
+// nobody else.
+unsigned long task_flags(pid_t pid);
+
 }  // namespace bulkhead

@@ -1,10 +1,12 @@
 // What the steps share: the sync socket, the slots, the root, and the result of a step.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -96,7 +98,14 @@ struct Context {
   std::string executable;
   std::string home;  // "HOME=…" for Exec, empty when the plan has one
   mode_t inherited_umask = 022;
-  bool umask_set = false;
+  // RLIMIT_NOFILE takes effect with prepare_exec: it would count our own descriptors before.
+  std::optional<rlimit64> open_files;
+
+  // Made by prepare_exec.
+  bool prepared = false;
+  std::vector<char*> arguments, environment;
+  // A system call filter is in place.
+  bool filtered = false;
 
   Slot& slot(SlotId id);
 };
@@ -109,5 +118,13 @@ void report(Context& context, std::string_view message, int fd = -1);
 void report_warning(Context& context, int err, std::string_view path);
 // Waits for ToInit; leaves quietly on proceed = false and when the launcher is gone.
 void await_proceed(Context& context);
+
+// ---- steps_exec.cc
+
+// All that is left to do before execve: descriptors, session, umask, open file limit, argument
+// lists. Done by Exec, or by a Seccomp just before it, because the filter may refuse any system
+// call but execve. `keep`: a descriptor that has to stay for now; gets its new number. Invalidates
+// all other descriptors of the context but sync.
+Outcome prepare_exec(Context& context, const Exec& step, int* keep = nullptr);
 
 }  // namespace bulkhead

@@ -160,7 +160,9 @@ void note_last_uses(Context& context, const Plan& plan) {
 
 void close_used_up(Context& context, const Step& step) {
   for (SlotId id : slots_of(step).ids) {
-    if (id && context.slot(id).last_use == context.index) context.slot(id).fd.reset();
+    if (id && !context.prepared && context.slot(id).last_use == context.index) {
+      context.slot(id).fd.reset();
+    }
   }
 }
 

@@ -56,7 +56,8 @@ class FieldReader {
   }
   void read(bool& member) {
     expect(pbf_wire_type::varint);
-    // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the message.
+    // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the
+    // message.
     member = reader_.get_uint64() != 0;
   }
   void read(uint32_t& member) {

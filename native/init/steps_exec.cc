@@ -25,7 +25,10 @@ int check_executable(const std::string& path) {
   struct stat info;
   if (::stat(path.c_str(), &info) < 0) return errno == ENOTDIR ? ENOENT : errno;
   if (!S_ISREG(info.st_mode)) return EACCES;
-  return ::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) < 0 ? errno : 0;
+  if (::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) == 0) return 0;
+  // EPERM is no answer of access(2) but of an early filter that does not know faccessat2: execve
+  // will tell.
+  return errno == EPERM ? 0 : errno;
 }
 
 std::string join(std::string_view directory, std::string_view name) {
@@ -58,27 +61,6 @@ Outcome wait_for_fifo(int fifo) {
   }
 }
 
-// 3 + n …: the program's extra descriptors move down from 5 + n; then only they and the sync socket
-// are left.
-bool place_preserved(Context& context, uint32_t count) {
-  int first_free = 3 + static_cast<int>(count);
-  UniqueFd sync(
-      ::fcntl(context.sync.get(), F_DUPFD_CLOEXEC, kFirstExtraFd + static_cast<int>(count)));
-  if (!sync) return false;
-  context.sync.reset();
-  for (int i = 0; i < static_cast<int>(count); i++) {
-    // One that the launcher did not give is not there for the program either.
-    if (::dup2(kFirstExtraFd + i, 3 + i) < 0) ::close(3 + i);
-  }
-  ::dup3(sync.get(), first_free, O_CLOEXEC);
-  context.sync.reset(first_free);
-  (void)sync.release();
-  // Really closed, not only marked: execve looks names up, and /proc/self/fd/N is a name
-  // (CVE-2024-21626).
-  if (::syscall(SYS_close_range, static_cast<unsigned>(first_free) + 1, ~0u, 0) < 0) return false;
-  return true;
-}
-
 void forget_descriptors(Context& context) {
   // Before the program's descriptors move: a number that the launcher did not fill must not be one
   // of ours.
@@ -90,6 +72,40 @@ void forget_descriptors(Context& context) {
   context.procfs.reset();
   context.null_device.reset();
   context.empty_directory.reset();
+}
+
+// Really closed, not only marked: execve looks names up, and /proc/self/fd/N is a name
+// (CVE-2024-21626).
+void close_from(int first) {
+  if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0) == 0) return;
+  // An early filter refuses close_range; all of ours have low numbers, and O_CLOEXEC.
+  for (int fd = first; fd < 256; fd++) ::close(fd);
+}
+
+// 3 … 2 + n: the program's extra descriptors, which the launcher put at 5 … 4 + n; 3 + n: the sync
+// socket; behind it what is kept.
+bool place_descriptors(Context& context, uint32_t count, int* keep) {
+  int first_free = 3 + static_cast<int>(count);
+  int floor = first_free + 2;
+  UniqueFd sync(::fcntl(context.sync.get(), F_DUPFD_CLOEXEC, floor));
+  UniqueFd kept(keep == nullptr ? -1 : ::fcntl(*keep, F_DUPFD_CLOEXEC, floor));
+  if (!sync || (keep != nullptr && !kept)) return false;
+  context.sync.reset();
+  forget_descriptors(context);
+  for (int i = 0; i < static_cast<int>(count); i++) {
+    // One that the launcher did not give is not there for the program either.
+    if (::dup2(kFirstExtraFd + i, 3 + i) < 0) ::close(3 + i);
+  }
+  ::dup3(sync.get(), first_free, O_CLOEXEC);
+  context.sync.reset(first_free++);
+  if (keep != nullptr) {
+    ::dup3(kept.get(), first_free, O_CLOEXEC);
+    *keep = first_free++;
+  }
+  sync.reset();
+  kept.reset();
+  close_from(first_free);
+  return true;
 }
 
 std::vector<char*> c_strings(const std::vector<Text>& texts) {
@@ -155,19 +171,32 @@ Outcome carry_out(Context& context, const Chdir& step) {
   return done();
 }
 
+Outcome prepare_exec(Context& context, const Exec& step, int* keep) {
+  if (step.preserve_fds > kMaxExtraFds) return fail_with(EINVAL, "preserve-fds");
+  await_outer(context);
+  context.arguments = c_strings(step.args);
+  context.environment = c_strings(step.env);
+  if (!context.home.empty()) {
+    context.environment.insert(context.environment.end() - 1, context.home.data());
+  }
+  ::setsid();
+  ::umask(context.inherited_umask);
+  if (!place_descriptors(context, step.preserve_fds, keep)) return fail("place-descriptors");
+  if (context.open_files && ::prlimit64(0, RLIMIT_NOFILE, &*context.open_files, nullptr) < 0) {
+    return fail("setrlimit");
+  }
+  context.prepared = true;
+  return done();
+}
+
 Outcome carry_out(Context& context, const Exec& step) {
   std::string file = step.file.empty() ? context.executable : std::string(step.file.view());
   if (file.empty()) return fail_with(ENOENT, "empty-name");
-  if (step.preserve_fds > kMaxExtraFds) return fail_with(EINVAL, "preserve-fds", file);
-  await_outer(context);
-  std::vector<char*> args = c_strings(step.args);
-  std::vector<char*> env = c_strings(step.env);
-  if (!context.home.empty()) env.insert(env.end() - 1, context.home.data());
-  ::setsid();
-  ::umask(context.inherited_umask);
-  forget_descriptors(context);
-  if (!place_preserved(context, step.preserve_fds)) return fail("place-descriptors", file);
-  ::execve(file.c_str(), args.data(), env.data());
+  if (!context.prepared) {
+    Outcome outcome = prepare_exec(context, step);
+    if (!outcome.ok()) return outcome;
+  }
+  ::execve(file.c_str(), context.arguments.data(), context.environment.data());
   int err = errno;
   // The file is there, so what is missing is its interpreter.
   const char* detail = err == ENOENT && ::access(file.c_str(), F_OK) == 0 ? "interpreter" : "exec";

@@ -40,7 +40,8 @@ std::vector<char*> c_strings(const std::vector<Text>& texts) {
 }
 
 [[noreturn]] void become_hook(const RunHook& step, mode_t mask, const Pipe& in, const Pipe& err) {
-  int null_fd = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  // O_NONBLOCK: it is the image's /dev/null, which could be a fifo.
+  int null_fd = ::open("/dev/null", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   int out = null_fd >= 0 ? null_fd : err.write.get();
   if (::dup2(in.read.get(), 0) < 0 || ::dup2(out, 1) < 0 || ::dup2(err.write.get(), 2) < 0)
     ::_exit(127);

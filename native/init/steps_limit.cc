@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "init/steps.h"
 
 namespace bulkhead {
@@ -33,8 +35,16 @@ constexpr uint32_t kIoprioClassShift = 13;
 
 }  // namespace
 
-Outcome carry_out(Context&, const Rlimit& step) {
+Outcome carry_out(Context& context, const Rlimit& step) {
   rlimit64 limit{step.soft, step.hard};
+  if (step.resource == RLIMIT_NOFILE && step.soft <= step.hard) {
+    // Raised now, while that is permitted; lowered when our own descriptors do not count any more.
+    context.open_files = limit;
+    rlimit64 now{};
+    if (::prlimit64(0, RLIMIT_NOFILE, nullptr, &now) < 0) return fail("setrlimit");
+    limit.rlim_max = std::max(limit.rlim_max, now.rlim_max);
+    limit.rlim_cur = std::max(limit.rlim_cur, now.rlim_cur);
+  }
   if (::prlimit64(0, static_cast<__rlimit_resource>(step.resource), &limit, nullptr) < 0) {
     return fail("setrlimit");
   }

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -63,16 +64,18 @@ int sender_main(void* data) {
   if (shared.state.load() == HandOver::kInstalled) {
     shared.state.store(send_listener(shared) ? HandOver::kSent : HandOver::kFailed);
   }
-  ::_exit(0);
+  return 0;
 }
 
 // Once the filter is in, any system call of ours may wait for the very agent that does not have the
 // descriptor yet. So a helper that shares our memory and descriptors, started before and thus
 // unfiltered, sends it; the two talk by memory only.
-Outcome install_with_listener(Context& context, const Seccomp& step) {
+Outcome install_with_listener(const Seccomp& step, int socket) {
   HandOver shared;
-  shared.socket = context.slot(step.listener_slot).fd.get();
-  if (shared.socket < 0) return fail_with(EBADF, "empty-slot");
+  shared.socket = socket;
+  // An agent that does not read must not keep us spinning below.
+  timeval limit{10, 0};
+  (void)::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   shared.message.assign(reinterpret_cast<const char*>(step.state_prefix.data()),
                         step.state_prefix.size());
   shared.message += std::to_string(::getpid());
@@ -95,10 +98,8 @@ Outcome install_with_listener(Context& context, const Seccomp& step) {
   }
   shared.listener = listener;
   shared.state.store(HandOver::kInstalled);
-  while (shared.state.load() == HandOver::kInstalled) {
-    // No system call here, see above.
-    __asm__ __volatile__("" ::: "memory");
-  }
+  // No system call here, see above; the helper needs some microseconds.
+  while (shared.state.load() == HandOver::kInstalled) __asm__ __volatile__("" ::: "memory");
   bool sent = shared.state.load() == HandOver::kSent;
   (void)wait_pidfd(helper.get(), true);
   ::close(listener);
@@ -112,8 +113,23 @@ Outcome carry_out(Context& context, const Seccomp& step) {
   if (count == 0 || count > BPF_MAXINSNS || step.program.size() % sizeof(sock_filter) != 0) {
     return fail_with(EINVAL, "program-size");
   }
-  if (step.listener_slot) return install_with_listener(context, step);
-  return install(step, step.flags) < 0 ? fail("seccomp") : done();
+  int socket = step.listener_slot ? context.slot(step.listener_slot).fd.get() : -1;
+  if (step.listener_slot && socket < 0) return fail_with(EBADF, "empty-slot");
+  const auto& steps = context.plan->steps;
+  if (context.index + 1 < steps.size()) {
+    if (const Exec* exec = std::get_if<Exec>(&steps[context.index + 1].body)) {
+      Outcome outcome = prepare_exec(context, *exec, socket < 0 ? nullptr : &socket);
+      if (!outcome.ok()) return outcome;
+    }
+  }
+  Outcome outcome = done();
+  if (socket >= 0) {
+    outcome = install_with_listener(step, socket);
+  } else if (install(step, step.flags) < 0) {
+    outcome = fail("seccomp");
+  }
+  context.filtered = outcome.ok();
+  return outcome;
 }
 
 }  // namespace bulkhead

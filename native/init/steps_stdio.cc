@@ -33,6 +33,9 @@ Outcome open_master(Context& context, UniqueFd& master) {
       info.st_rdev != makedev(5, 2)) {
     return fail_with(EPERM, "not-devpts", "/dev/pts/ptmx");
   }
+  // Only for the open, which a fifo in its place would have blocked: whoever gets it by a console
+  // socket expects a terminal that waits.
+  ::fcntl(master.get(), F_SETFL, 0);
   int unlocked = 0;
   if (::ioctl(master.get(), TIOCSPTLCK, &unlocked) < 0) return fail("unlock", "/dev/pts/ptmx");
   return done();

@@ -35,6 +35,7 @@ namespace {
 constexpr int kFlushMs = 2000;
 constexpr uint32_t kTrimMs = 1000;
 constexpr uint32_t kAbandonedMs = 10000;
+constexpr int kLargeBlock = 64 << 10;
 
 class Monitor : public EngineHandler {
  public:
@@ -229,6 +230,10 @@ void join_cgroups(std::string_view directories) {
 int run_monitor(const Hello& hello, const Install& install, ShimSocket socket, UniqueFd engine,
                 std::string_view shim_cgroup) {
   leave_containerd();
+  // Large buffers are mappings of their own, returned when freed. Set explicitly: glibc would raise
+  // the threshold to the largest block ever freed, and keep later ones in its heap.
+  ::mallopt(M_MMAP_THRESHOLD, kLargeBlock);
+  ::mallopt(M_TRIM_THRESHOLD, kLargeBlock);
   ::prctl(PR_SET_NAME, "bulkhead-shim");
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   open_log(hello.group);

@@ -1,15 +1,10 @@
 #include "shim/process.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
 #include "core/pidfd.h"
 #include "shim/engine_link.h"
@@ -28,30 +23,6 @@ uint64_t wall_clock_ns() {
 bool has_ended(int pidfd) {
   pollfd state{pidfd, POLLIN, 0};
   return ::poll(&state, 1, 0) == 1;
-}
-
-// Flags of the kernel's task, include/linux/sched.h; visible in /proc/PID/stat (proc_pid_stat(5),
-// field 9).
-constexpr unsigned long kExiting = 0x4;
-constexpr unsigned long kForkNoExec =
-    0x40;  // cloned, and execve not done yet; cleared before O_CLOEXEC takes effect
-
-// 0 when they cannot be read. `pid` is a child of ours that is not reaped, so it is nobody else.
-unsigned long task_flags(pid_t pid) {
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
-  char text[512];
-  ssize_t length = file ? ::read(file.get(), text, sizeof text - 1) : -1;
-  if (length <= 0) return 0;
-  text[length] = '\0';
-  // The command name may hold anything but ends at the last parenthesis.
-  const char* at = std::strrchr(text, ')');
-  for (int field = 2; at != nullptr && field < 9; field++) {
-    at = std::strchr(at, ' ');
-    if (at != nullptr) at++;
-  }
-  return at == nullptr ? 0 : std::strtoul(at, nullptr, 10);
 }
 
 }  // namespace
@@ -169,7 +140,7 @@ void Process::reap_outer() {
 
 void Process::reap_main() {
   if (!main_.active() || !has_ended(main_.fd())) return;
-  if (launching()) never_executed_ = (task_flags(pid_) & kForkNoExec) != 0;
+  if (launching()) never_executed_ = (task_flags(pid_) & kTaskForkNoExec) != 0;
   auto status = wait_pidfd(main_.fd(), false);
   if (status && !status->exited) return;
   main_.stop();
@@ -204,7 +175,8 @@ bool Process::settle() {
   if (sync_.active()) return true;
   if (launching()) {
     // A process that is killed closes its end too, a moment before its exit can be seen.
-    if (main_alive_ && (task_flags(pid_) & (cloned_ ? kForkNoExec : kExiting)) != 0) return true;
+    if (main_alive_ && (task_flags(pid_) & (cloned_ ? kTaskForkNoExec : kTaskExiting)) != 0)
+      return true;
     settle_launch();
     if (phase_ == Phase::kFailing) return settle();
   }

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -128,6 +130,15 @@ TEST(umask_is_the_launchers_or_the_plans) {
   CHECK_EQ(run.out, "0077\n");
 }
 
+TEST(open_file_limit_spares_the_set_up) {
+  Rootfs root;
+  ContainerSteps more;
+  more.late.push_back(Rlimit{RLIMIT_NOFILE, 4, 4});
+  Run run = run_container(root.path(), "ulimit -n; ulimit -Hn", more);
+  CHECK_EQ(run.failure.detail, "");
+  CHECK_EQ(run.out, "4\n4\n");
+}
+
 TEST(ignored_signals_are_reset) {
   Rootfs root;
   ::signal(SIGPIPE, SIG_IGN);
@@ -201,6 +212,56 @@ TEST(launcher_that_dies_ends_a_waiting_container) {
   CHECK_EQ(status->wait_status, 0);
 }
 
+TEST(failure_behind_any_step_leaves_nothing) {
+  Rootfs root;
+  TempDir host;
+  ContainerSteps more;
+  OpenTree tree;
+  tree.slot = {1};
+  tree.path = text(host.path());
+  more.outer = {tree};
+  Attach attach;
+  attach.slot = {1};
+  attach.target = text("/mnt");
+  attach.make = TargetKind::kDirectory;
+  more.inner = {attach};
+  more.late = {MaskPath{text("/proc/kcore")}, Terminal{}, NoNewPrivs{}, User{1, 1, {}, false}};
+  auto steps = container(root.path(), "true", more);
+  auto count = [](const char* directory) {
+    std::string command = std::string("ls ") + directory + " | wc -l > /tmp/bh-test-count";
+    CHECK_EQ(std::system(command.c_str()), 0);
+    std::string text_read = read_text("/tmp/bh-test-count");
+    ::unlink("/tmp/bh-test-count");
+    return std::atoi(text_read.c_str());
+  };
+  (void)run_steps({shell("true")});
+  int descriptors = count("/proc/$PPID/fd");
+  std::string mounts = read_text("/proc/self/mountinfo");
+  for (size_t length = 1; length < steps.size(); length++) {
+    Run run = run_steps({steps.begin(), steps.begin() + static_cast<ptrdiff_t>(length)});
+    CHECK(run.failed);
+    CHECK_EQ(run.failure.detail, "no-exec");
+    CHECK_EQ(run.exit_code(), 1);
+  }
+  CHECK_EQ(count("/proc/$PPID/fd"), descriptors);
+  CHECK_EQ(read_text("/proc/self/mountinfo"), mounts);
+  CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) < 0);
+}
+
+TEST(killed_at_a_gate_is_an_end_without_a_failure) {
+  Rootfs root;
+  ContainerSteps more;
+  Gate gate;
+  gate.point = text("start");
+  more.late.push_back(gate);
+  RunOptions options;
+  options.at_gate = [](const std::string&, pid_t pid) { return ::kill(pid, SIGKILL) == 0; };
+  Run run = run_container(root.path(), "echo ran", more, options);
+  CHECK(!run.failed);
+  CHECK_EQ(run.out, "");
+  CHECK_EQ(run.wait_status, SIGKILL);
+}
+
 TEST(fifo_gate_waits_for_a_byte) {
   Rootfs root;
   TempDir files;
@@ -238,8 +299,11 @@ TEST(working_directory_must_be_inside) {
     more.late = {chdir};
     Gate gate;
     gate.point = text("start");
-    gate.fifo_slot = {5};
     more.late.push_back(gate);
+    // Needs the slot, and so keeps it open that long.
+    MountSetattr later;
+    later.slot = {5};
+    more.late.push_back(later);
     RunOptions options;
     options.at_gate = [&](const std::string&, pid_t pid) {
       // A descriptor of the container's own root is no way out.
@@ -253,8 +317,7 @@ TEST(working_directory_must_be_inside) {
     CHECK_EQ(run.out, "");
     if (!run.failed) continue;
     refused += run.failure.detail == "cwd-outside-root";
-    // At the gate, reading a directory fails.
-    CHECK(run.failure.action == Chdir::kAction || run.failure.action == Gate::kAction);
+    CHECK_EQ(run.failure.action, Chdir::kAction);
   }
   CHECK_EQ(refused, 1);
 }

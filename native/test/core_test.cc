@@ -248,7 +248,7 @@ TEST(launch_of_what_cannot_be_executed_fails) {
   auto launched = launch(args);
   CHECK(!launched.ok());
   CHECK_EQ(launched.error().code, EACCES);
-  CHECK_EQ(launched.error().op, "exec bulkhead-init");
+  CHECK_EQ(std::string(launched.error().op), "exec bulkhead-init");
   CHECK(::waitpid(-1, nullptr, WNOHANG) < 0);
   CHECK(!open_init("/nonexistent/init").ok());
 }

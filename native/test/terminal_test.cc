@@ -124,6 +124,46 @@ TEST(filter_is_installed) {
   more.late = {seccomp};
   run = run_container(root.path(), "true", more);
   CHECK_EQ(run.failure.detail, "program-size");
+  // Between other steps, and before Exec.
+  seccomp.program = filter(SYS_mkdir, SECCOMP_RET_ERRNO | 33);
+  more.late = {};
+  auto steps = container(root.path(), "mkdir /x; ls /proc/self/fd", more);
+  steps.insert(steps.end() - 1, StepBody(seccomp));
+  run = run_steps(steps);
+  CHECK(run.out.find("Numerical argument out of domain") != std::string::npos);
+  CHECK(run.out.ends_with("0\n1\n2\n3\n"));
+}
+
+TEST(filter_before_exec_may_refuse_everything_else) {
+  Rootfs root;
+  // Allows execve, write and exit_group; whatever else the executor called behind it would end in
+  // failure.
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 2, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  Seccomp seccomp;
+  seccomp.program = bytes({reinterpret_cast<const char*>(program), sizeof program});
+  auto steps = container(root.path(), "");
+  Exec exec;
+  exec.file = text("/bin/missing");
+  exec.args = texts({"missing"});
+  steps.back() = seccomp;
+  steps.push_back(exec);
+  // The report gets through.
+  Run run = run_steps(steps);
+  CHECK(run.failed);
+  CHECK_EQ(run.failure.detail, "exec");
+  CHECK_EQ(run.failure.err, ENOENT);
+  // And a program starts, with the descriptors it should have. (It cannot get far.)
+  exec.file = text("/bin/busybox");
+  steps.back() = exec;
+  run = run_steps(steps);
+  CHECK(!run.failed);
 }
 
 TEST(filter_listener_is_handed_over) {
@@ -137,8 +177,8 @@ TEST(filter_listener_is_handed_over) {
   REQUIRE(::bind(server.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
   REQUIRE(::listen(server.get(), 1) == 0);
   std::string heard;
-  bool listener = false;
-  std::thread agent([&] {
+  int listeners = 0;
+  auto accept_one = [&] {
     UniqueFd peer(::accept4(server.get(), nullptr, nullptr, SOCK_CLOEXEC));
     char data[256];
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -155,7 +195,11 @@ TEST(filter_listener_is_handed_over) {
     int fd;
     std::memcpy(&fd, CMSG_DATA(rights), sizeof fd);
     UniqueFd notify(fd);
-    listener = true;
+    listeners++;
+  };
+  std::thread agent([&] {
+    accept_one();
+    accept_one();
   });
   OpenTree socket_path;
   socket_path.slot = {6};
@@ -171,10 +215,17 @@ TEST(filter_listener_is_handed_over) {
   more.outer = {socket_path};
   more.late = {seccomp};
   Run run = run_container(root.path(), "echo ok", more);
-  agent.join();
   CHECK_EQ(run.failure.detail, "");
   CHECK_EQ(run.out, "ok\n");
-  CHECK(listener);
+  // Just before Exec, when all other descriptors are closed already.
+  more.late = {};
+  auto steps = container(root.path(), "echo ok; ls /proc/self/fd", more);
+  steps.insert(steps.end() - 1, StepBody(seccomp));
+  run = run_steps(steps);
+  agent.join();
+  CHECK_EQ(run.failure.detail, "");
+  CHECK_EQ(run.out, "ok\n0\n1\n2\n3\n");
+  CHECK_EQ(listeners, 2);
   CHECK_EQ(heard, "<1>");
 }
 

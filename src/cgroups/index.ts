@@ -8,6 +8,7 @@ export { locateCgroup, parseCgroupsPath, pathsOfView, viewOfPaths } from './path
 export type { CgroupDriver, CgroupLocation, CgroupView } from './path.ts';
 export { contributeCgroups, execJoinSteps, joinSteps } from './plan.ts';
 export type { CgroupContribution, CgroupOptions } from './plan.ts';
+export { makeHelperCgroup } from './helper_cgroup.ts';
 export { applyResources } from './update.ts';
 export { freezeCgroup, isFrozen, thawCgroup } from './freeze.ts';
 export { killCgroup } from './kill.ts';
@@ -18,3 +19,4 @@ export { watchOom, type OomAddon, type OomWatch } from './oom.ts';
 export { readMetrics, type ContainerMetrics } from './stats.ts';
 export type { MetricsV1 } from './stats_v1.ts';
 export type { MetricsV2 } from './stats_v2.ts';
+export { subCgroupView } from './sub_cgroup.ts';

@@ -12,6 +12,7 @@ import { walkCgroups } from './pids.ts';
 export type OomAddon = Pick<Addon, 'watchCgroupV1Event'>;
 
 export interface OomWatch {
+  /** Looks a last time, so that a kill is told before the exit that it caused, and ends the watch. */
   close(): void;
 }
 
@@ -41,17 +42,24 @@ function watchV1(directory: string, addon: OomAddon, onOom: () => void): OomWatc
   let kills = killsBelow(directory);
   let stuck = false;
   let timer: NodeJS.Timeout | undefined;
-  const look = (round: number): void => {
-    timer = undefined;
+  let closed = false;
+  /** True when there is no need to look again. */
+  const tell = (): boolean => {
     const text = readText(`${directory}/memory.oom_control`);
-    if (text === undefined) return;
+    if (text === undefined) return true;
     const now = killsBelow(directory);
     const nowStuck = counter(text, 'oom_kill_disable') === 1 && counter(text, 'under_oom') === 1;
-    const tell = now > kills || (nowStuck && !stuck);
+    const news = now > kills || (nowStuck && !stuck);
     kills = now;
     stuck = nowStuck;
-    if (tell) onOom();
-    else if (round + 1 < looksV1.length) timer = setTimeout(look, looksV1[round + 1], round + 1).unref();
+    if (news) onOom();
+    return news;
+  };
+  const look = (round: number): void => {
+    timer = undefined;
+    if (!tell() && round + 1 < looksV1.length) {
+      timer = setTimeout(look, looksV1[round + 1], round + 1).unref();
+    }
   };
   const watcher = addon.watchCgroupV1Event(directory, 'memory.oom_control', () => {
     clearTimeout(timer);
@@ -59,7 +67,10 @@ function watchV1(directory: string, addon: OomAddon, onOom: () => void): OomWatc
   });
   return {
     close: () => {
+      if (closed) return;
+      closed = true;
       clearTimeout(timer);
+      tell();
       watcher.close();
     },
   };
@@ -81,15 +92,24 @@ export function watchCounter(file: string, name: string, onRise: () => void): Oo
   const before = readText(file);
   if (before === undefined) return { close: () => {} };
   let last = counter(before, name);
-  const watcher = watch(file, { persistent: false }, () => {
+  let closed = false;
+  const look = (): void => {
     const now = counter(readText(file) ?? '', name);
     const rose = now > last;
-    last = now;
+    last = Math.max(last, now);
     if (rose) onRise();
-  });
+  };
+  const watcher = watch(file, { persistent: false }, look);
   // The cgroup went away while it was watched.
   watcher.on('error', () => watcher.close());
-  return { close: () => watcher.close() };
+  return {
+    close: () => {
+      if (closed) return;
+      closed = true;
+      look();
+      watcher.close();
+    },
+  };
 }
 
 function counter(text: string, name: string): number {

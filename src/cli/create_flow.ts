@@ -16,6 +16,7 @@ import { LaunchIo } from './launch_io.ts';
 import { newExecutor, runtimeContext } from './load.ts';
 import type { LocalExecutor } from './local_executor.ts';
 import { writePidFile } from './pid_file.ts';
+import { pidfdSocketFlag, sendPidfd } from './pidfd_socket.ts';
 import { NAMESPACE } from './session.ts';
 import type { Session } from './session.ts';
 
@@ -30,6 +31,7 @@ export const createFlags: readonly Flag[] = [
     kind: 'number',
     usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
   },
+  pidfdSocketFlag,
 ];
 
 export interface Created {
@@ -92,7 +94,7 @@ export async function createFromFlags(session: Session, args: Arguments, mode: C
       container.init.announceExit();
     });
     const created = { ctx, container, executor, io };
-    await writePidFileOf(created, mode.op, args.string('pid-file'));
+    await tellProcess(created, mode.op, args);
     return created;
   } catch (error) {
     io.relay?.restore();
@@ -117,10 +119,13 @@ export async function undoCreate({ ctx, container, io }: Created, error: unknown
   }
 }
 
-async function writePidFileOf(created: Created, op: string, path: string | undefined): Promise<void> {
-  if (path === undefined) return;
+/** To those who asked for it: the pid file, the pidfd socket. */
+async function tellProcess(created: Created, op: string, args: Arguments): Promise<void> {
+  const { id, init } = created.container;
+  const pidFile = args.string('pid-file');
   try {
-    writePidFile(op, created.container.id, path, created.container.init.pid);
+    if (pidFile !== undefined) writePidFile(op, id, pidFile, init.pid);
+    sendPidfd(op, id, args, init.pid);
   } catch (error) {
     await undoCreate(created, error);
     throw error;

@@ -16,7 +16,7 @@ const EXEC_FAILED = 255;
 /** 127 and 126 as shells have them when the command itself cannot be run; else 255 for exec and 1. */
 export function exitStatusOf(verb: string, error: RuntimeError): number {
   if (verb !== 'run' && verb !== 'exec') return 1;
-  if (error.cause instanceof LaunchError) {
+  if (error.op !== 'hook' && error.cause instanceof LaunchError) {
     const { action, errno } = error.cause.failure;
     const step = action === undefined ? '' : stepNames[action];
     if (step === 'exec' || step === 'find executable') return errno === ENOENT ? NOT_FOUND : NOT_EXECUTABLE;

@@ -58,12 +58,16 @@ export class LocalExecutor implements Executor {
     const { inherit } = this.#o;
     const inherited = inherit?.key === key ? inherit : undefined;
     const opened = inherited === undefined ? openStdio(stdio) : [];
-    const launched = this.#launch(key, {
-      plan,
-      stdio: inherited?.stdio ?? stdioOf(opened),
-      extraFds: inherited?.extraFds ?? [],
-    });
-    for (const fd of opened) if (fd >= 0) closeSync(fd);
+    let launched: Launched;
+    try {
+      launched = this.#launch(key, {
+        plan,
+        stdio: inherited?.stdio ?? stdioOf(opened),
+        extraFds: inherited?.extraFds ?? [],
+      });
+    } finally {
+      for (const fd of opened) if (fd >= 0) closeSync(fd);
+    }
     this.#launched.set(key, launched);
     void launched.exited.then((exit) => this.#tell({ key, ...exit }));
     try {
@@ -78,7 +82,12 @@ export class LocalExecutor implements Executor {
   async proceed(key: string): Promise<LaunchResult> {
     const launched = this.#launched.get(key);
     if (launched !== undefined) {
-      launched.proceed();
+      try {
+        launched.proceed();
+      } catch (error) {
+        // It died at its gate; how is what #advance says.
+        if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+      }
       return await this.#advance(launched, undefined);
     }
     const foreign = this.#o.foreign?.get(key);
@@ -147,6 +156,8 @@ export class LocalExecutor implements Executor {
       }
       return progress;
     } catch (error) {
+      if (launched.console !== undefined) closeSync(launched.console);
+      launched.console = undefined;
       throw error instanceof LaunchFailedError ? launchError(error) : error;
     }
   }

@@ -28,6 +28,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     { summary: 'remove a container', load: async () => (await import('./commands/delete.ts')).deleteCommand },
   ],
   [
+    'events',
+    {
+      summary: 'print statistics and memory events of a container, as JSON lines',
+      load: async () => (await import('./commands/events.ts')).events,
+    },
+  ],
+  [
     'exec',
     {
       summary: 'run a further process in a container',
@@ -100,6 +107,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     {
       summary: 'print the state of a container, as JSON',
       load: async () => (await import('./commands/state.ts')).state,
+    },
+  ],
+  [
+    'update',
+    {
+      summary: 'change the resource limits of a container',
+      load: async () => (await import('./commands/update.ts')).update,
     },
   ],
 ]);

@@ -8,6 +8,7 @@ type IHello = bulkhead.executor.v1.IHello;
 /** What sends: src/events' EventPublisher. */
 export interface Publisher {
   publish(topic: string, typeName: string, message: Uint8Array): void;
+  flush(): Promise<void>;
 }
 
 interface Kind<M> {
@@ -70,6 +71,7 @@ export function eventSinks(
         const kind = kinds[name] as Kind<unknown>;
         to.publish(kind.topic, kind.type, kind.encode(message).finish());
       },
+      flush: () => to.flush(),
     };
   };
 }

@@ -117,7 +117,7 @@ function launchError(failed: ILaunchFailed): LaunchError {
     path: (step ? step.path : failed.path) ?? '',
     errno: (step ? step.errno : failed.errno) ?? 0,
     detail: step?.detail ?? '',
-    status: step?.status ?? 0,
+    status: step?.status ?? failed.waitStatus ?? 0,
     op: failed.op ?? '',
   });
 }

@@ -44,6 +44,10 @@ async function recoverContainer(
 ): Promise<void> {
   const backend = ctx.backends.get(record.wall ?? '', 'recover', record.id ?? '');
   const container = new Container(record, backend, session.executor);
+  if (record.deleted === true) {
+    session.tasks.adoptDeleted(container);
+    return;
+  }
   if (container.status === Status.STATUS_CREATING) {
     await undoCreate(ctx, container);
     return;
@@ -53,7 +57,7 @@ async function recoverContainer(
     await applyState(session, container, process, states.get(process.key));
   }
   for (const process of [...container.execs.values(), container.init])
-    announce(session, process, states.get(process.key));
+    announce(session, container, process, states.get(process.key));
 }
 
 /** The create was cut short; containerd's request will come again and start from nothing. */
@@ -86,10 +90,12 @@ async function applyState(
 /** Exits that nobody has been told of yet; a process the monitor does not know any more was lost with its exit. */
 function announce(
   session: MonitorSession,
+  container: Container,
   process: ContainerProcess,
   state: IProcessState | undefined,
 ): void {
   if (process.isStopped) {
+    if (process.record.exitPublished !== true) session.tasks.publishExit(container, process);
     process.announceExit();
     return;
   }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../base/log.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
-import { containerd } from '../gen/containerd.js';
+import { containerd, google } from '../gen/containerd.js';
 import { Router } from '../rpc/router.ts';
 import { TtrpcClient } from '../rpc/ttrpc/client.ts';
 import { Status } from '../runtime/lifecycle.ts';
@@ -55,6 +55,7 @@ class Rig {
         router,
         acceptGrpc: () => Promise.reject(new Error('not in this test')),
         eventsFor: () => ({
+          flush: () => Promise.resolve(),
           publish: (name, message) => {
             const { containerId, exitStatus } = message as { containerId: string; exitStatus?: number };
             this.events.push(`${name} ${containerId}${exitStatus === undefined ? '' : ` ${exitStatus}`}`);
@@ -178,6 +179,41 @@ describe('engine', () => {
     expect((await last.delete('web')).exitStatus).toBe(3);
     expect(rig.events.slice(-2)).toEqual(['exit web 3', 'delete web 3']);
     third.close();
+  });
+
+  it('answers a delete again whose answer was lost with the engine', async () => {
+    const record: ContainerRecord = {
+      id: 'web',
+      namespace: 'default',
+      group: 'web',
+      wall: 'namespace',
+      bundle: rig.bundle('web'),
+      deleted: true,
+      init: { status: Status.STATUS_STOPPED, pid: 77, exitCode: 5, exitPublished: true },
+    };
+    rig.store.save(record);
+    const monitor = await FakeMonitor.connect(rig.path, hello);
+    const task = new Task(monitor);
+    expect(await task.delete('web')).toMatchObject({ pid: 77, exitStatus: 5 });
+    await task.call('Shutdown', t.ShutdownRequest, google.protobuf.Empty, { id: 'web' });
+    expect(rig.store.exists('default', 'web')).toBe(false);
+    expect(rig.events).toEqual(['delete web 5']);
+    monitor.close();
+  });
+
+  it('tells an exit again that had perhaps not arrived', async () => {
+    rig.store.save({
+      id: 'web',
+      namespace: 'default',
+      group: 'web',
+      wall: 'namespace',
+      bundle: rig.bundle('web'),
+      init: { status: Status.STATUS_STOPPED, pid: 77, exitCode: 5 },
+    });
+    const monitor = await FakeMonitor.connect(rig.path, hello);
+    expect((await new Task(monitor).wait('web')).exitStatus).toBe(5);
+    expect(rig.events).toEqual(['exit web 5']);
+    monitor.close();
   });
 
   it('undoes a create that was cut short, then does it anew', async () => {

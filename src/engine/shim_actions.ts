@@ -1,11 +1,11 @@
 /** What the launcher (`containerd-shim-bulkhead-v2 start|delete|-info`) asks the engine; shim contract, "invocation". */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
+import { cgroupLayout, makeHelperCgroup } from '../cgroups/index.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import type { Features } from '../oci/features.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
+import { readConfigFile } from '../runtime/config_file.ts';
 import { removeLeftovers } from '../runtime/leftovers.ts';
 import { shimOptions } from '../task/options.ts';
 import { timestamp } from '../task/convert.ts';
@@ -46,7 +46,9 @@ async function start(deps: ShimActionDeps, request: IShimRequest): Promise<IShim
   const protocol = options.protocol ?? deps.protocol;
   return {
     group: groupOf(request.bundle ?? '', id),
-    shimCgroup: options.shimCgroup ?? '',
+    shimCgroup: options.shimCgroup
+      ? makeHelperCgroup('start', id, options.shimCgroup, cgroupLayout()).join('\n')
+      : '',
     bootstrap:
       protocol === 'grpc'
         ? Buffer.from('{"version":2,"address":"@ADDRESS@","protocol":"grpc"}')
@@ -57,7 +59,7 @@ async function start(deps: ShimActionDeps, request: IShimRequest): Promise<IShim
 /** A bundle that cannot be read is no error here: create says what is wrong with it, where the user sees it. */
 function groupOf(bundle: string, id: string): string {
   try {
-    const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8')) as {
+    const config = JSON.parse(readConfigFile('start', id, bundle).toString('utf8')) as {
       annotations?: Record<string, unknown>;
     };
     for (const name of GROUP_ANNOTATIONS) {

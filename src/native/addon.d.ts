@@ -130,6 +130,8 @@ export interface Addon {
   setRawMode(fd: number): { restore(): void };
   /** Connects to a unix socket and sends one message with a descriptor (console socket, pidfd socket: runc's protocol). */
   sendFd(socketPath: string, fd: number, message: string): void;
+  /** The same with a descriptor for a process (pidfd_open(2)). */
+  sendPidfd(socketPath: string, pid: number, message: string): void;
   /**
    * openat2(RESOLVE_IN_ROOT) of a regular file beneath a root (passwd and group look-ups). Throws EFBIG when it is
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.

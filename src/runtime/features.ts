@@ -1,5 +1,6 @@
 /** The features document (runtime-spec features.md): what this version carries out, told to `features` and `-info`. */
 import { CAPABILITIES } from '../oci/capabilities.ts';
+import { OCI_VERSION } from '../oci/types.ts';
 import type { Features, LinuxFeatures } from '../oci/features.ts';
 import { knownMountOptions } from '../oci/mount_options.ts';
 
@@ -12,7 +13,7 @@ export function features(
 ): Features {
   return {
     ociVersionMin: '1.0.0',
-    ociVersionMax: '1.3.0',
+    ociVersionMax: OCI_VERSION,
     hooks: ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'],
     mountOptions: knownMountOptions(),
     linux: {

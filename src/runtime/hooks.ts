@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { exitCodeOf } from '../base/proc.ts';
 import type { State } from '../oci/state.ts';
-import type { Hook, Spec } from '../oci/types.ts';
+import { OCI_VERSION, type Hook, type Spec } from '../oci/types.ts';
 import { compileHelper } from '../plan/helper.ts';
 import { encodePlan } from '../plan/encode.ts';
 import type { Executor } from '../sandbox/executor.ts';
@@ -111,7 +111,7 @@ function hookError(id: string, hook: Hook, status: number | undefined): RuntimeE
 function stateOf(container: Container): State {
   const { record } = container;
   return {
-    ociVersion: record.ociVersion ?? '',
+    ociVersion: OCI_VERSION,
     id: container.id,
     status: statusName(container.status) as State['status'],
     pid: container.init.pid,

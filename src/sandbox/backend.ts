@@ -46,7 +46,10 @@ export interface ExecInput {
   options?: ExecOptions | undefined;
 }
 
-export type ExecOptions = Pick<CreateOptions, 'preserveFds' | 'listenFds' | 'noNewKeyring'>;
+export interface ExecOptions extends Pick<CreateOptions, 'preserveFds' | 'listenFds' | 'noNewKeyring'> {
+  /** Cgroups below the container's to run in: "PATH" or "CONTROLLER:PATH". */
+  subCgroups?: readonly string[];
+}
 
 export interface ProcessInfo {
   pid: number;

@@ -16,4 +16,6 @@ export interface TaskEventMessages {
 export interface TaskEvents {
   /** Queues an event; events of one sink arrive in the order of the calls. Never throws. */
   publish<K extends keyof TaskEventMessages>(name: K, message: TaskEventMessages[K]): void;
+  /** Resolves when everything published so far has arrived, or was given up. */
+  flush(): Promise<void>;
 }

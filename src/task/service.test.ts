@@ -45,6 +45,7 @@ class Rig {
       ctx: { store: this.store, backends, log: silentLogger, now: () => 1_700_000_000_000 },
       executor: this.executor,
       events: {
+        flush: () => Promise.resolve(),
         publish: (name, message) => {
           const fields = message as Record<string, unknown>;
           this.events.push({
@@ -100,6 +101,9 @@ class Rig {
   }
 }
 
+/** The event loop goes round once: what an answer leaves for later is done. */
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+
 async function failure(work: () => unknown): Promise<RuntimeError> {
   try {
     await work();
@@ -127,6 +131,7 @@ describe('task service', () => {
     const deleted = await rig.delete('web');
     expect(deleted).toMatchObject({ pid: 1000, exitStatus: 3, exitedAt: { seconds: 1_700_000_000 } });
     expect(rig.names()).toEqual(['create web', 'start web', 'exit web', 'delete web']);
+    await turn();
     expect(rig.store.exists('default', 'web')).toBe(false);
     expect(rig.backend.calls.at(-1)).toBe('destroy web');
     expect(rig.executor.calls).toContain('forget web');
@@ -261,6 +266,17 @@ describe('task service', () => {
     expect(rig.names()).toEqual(['create web', 'exit web']);
   });
 
+  it('creates an id again at once after its delete', async () => {
+    await rig.create('web');
+    await rig.delete('web');
+    await rig.create('web');
+    await turn();
+    expect(rig.store.exists('default', 'web')).toBe(true);
+    await rig.delete('web');
+    await turn();
+    expect(rig.store.exists('default', 'web')).toBe(false);
+  });
+
   it('publishes kills by the memory limit', async () => {
     await rig.create('web');
     rig.backend.onOom();
@@ -298,6 +314,7 @@ describe('task service', () => {
           for (const name of steps) await attempt(run, name);
           await finish(run);
           expect(orderOf(run.events)).toEqual([]);
+          await turn();
           expect(run.store.list(undefined, () => {})).toEqual([]);
         } finally {
           rmSync(run.root, { recursive: true, force: true });

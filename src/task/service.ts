@@ -33,6 +33,9 @@ type Req<K extends keyof Task> = Task[K] extends { decode(...args: never[]): inf
 type Empty = google.protobuf.IEmpty;
 const empty: Empty = {};
 
+/** A monitor repeats what was not answered as soon as it has a new engine; after this long it will not. */
+const REPEATED_DELETE_MS = 10_000;
+
 export interface TaskServiceOptions {
   ctx: RuntimeContext;
   executor: Executor;
@@ -57,6 +60,9 @@ export class TaskService {
   /** Processes that a former engine started; containerd sends the start again if it had no answer. */
   readonly #adoptedStarts = new Set<ContainerProcess>();
 
+  /** Deleted, but the record is still there: until the answer has left, a new engine may have to give it again. */
+  readonly #forgetting = new Map<string, Container>();
+
   constructor(options: TaskServiceOptions) {
     this.#o = options;
     options.executor.onExit((exit) => this.exited(exit));
@@ -76,6 +82,13 @@ export class TaskService {
     this.#watchOom(container);
   }
 
+  /** A delete that a former engine did, and perhaps did not answer. */
+  adoptDeleted(container: Container): void {
+    this.#forgetting.set(container.id, container);
+    this.#adopted.add(container.id);
+    setTimeout(() => this.#forget(container), REPEATED_DELETE_MS).unref();
+  }
+
   /** Tells a start that a former engine did not; the request for it will come again. */
   adoptStart(container: Container, process: ContainerProcess): void {
     this.#adoptedStarts.add(process);
@@ -90,6 +103,8 @@ export class TaskService {
     if (request.checkpoint !== '') throw this.#unimplemented('create', id, 'restoring from a checkpoint');
     const stdio = stdioPaths('create', id, request);
     const options = await createOptions(id, request.options);
+    const deleted = this.#forgetting.get(id);
+    if (deleted !== undefined) this.#forget(deleted);
     this.#creating.add(id);
     try {
       const rootfsMounts = (request.rootfs ?? []).map(rootfsMount);
@@ -143,6 +158,11 @@ export class TaskService {
   }
 
   async delete(request: Req<'DeleteRequest'>): Promise<containerd.task.v3.IDeleteResponse> {
+    const deleted = this.#forgetting.get(request.id);
+    if (deleted !== undefined && request.execId === '' && this.#adopted.has(request.id)) {
+      this.#publishDelete(deleted);
+      return deleteResponse(deleted.init.exitStatus);
+    }
     const container = this.#container('delete', request.id);
     const process = this.#process('delete', container, request.execId);
     if (process.execId !== '') return deleteResponse(await deleteExec(this.#o.ctx, container, process));
@@ -151,19 +171,31 @@ export class TaskService {
 
   /** Deletes a container, forced or not, and forgets it. */
   async remove(container: Container, force: boolean): Promise<ExitStatus> {
-    const { ctx, events } = this.#o;
+    const { ctx } = this.#o;
     if (container.init.isStopped) await container.init.exited;
     const exit = await deleteContainer(ctx, container, force);
-    events.publish('delete', {
-      containerId: container.id,
-      pid: exit.pid,
-      exitStatus: exit.exitCode,
-      exitedAt: timestamp(exit.exitedAtNs),
-    });
+    container.record.deleted = true;
+    ctx.store.save(container.record);
+    this.#publishDelete(container);
     this.#containers.delete(container.id);
     this.#adopted.delete(container.id);
-    forgetContainer(ctx, container);
+    this.#forgetting.set(container.id, container);
+    // The answer leaves in this turn of the event loop.
+    setImmediate(() => this.#forget(container));
     return exit;
+  }
+
+  #publishDelete(container: Container): void {
+    const { pid, exitCode, exitedAtNs } = container.init.exitStatus;
+    const exitedAt = timestamp(exitedAtNs);
+    this.#o.events.publish('delete', { containerId: container.id, pid, exitStatus: exitCode, exitedAt });
+  }
+
+  #forget(container: Container): void {
+    if (this.#forgetting.get(container.id) !== container) return;
+    this.#forgetting.delete(container.id);
+    this.#adopted.delete(container.id);
+    forgetContainer(this.#o.ctx, container);
   }
 
   state(request: Req<'StateRequest'>): containerd.task.v3.IStateResponse {
@@ -272,6 +304,7 @@ export class TaskService {
   }
 
   shutdown(): Empty {
+    for (const container of [...this.#forgetting.values()]) this.#forget(container);
     if (this.#containers.size === 0 && this.#creating.size === 0) setImmediate(() => this.#o.shutdown());
     return empty;
   }
@@ -292,17 +325,25 @@ export class TaskService {
     process.recordExit(exit);
     await process.starting;
     if (process === container.init) await this.#afterInit(container);
-    process.record.exitPublished = true;
     this.#o.ctx.store.save(container.record);
+    this.publishExit(container, process);
+    process.announceExit();
+  }
+
+  /** Tells an exit that is on record. Until it has arrived, a new engine would tell it again. */
+  publishExit(container: Container, process: ContainerProcess): void {
     const { pid, exitCode, exitedAtNs } = process.exitStatus;
     this.#o.events.publish('exit', {
-      containerId,
-      id: execId === '' ? containerId : execId,
+      containerId: container.id,
+      id: process.execId === '' ? container.id : process.execId,
       pid,
       exitStatus: exitCode,
       exitedAt: timestamp(exitedAtNs),
     });
-    process.announceExit();
+    void this.#o.events.flush().then(() => {
+      process.record.exitPublished = true;
+      if (this.#containers.get(container.id) === container) this.#o.ctx.store.save(container.record);
+    });
   }
 
   /** What else runs in the container ends with its init; their exits are told first. */

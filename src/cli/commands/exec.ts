@@ -15,6 +15,7 @@ import { LaunchIo } from '../launch_io.ts';
 import { loadContainer, lockContainer, runtimeContext } from '../load.ts';
 import type { LocalExecutor } from '../local_executor.ts';
 import { writePidFile } from '../pid_file.ts';
+import { pidfdSocketFlag, sendPidfd } from '../pidfd_socket.ts';
 import { loadRecord } from '../record.ts';
 import type { Session } from '../session.ts';
 import { SignalForwarder } from '../signals.ts';
@@ -51,6 +52,8 @@ export const exec: Command = {
       kind: 'number',
       usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
     },
+    { name: 'cgroup', kind: 'list', usage: '[CONTROLLER:]PATH of a cgroup below the container’s to run in' },
+    pidfdSocketFlag,
     {
       name: 'ignore-paused',
       kind: 'boolean',
@@ -107,10 +110,15 @@ async function start(session: Session, args: Arguments): Promise<Started> {
       execId,
       process,
       stdio: { stdin: '', stdout: '', stderr: '', terminal },
-      options: { preserveFds: passed.fds.length, listenFds: passed.listenFds },
+      options: {
+        preserveFds: passed.fds.length,
+        listenFds: passed.listenFds,
+        subCgroups: args.list('cgroup'),
+      },
     });
     const pidFile = args.string('pid-file');
     if (pidFile !== undefined) writePidFile('exec', id, pidFile, pid);
+    sendPidfd('exec', id, args, pid);
   } catch (error) {
     io.relay?.restore();
     await executor.signal(key, 9).catch(() => {});

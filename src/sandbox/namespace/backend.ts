@@ -13,10 +13,12 @@ import {
   execJoinSteps,
   freezeCgroup,
   isFrozen,
+  joinSteps,
   killCgroup,
   parseCgroupsPath,
   readMetrics,
   removeCgroups,
+  subCgroupView,
   thawCgroup,
   viewOfPaths,
   watchOom,
@@ -29,7 +31,7 @@ import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import { compileCreate } from '../../plan/compile.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import { compileExec } from '../../plan/exec.ts';
-import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram } from '../../plan/inputs.ts';
+import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram, Step } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { LaunchError } from '../executor.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
@@ -116,7 +118,7 @@ export class NamespaceBackend implements Backend {
         startTime: record.init?.pidStartTime ?? 0,
         namespaces: (spec.linux?.namespaces ?? []).map(({ type }) => type),
       },
-      cgroup: { outer: execJoinSteps(this.#view(record), ownCgroups(pid)) },
+      cgroup: { outer: this.#joinSteps(record, input.options?.subCgroups ?? []) },
       linux: spec.linux,
       seccomp: this.#seccomp(id, spec),
       host: this.#host.facts(),
@@ -165,6 +167,12 @@ export class NamespaceBackend implements Backend {
 
   destroy(record: ContainerRecord): Promise<void> {
     return removeCgroups(record.cgroupPaths ?? [], { id: record.id ?? '' });
+  }
+
+  #joinSteps(record: ContainerRecord, subCgroups: readonly string[]): Step[] {
+    const view = this.#view(record);
+    if (subCgroups.length > 0) return joinSteps(subCgroupView(view, subCgroups, record.id ?? ''));
+    return execJoinSteps(view, ownCgroups(record.init?.pid ?? 0));
   }
 
   #view(record: ContainerRecord): CgroupView {

@@ -159,11 +159,12 @@ export class Cli {
       .map((line) => `mount ${line}`);
   }
 
-  /** Processes whose root is in the bundle, or that bulkhead-init has not left yet. */
+  /** Processes in cgroups of this run; one that has ended and waits for its parent is not left over. */
   #processes(): string[] {
     return readdirSync('/proc')
       .filter((name) => /^\d+$/.test(name))
       .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${basename(scratch())}-`))
+      .filter((pid) => !/^State:\s*[ZX]/m.test(read(`/proc/${pid}/status`)))
       .map((pid) => `process ${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`);
   }
 }

@@ -85,6 +85,7 @@ export class ShimRig {
   readonly root = join(this.dir, 'root');
   readonly engine = new FakeEngine(this.root);
   readonly #clients: Client[] = [];
+  readonly #sockets = new Set<string>();
   #pids: number[] = [];
 
   constructor() {
@@ -160,8 +161,11 @@ export class ShimRig {
     ];
   }
 
-  start(id = 'web', options: Parameters<ShimRig['exec']>[1] = {}): Promise<Finished> {
-    return this.exec([...this.flags(id), 'start'], { cwd: this.bundle(id), ...options });
+  async start(id = 'web', options: Parameters<ShimRig['exec']>[1] = {}): Promise<Finished> {
+    const started = await this.exec([...this.flags(id), 'start'], { cwd: this.bundle(id), ...options });
+    const path = /\/run\/containerd\/s\/[0-9a-f]{64}/.exec(started.stdout)?.[0];
+    if (path !== undefined) this.#sockets.add(path);
+    return started;
   }
 
   /** A started monitor with its session at the fake engine. */
@@ -199,6 +203,8 @@ export class ShimRig {
     // Also monitors that no test got to know.
     for (const pid of [...this.#pids, ...processesBelow(this.dir)]) killTree(pid);
     this.#pids = [];
+    // A monitor that was killed leaves its socket for the next launcher to replace.
+    for (const path of this.#sockets) rmSync(path, { force: true });
     await this.engine.close();
     rmSync(this.dir, { recursive: true, force: true });
   }

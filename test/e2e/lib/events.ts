@@ -64,7 +64,10 @@ export class EventStream {
   wait(topic: string, id: string): Promise<ContainerdEvent> {
     const own = ({ topic: name, event }: ContainerdEvent): boolean =>
       name === topic && (event.id === undefined || event.id === id);
-    return eventually(`${topic} of ${id}`, () => this.seen(id).find(own));
+    return eventually(`${topic} of ${id}`, () => this.seen(id).find(own)).catch((cause: unknown) => {
+      const seen = this.seen(id).map((found) => `${found.topic} ${JSON.stringify(found.event)}`);
+      throw new Error(`no ${topic} of ${id}; seen: ${seen.join('; ') || 'nothing'}`, { cause });
+    });
   }
 
   close(): void {

@@ -41,7 +41,7 @@ const mayImport: Record<string, readonly string[]> = {
     'sandbox/registry',
     'sandbox/executor',
     'sandbox/namespace/backend',
-    'sandbox/namespace/host',
+    'sandbox/host',
     'devices',
     'native',
     'cgroups',

@@ -6,7 +6,7 @@
  * not run the program for them (seccomp cache, Linux 5.11).
  */
 import { BpfAssembler, type Label } from './bpf.ts';
-import { errno, type Decision, type Rule, type SystemCall, type Test } from './rules.ts';
+import { errno, handlers, type Decision, type Rule, type SystemCall, type Test } from './rules.ts';
 import { systemCalls, unknownCall } from './syscalls.ts';
 
 const AUDIT_ARCH_X86_64 = 0xc000003e;
@@ -47,6 +47,13 @@ export function compileFilter({ calls = systemCalls }: FilterInput = {}): Uint8A
   bpf.load(OFFSET_NUMBER);
   search(bpf, rangesOf(calls));
   return bpf.assemble();
+}
+
+/** The supervisor's dispatch: numbers of brokered calls and of their handlers. */
+export function brokeredCalls(calls: readonly SystemCall[] = systemCalls): [call: number, handler: number][] {
+  return calls.flatMap(({ number, decision }): [number, number][] =>
+    decision.use === 'broker' || decision.use === 'view' ? [[number, handlers[decision.handler]]] : [],
+  );
 }
 
 function answerOf(decision: Decision): Answer {

@@ -60,10 +60,8 @@ export const handlers = {
   rusage: 11,
   times: 12,
   getPriority: 13,
-  setPriority: 14,
-  getAffinity: 15,
-  setAffinity: 16,
-  savedIds: 17,
+  getAffinity: 14,
+  ids: 15,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

@@ -131,7 +131,7 @@ const memory: readonly Row[] = [
 
 const processes: readonly Row[] = [
   direct(
-    'fork vfork execve exit exit_group wait4 waitid getpid getppid gettid setpgid getpgid setsid set_tid_address',
+    'fork vfork execve exit exit_group wait4 waitid getpid getppid gettid setpgid setsid set_tid_address',
     'processes of the pid namespace',
   ),
   partly('clone', cloneRules, 'EPERM', 'no new namespaces'),
@@ -142,19 +142,17 @@ const processes: readonly Row[] = [
     'signals and timers of the process',
   ),
   direct('kill tkill tgkill', 'within the pid namespace'),
-  direct('set_robust_list membarrier sched_yield', 'threads'),
+  direct('set_robust_list membarrier sched_yield sched_setaffinity setpriority', 'threads of the pid namespace'),
   partly('futex', futexRules, 'ENOSYS', 'no priority inheritance'),
   partly('prctl', prctlRules, 'EINVAL', 'own switches; not PR_SET_MM, PR_SET_PTRACER and the like'),
   partly('arch_prctl', archPrctlRules, 'EINVAL', 'FS and GS bases'),
   partly('prlimit64', prlimitRules, 'EPERM', 'own limits'),
   partly('seccomp', seccompRules, 'EINVAL', 'filters of the workload\'s own; no second listener'),
-  broker('getpgrp getsid', 'processGroup', 'from procfs'),
+  broker('getpgrp getpgid getsid', 'processGroup', 'of the calling process, from procfs'),
   broker('getrusage', 'rusage', 'times and faults, from procfs'),
   broker('times', 'times', 'from procfs'),
   broker('getpriority', 'getPriority', 'of the calling process'),
-  broker('setpriority', 'setPriority', 'of the calling process, only to be nicer'),
-  broker('sched_getaffinity', 'getAffinity', 'of the calling thread'),
-  broker('sched_setaffinity', 'setAffinity', 'of the calling thread'),
+  view('sched_getaffinity', 'getAffinity', 'of the calling thread, whichever it asks for'),
   view('sched_get_priority_max sched_get_priority_min', 'schedPriorityRange', 'constants'),
   view('sched_getscheduler', 'schedGetScheduler', 'SCHED_OTHER'),
   view('sched_getparam', 'schedGetParam', 'priority 0'),
@@ -184,10 +182,10 @@ const processes: readonly Row[] = [
 
 const identity: readonly Row[] = [
   direct(
-    'getuid geteuid getgid getegid getgroups setgroups setuid setgid setresuid setresgid capget capset chroot',
+    'getuid geteuid getgid getegid setgroups setuid setgid setresuid setresgid capget capset chroot',
     'ids and capabilities, of the user namespace',
   ),
-  broker('getresuid getresgid', 'savedIds', 'from procfs'),
+  broker('getresuid getresgid getgroups', 'ids', 'from procfs'),
   refuse('setreuid setregid setfsuid setfsgid', 'EPERM', 'setresuid and setresgid do the same'),
   direct('getrandom', 'random numbers'),
   view('uname', 'uname', 'release without the vendor\'s part, no build of the host'),

@@ -1,0 +1,158 @@
+/**
+ * The sentry wall: the container's process runs behind a filter that lets a short list of system calls through, and a
+ * supervisor (native/sentry) answers those that are brokered.
+ *
+ *   create: adapt config.json → plan → journal → supervisor up, in the container's cgroup → container up to the gate
+ *
+ * The monitor ends the container when its supervisor ends (Launch.dies_with), also while no engine is there. The
+ * supervisor ends by itself when the last process that it watches is gone.
+ */
+import { createHash } from 'node:crypto';
+import { mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { Spec } from '../../oci/types.ts';
+import { encodePlan } from '../../plan/encode.ts';
+import type { LaunchPlan, Step } from '../../plan/inputs.ts';
+import type { ContainerRecord } from '../../state/index.ts';
+import { specOf } from '../../state/spec.ts';
+import type { CreateInput } from '../backend.ts';
+import type { Executor } from '../executor.ts';
+import { HostBackend, type BackendHost } from '../host_backend.ts';
+import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
+import { podMapping } from './ids.ts';
+import { sentryOptions } from './options.ts';
+import { supervise, supervisorPlan, type Supervision } from './plan.ts';
+import { sentrySpec } from './spec.ts';
+
+export interface SentryHost {
+  /** bulkhead-sentry. */
+  program: string;
+  /** Where the supervisors' sockets are; made with mode 0700. */
+  socketDir: string;
+  /** process.arch */
+  arch: string;
+  sysFiles: readonly string[];
+}
+
+const SIGKILL = 9;
+const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
+
+export class SentryBackend extends HostBackend {
+  readonly wall = 'sentry';
+  readonly #sentry: SentryHost;
+  #filter: Uint8Array | undefined;
+
+  constructor(host: BackendHost, sentry: SentryHost) {
+    super(host);
+    this.#sentry = sentry;
+  }
+
+  override async create(record: ContainerRecord, input: CreateInput): Promise<void> {
+    const id = record.id ?? '';
+    this.#checkHost(id);
+    const { executor } = input;
+    const { sysFiles } = this.#sentry;
+    const mapping = podMapping(record.namespace ?? '', record.group ?? '');
+    const { spec, mapped } = sentrySpec({ id, spec: input.spec, mapping, sysFiles });
+    const supervision = this.#supervision(record, spec);
+    record.spec = Buffer.from(JSON.stringify(spec));
+    const variation = { mappedRootfs: mapped, joinOnly: true };
+    const { plan, cgroupSteps } = this.compileVariation(record, { ...input, spec }, variation);
+    this.checkCgroupsFree(record);
+    input.journal(record);
+    const diesWith = supervisorKey(id);
+    const pid = await this.#launchSupervisor(record, executor, spec, cgroupSteps);
+    const supervised = supervise(plan, { ...supervision, pid });
+    await this.launchInit(record, input, supervised, { diesWith }).catch(async (error: unknown) => {
+      await executor.signal(diesWith, SIGKILL).catch(() => {});
+      throw error;
+    });
+  }
+
+  /** Without the supervisor, which shares the container's cgroup but not its pid namespace. */
+  override pids(record: ContainerRecord): number[] {
+    const own = pidNamespace('self');
+    return super.pids(record).filter((pid) => pidNamespace(pid) !== own);
+  }
+
+  /** What is left of a supervisor goes first: it is in the cgroup. */
+  override async destroy(record: ContainerRecord): Promise<void> {
+    if ((record.cgroupPaths ?? []).length > 0) await this.killAll(record);
+    await super.destroy(record);
+    rmSync(this.#socket(record), { force: true });
+  }
+
+  protected override finishExec(record: ContainerRecord, plan: LaunchPlan): LaunchPlan {
+    return supervise(plan, this.#supervision(record, specOf(record)));
+  }
+
+  async #launchSupervisor(
+    record: ContainerRecord,
+    executor: Executor,
+    spec: Spec,
+    cgroupSteps: readonly Step[],
+  ): Promise<number> {
+    const key = supervisorKey(record.id ?? '');
+    mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
+    const plan = supervisorPlan({
+      id: key,
+      program: this.#sentry.program,
+      socket: this.#socket(record),
+      cgroupSteps,
+      spec,
+      memoryCgroup: this.memoryCgroup(record),
+      table: brokeredCalls(),
+    });
+    const forget = executor.onExit((exit) => {
+      if (exit.key !== key) return;
+      forget();
+      executor.forget(key).catch(() => {});
+    });
+    const { pid } = await executor.launch(key, encodePlan(plan), NO_STDIO).catch((error: unknown) => {
+      forget();
+      throw error;
+    });
+    return pid;
+  }
+
+  #supervision(record: ContainerRecord, spec: Spec): Supervision {
+    this.#filter ??= compileFilter();
+    return {
+      socket: this.#socket(record),
+      filter: { program: this.#filter, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      landlock: sentryOptions(record.id ?? '', spec.annotations).landlock,
+    };
+  }
+
+  /** Short: a socket's path has 108 bytes, and a container's id may have as many. */
+  #socket({ namespace, id }: ContainerRecord): string {
+    const name = createHash('sha256').update(`${namespace}/${id}`).digest('hex').slice(0, 24);
+    return join(this.#sentry.socketDir, name);
+  }
+
+  #checkHost(id: string): void {
+    if (this.#sentry.arch === 'x64') return;
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'create',
+      id,
+      object: 'wall "sentry"',
+      reason: `knows the system calls of x86-64 only, and this host is ${this.#sentry.arch}`,
+      remedy: 'use the namespace or vm wall',
+    });
+  }
+}
+
+/** Names the supervisor in the monitor; no exec can have this id. */
+export function supervisorKey(id: string): string {
+  return `${id}/.sentry`;
+}
+
+function pidNamespace(pid: number | 'self'): string {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/pid`);
+  } catch {
+    return '';
+  }
+}

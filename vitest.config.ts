@@ -7,7 +7,13 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['src/**/*.test.ts', 'test/**/*.test.ts', 'tools/**/*.test.ts', 'bench/**/*.test.ts'],
-    exclude: ['**/node_modules/**', 'test/e2e/**/*.e2e.test.ts', 'test/cli/**', 'test/lab/**'],
+    exclude: [
+      '**/node_modules/**',
+      'test/e2e/**/*.e2e.test.ts',
+      'test/cli/**',
+      'test/faults/**',
+      'test/lab/**',
+    ],
     testTimeout: 30_000,
     // Two cores: more workers only make timing tests noisier.
     maxWorkers: 2,

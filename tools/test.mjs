@@ -3,6 +3,7 @@
 //   lint         types, lint rules, formatting (one result each)
 //   native       the C++ tests, plain and under AddressSanitizer and UBSan
 //   unit         vitest without containerd, on the machine's Node and on Node 24
+//   faults       fault injection and hostile bundles: nothing is left behind
 //   cli          the command line: first on runc, which proves the tests, then ours on both Nodes
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
 //
@@ -109,6 +110,10 @@ const suites = {
       () =>
         runVitest(`unit-${name}`, node, ['--config', 'vitest.config.ts']),
   ),
+  faults: [
+    () =>
+      runVitest('faults', process.execPath, ['--config', 'test/faults/vitest.config.ts'], {}, [inPrivate]),
+  ],
   cli: [
     () => cli('cli-runc', process.execPath, { BULKHEAD_TEST_CLI: 'runc' }),
     () => cli('cli-node', process.execPath, {}),

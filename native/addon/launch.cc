@@ -366,7 +366,8 @@ Napi::Value Launch::pid(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Launch::proceed(const Napi::CallbackInfo& info) {
-  if (!paused_ || !sync_) return throw_errno(info.Env(), over_ ? ESRCH : EINVAL, "proceed");
+  if (!paused_ || !sync_)
+    return throw_errno(info.Env(), over_ || !sync_ ? ESRCH : EINVAL, "proceed");
   const Status sent = send_to_init(sync_.get(), true);
   if (!sent) return throw_errno(info.Env(), ESRCH, "proceed");
   paused_ = false;

@@ -5,7 +5,6 @@
 #include <sys/wait.h>
 #include <time.h>
 
-
 #include "core/pidfd.h"
 #include "shim/engine_link.h"
 #include "shim/log.h"

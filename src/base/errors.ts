@@ -69,7 +69,15 @@ function formatMessage(details: ErrorDetails): string {
   const subject = details.id === undefined ? details.op : `${details.op} ${details.id}`;
   const parts = [subject, ...(details.object === undefined ? [] : [details.object]), details.reason];
   const text = parts.join(': ');
-  return details.remedy === undefined ? text : `${text}; ${details.remedy}`;
+  return printable(details.remedy === undefined ? text : `${text}; ${details.remedy}`);
+}
+
+/** Names in a message are whatever a user or a container chose: one line, and nothing a terminal acts upon. */
+function printable(text: string): string {
+  return text.replace(
+    /[\x00-\x1f\x7f-\x9f\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }
 
 /** The RuntimeError in a thrown value, or one that wraps it as `Unknown` with the value's own message. */

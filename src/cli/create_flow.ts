@@ -1,5 +1,5 @@
 /** What create and run share: from the flags to a container that waits at its start gate. */
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, unlinkSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join, resolve } from 'node:path';
 import { asRuntimeError } from '../base/errors.ts';
@@ -145,6 +145,8 @@ function makeStartFifo(session: Session, id: string): string {
   const directory = session.store.paths.container('create', NAMESPACE, id);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const fifo = join(directory, 'start.fifo');
+  // Of a create that was killed before it had a record.
+  if (existsSync(fifo)) unlinkSync(fifo);
   addon().mkfifo(fifo, 0o600);
   return fifo;
 }

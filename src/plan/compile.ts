@@ -11,6 +11,7 @@
  *      |◄─ Paused(start) ──────────────────────────────────────── 6 gate
  *      |── Continue ────────────────────────────────────────────► 7 hooks startContainer, seccomp, exec
  */
+import { cgroupSteps } from './cgroup_join.ts';
 import { createContext } from './context.ts';
 import { devices } from './devices.ts';
 import { createContainerHooks, createRuntimeGate, startContainerHooks } from './hooks.ts';
@@ -64,13 +65,16 @@ export function compileCreate(input: PlanInput, warn: Warn = () => {}): LaunchPl
   const sources = [...root.sources, ...mounted.sources, ...nodes.sources, ...listener];
   const unprivileged = context.host.unprivileged === true;
   const hostStdio = context.inUserNamespace && !unprivileged;
+  const joinsUserNamespace = (linux.namespaces ?? []).some(
+    ({ type, path }) => type === 'user' && path !== undefined && path !== '',
+  );
   const maps = { uid: linux.uidMappings, gid: linux.gidMappings };
   // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)) and has to come before that is dropped.
   const filterEarly = process.noNewPrivileges !== true;
 
   const steps: Step[] = [
     // 1: outer stage, with the launcher's rights and by the host's names
-    ...input.cgroup.outer,
+    ...cgroupSteps(input.cgroup.outer, joinsUserNamespace),
     ...earlyLimits(context),
     ...gate.sources,
     ...(unprivileged ? [] : sources),

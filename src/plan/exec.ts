@@ -4,6 +4,7 @@
  * point where that is inside its root.
  */
 import type { NamespaceType } from '../oci/types.ts';
+import { cgroupSteps } from './cgroup_join.ts';
 import { PLAN_VERSION } from './compile.ts';
 import { refuser, Slots } from './context.ts';
 import { capabilities, environment, findExecutable, ownStdio, umask, user } from './identity.ts';
@@ -40,7 +41,7 @@ export function compileExec(input: ExecPlanInput, warn: Warn = () => {}): Launch
   const steps: Step[] = [
     // 1: outer stage
     ...affinity(process, 'initial'),
-    ...input.cgroup.outer,
+    ...cgroupSteps(input.cgroup.outer, inUserNamespace),
     ...affinity(process, 'final'),
     ...earlyLimits(context),
     ...(gate?.sources ?? []),

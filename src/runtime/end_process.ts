@@ -9,9 +9,10 @@ const DEADLINE_MS = 10_000;
  * gone already, or was never there, is no error. Rejects after 10 s with the executor's last refusal.
  */
 export async function endProcess(executor: Executor, key: string): Promise<void> {
-  await executor.signal(key, SIGKILL).catch(() => {});
   const deadline = Date.now() + DEADLINE_MS;
   for (;;) {
+    // Each time: what the first one hit may have been the outer stage, just after it had cloned.
+    await executor.signal(key, SIGKILL).catch(() => {});
     try {
       await executor.forget(key);
       return;

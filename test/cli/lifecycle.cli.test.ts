@@ -1,11 +1,12 @@
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { eventually } from '../e2e/lib/exec.ts';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { eventually, run } from '../e2e/lib/exec.ts';
 import { Cli, isRunc } from './lib/cli.ts';
 
 const cli = new Cli();
 beforeAll(() => cli.prepare());
+afterEach(() => cli.clean());
 afterAll(() => cli.destroy());
 
 const create = (args: string[], flags: string[] = []): Promise<string> => cli.created(args, flags);
@@ -126,6 +127,17 @@ describe('lifecycle', () => {
     process.kill(Number(parent), 'SIGKILL');
     await running;
     expect(await cli.status(id)).toBe('running');
+    await cli.ok('delete', '-f', id);
+    expect(cli.leftovers()).toEqual([]);
+  });
+
+  it.skipIf(isRunc)('creates again what was killed before it had a record (our own files)', async () => {
+    const id = cli.id();
+    const directory = join(cli.root, 'tasks', 'cli', id);
+    mkdirSync(directory, { recursive: true });
+    expect((await run('mkfifo', [join(directory, 'start.fifo')])).code).toBe(0);
+    expect((await cli.leaving('create', id)).stderr).toBe('');
+    await cli.ok('start', id);
     await cli.ok('delete', '-f', id);
     expect(cli.leftovers()).toEqual([]);
   });

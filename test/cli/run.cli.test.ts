@@ -1,12 +1,13 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { eventually, onTerminal, quote, run } from '../e2e/lib/exec.ts';
 import { Cli, isRunc, program, type Config } from './lib/cli.ts';
 
 const cli = new Cli();
 beforeAll(() => cli.prepare());
+afterEach(() => cli.clean());
 afterAll(() => cli.destroy());
 
 const args = (...words: string[]): void => cli.configure((config) => (config.process.args = words));
@@ -147,12 +148,14 @@ print(out.decode().replace("\\r", ""), flush=True)`;
     async () => {
       const socket = join(cli.dir, 'pidfd.sock');
       const receive = `
-import socket, array, os, sys, signal
+import socket, array, os, sys, signal, time
 s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(1)
 c, _ = s.accept(); fds = array.array("i")
 msg, anc, _, _ = c.recvmsg(4096, socket.CMSG_SPACE(4)); fds.frombytes(anc[0][2][:4])
 print(os.readlink(f"/proc/self/fd/{fds[0]}"), flush=True)
-print([l for l in open(f"/proc/self/fdinfo/{fds[0]}") if l.startswith("Pid:")][0].split()[1], flush=True)
+pid = [l for l in open(f"/proc/self/fdinfo/{fds[0]}") if l.startswith("Pid:")][0].split()[1]
+print(pid, flush=True)
+while b"sleep" not in open(f"/proc/{pid}/cmdline", "rb").read(): time.sleep(0.02)
 signal.pidfd_send_signal(fds[0], 9)`;
       const receiver = run('python3', ['-c', receive, socket], { timeout: 20_000 });
       await eventually('the socket', () => existsSync(socket));

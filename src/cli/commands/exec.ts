@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { exitCodeOf } from '../../base/proc.ts';
 import type { Process, Spec } from '../../oci/types.ts';
@@ -87,8 +86,8 @@ async function start(session: Session, args: Arguments): Promise<Started> {
   using _lock = lockContainer(session, id);
   const process = execProcess(id, ownProcess(session, id), args, session.cwd);
   const passed = passedDescriptors('exec', id, args.number('preserve-fds') ?? 0, session.env, session.pid);
-  // Not "exec-1": other invocations launch too, and the name tells them apart in logs.
-  const execId = `exec-${randomBytes(4).toString('hex')}`;
+  // For messages only; our pid tells it from those of other invocations.
+  const execId = `exec-${session.pid}`;
   const key = `${id}/${execId}`;
   const terminal = process.terminal ?? false;
   const io = new LaunchIo({

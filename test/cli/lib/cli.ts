@@ -130,9 +130,14 @@ export class Cli {
     return [...this.#stateFiles(), ...this.#cgroups(), ...this.#mounts(), ...this.#processes()];
   }
 
-  async destroy(): Promise<void> {
+  /** Removes what a failed test left, so that the next one does not find it. */
+  async clean(): Promise<void> {
     const ids = (await this.run(['list', '-q'])).stdout.split('\n').filter((id) => id !== '');
     for (const id of ids) await this.run(['delete', '--force', id]);
+  }
+
+  async destroy(): Promise<void> {
+    await this.clean();
     rmSync(this.dir, { recursive: true, force: true });
   }
 

@@ -34,7 +34,7 @@ import { compileExec } from '../plan/exec.ts';
 import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram, Step } from '../plan/inputs.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import { LaunchError, type LaunchOptions } from './executor.ts';
-import type { Backend, CreateInput, ExecInput, Wall } from './backend.ts';
+import type { Backend, CreateInput, ExecInput, RootfsMount, Wall } from './backend.ts';
 import { specOf } from '../state/spec.ts';
 
 /** What the backend needs of the machine; `host.ts` reads the real one, tests hand in their own. */
@@ -57,6 +57,8 @@ export interface CompiledCreate {
 
 /** How a wall's plan differs from what config.json alone says. */
 export type PlanVariation = Pick<PlanInput, 'mappedRootfs'> & {
+  /** Host path over which the root file system is attached; absent: the bundle's own directory for it. */
+  stage?: string;
   /** The cgroups are there when the plan runs: it only joins them. */
   joinOnly?: boolean;
 };
@@ -115,7 +117,7 @@ export abstract class HostBackend implements Backend {
   protected compileVariation(
     record: ContainerRecord,
     input: CompileInput,
-    { mappedRootfs, joinOnly = false }: PlanVariation,
+    { mappedRootfs, stage, joinOnly = false }: PlanVariation,
   ): CompiledCreate {
     const id = record.id ?? '';
     const { spec } = input;
@@ -131,7 +133,7 @@ export abstract class HostBackend implements Backend {
       id,
       bundle: record.bundle ?? '',
       spec,
-      rootfs: { path: record.rootfs ?? '', mounts: input.rootfsMounts },
+      rootfs: rootfsAt(record.rootfs ?? '', input.rootfsMounts, stage),
       cgroup: { outer: joinOnly ? joinSteps(cgroup.view) : cgroup.outer, view: cgroup.view },
       mappedRootfs,
       seccomp: this.#seccomp(id, spec),
@@ -238,6 +240,12 @@ export abstract class HostBackend implements Backend {
     for (const warning of warnings) this.#host.warn(id, warning);
     return { program, flags };
   }
+}
+
+function rootfsAt(path: string, mounts: RootfsMount[], stage: string | undefined): PlanInput['rootfs'] {
+  if (stage === undefined) return { path, mounts };
+  const directory: RootfsMount = { type: 'bind', source: path, options: ['rbind'] };
+  return { path: stage, mounts: mounts.length > 0 ? mounts : [directory] };
 }
 
 /** A mount is known by where it goes; the step that failed may only know its file system type. */

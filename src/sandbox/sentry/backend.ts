@@ -36,6 +36,11 @@ export interface SentryHost {
 }
 
 const SIGKILL = 9;
+/**
+ * Where the root file system is attached before pivot_root: a directory that exists everywhere, that the pod's ids can
+ * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
+ */
+const STAGE = '/sys';
 const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 
 export class SentryBackend extends HostBackend {
@@ -57,7 +62,7 @@ export class SentryBackend extends HostBackend {
     const { spec, mapped } = sentrySpec({ id, spec: input.spec, mapping, sysFiles });
     const supervision = this.#supervision(record, spec);
     record.spec = Buffer.from(JSON.stringify(spec));
-    const variation = { mappedRootfs: mapped, joinOnly: true };
+    const variation = { mappedRootfs: mapped, joinOnly: true, stage: STAGE };
     const { plan, cgroupSteps } = this.compileVariation(record, { ...input, spec }, variation);
     this.checkCgroupsFree(record);
     input.journal(record);

@@ -145,8 +145,6 @@ SlotUse slots_of(const Step& step) {
       return {{std::get_if<Gate>(&step.body)->fifo_slot, {}}};
     case Seccomp::kAction:
       return {{std::get_if<Seccomp>(&step.body)->listener_slot, {}}};
-    case Exec::kAction:
-      return {{std::get_if<Exec>(&step.body)->file_slot, {}}};
     default:
       return {};
   }

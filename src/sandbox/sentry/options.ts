@@ -15,7 +15,8 @@ export function sentryOptions(id: string, annotations: Readonly<Record<string, s
     if (!name.startsWith(PREFIX)) continue;
     const key = name.slice(PREFIX.length);
     if (key !== 'landlock') refuse(id, name, 'no such option');
-    if (value !== 'true' && value !== 'false') refuse(id, name, `${JSON.stringify(value)} is not true or false`);
+    if (value !== 'true' && value !== 'false')
+      refuse(id, name, `${JSON.stringify(value)} is not true or false`);
     options.landlock = value === 'true';
   }
   return options;

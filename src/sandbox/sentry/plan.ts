@@ -1,19 +1,12 @@
 /** What the sentry wall adds to a compiled plan: the filter with its listener, Landlock, the pod's own network settings. */
-import { CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWUTS } from '../../base/constants.ts';
-import type { LinuxIDMapping, NamespaceType, Spec } from '../../oci/types.ts';
+import { CLONE_NEWNET } from '../../base/constants.ts';
 import type { LaunchPlan, SeccompProgram, Step } from '../../plan/inputs.ts';
-import { idMaps } from '../../plan/namespaces.ts';
-import { OWN_USER_NAMESPACE } from './spec.ts';
-
-const O_PATH = 0o10000000;
 
 export interface Supervision {
   /** Unix socket of the supervisor. */
   socket: string;
   filter: SeccompProgram;
   landlock: boolean;
-  /** Of the supervisor; whose user namespace becomes the container's. Not needed for an exec. */
-  pid?: number;
 }
 
 /**
@@ -21,7 +14,7 @@ export interface Supervision {
  * before Exec, when everything else is done, come Landlock and the filter. A filter of the configuration's own comes after
  * ours, which lets it in.
  */
-export function supervise(plan: LaunchPlan, { socket, filter, landlock, pid }: Supervision): LaunchPlan {
+export function supervise(plan: LaunchPlan, { socket, filter, landlock }: Supervision): LaunchPlan {
   const steps = plan.steps ?? [];
   const slot = freeSlot(steps);
   const cloneAt = steps.findIndex((step) => step.clone !== undefined && step.clone !== null);
@@ -30,19 +23,13 @@ export function supervise(plan: LaunchPlan, { socket, filter, landlock, pid }: S
     ...plan,
     steps: [
       { openTree: { slot, path: socket, pathOnly: true } },
-      ...withNetworkSettings(steps.slice(0, cloneAt)).map((step) => intoUserNamespace(step, pid)),
+      ...withNetworkSettings(steps.slice(0, cloneAt)),
       ...steps.slice(cloneAt, tail),
       ...(landlock ? [{ landlock: { bestEffort: false } }] : []),
       { seccomp: { ...filter, listenerSlot: slot } },
       ...steps.slice(tail),
     ],
   };
-}
-
-/** Until the supervisor runs its user namespace has no path; the compiler was given a name in its place. */
-function intoUserNamespace(step: Step, pid: number | undefined): Step {
-  if (pid === undefined || step.joinNamespace?.path !== OWN_USER_NAMESPACE) return step;
-  return { joinNamespace: { ...step.joinNamespace, path: `/proc/${pid}/ns/user` } };
 }
 
 function isSeccomp(step: Step): boolean {
@@ -83,35 +70,24 @@ export interface SupervisorPlan {
   socket: string;
   /** Make the container's cgroups, set its limits, join. */
   cgroupSteps: readonly Step[];
-  /** As the wall adapted it. */
-  spec: Spec;
   /** Directory of the memory controller, empty when there is none. */
   memoryCgroup: string;
   /** System calls and the numbers of their handlers. */
   table: readonly (readonly [call: number, handler: number])[];
 }
 
+const CAP_DAC_OVERRIDE = 1;
+const CAP_SYS_PTRACE = 19;
+const CAP_SYS_ADMIN = 21;
+/** To enter the container's user namespace, after which they mean nothing outside it. */
+const SUPERVISOR_CAPABILITIES = 2 ** CAP_DAC_OVERRIDE + 2 ** CAP_SYS_PTRACE + 2 ** CAP_SYS_ADMIN;
 /** The workload must not get the supervisor killed instead of itself. */
 const SUPERVISOR_OOM_SCORE = -999;
 
-/**
- * The supervisor's own plan: reachable before it runs, in the container's cgroup, and root of nothing but the
- * container's user namespace, which it makes (or joins, when that is another container's of the pod).
- */
+/** The supervisor's own plan: in the container's cgroup, and reachable before it runs. */
 export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
-  const { spec, memoryCgroup } = input;
-  const { linux = {}, hostname = '', domainname = '' } = spec;
-  const maps = (list: readonly LinuxIDMapping[] = []): string =>
-    list.map(({ containerID, hostID, size }) => `${containerID}:${hostID}:${size}`).join(',');
+  const mask = SUPERVISOR_CAPABILITIES;
   const table = input.table.map(([call, handler]) => `${call}:${handler}`).join(',');
-  const args = ['bulkhead-sentry', maps(linux.uidMappings), maps(linux.gidMappings), memoryCgroup];
-  const pathOf = (type: NamespaceType): string =>
-    linux.namespaces?.find((namespace) => namespace.type === type)?.path ?? '';
-  const user = pathOf('user');
-  const own = user === OWN_USER_NAMESPACE;
-  const joined: [string, number][] = [[pathOf('uts'), CLONE_NEWUTS]];
-  if (!own) joined.push([user, CLONE_NEWUSER]);
-  const slot = 1;
   return {
     version: 1,
     id: input.id,
@@ -119,22 +95,15 @@ export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
       { listen: { path: input.socket, index: 0 } },
       ...input.cgroupSteps,
       { oomScoreAdj: { value: SUPERVISOR_OOM_SCORE, bestEffort: true } },
-      { openFile: { slot, path: input.program, flags: O_PATH } },
-      ...joined
-        .filter(([path]) => path !== '')
-        .map(([path, types]): Step => ({ joinNamespace: { path, types } })),
-      {
-        clone: {
-          namespaces: own ? CLONE_NEWUSER : 0,
-          uidMaps: own ? idMaps(linux.uidMappings) : [],
-          gidMaps: own ? idMaps(linux.gidMappings) : [],
-        },
-      },
+      // A unified cgroup is joined by Clone.
+      { clone: { namespaces: 0 } },
+      { boundingSet: { mask } },
+      { capabilities: { effective: mask, permitted: mask, inheritable: 0, ambient: 0 } },
+      { noNewPrivs: {} },
       {
         exec: {
           file: input.program,
-          fileSlot: slot,
-          args: [...args, hostname, domainname, table],
+          args: ['bulkhead-sentry', input.memoryCgroup, table],
           env: [],
           preserveFds: 1,
         },

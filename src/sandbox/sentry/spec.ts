@@ -3,7 +3,15 @@
  * Pure. What the wall cannot give is refused here, by name and with the wall that can.
  */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
-import type { Linux, LinuxIDMapping, LinuxNamespace, Mount, NamespaceType, Spec } from '../../oci/types.ts';
+import type {
+  Linux,
+  LinuxIDMapping,
+  LinuxNamespace,
+  Mount,
+  NamespaceType,
+  Process,
+  Spec,
+} from '../../oci/types.ts';
 import { isBind } from '../../oci/validate/checks_mounts.ts';
 import { RANGE_SIZE } from './ids.ts';
 
@@ -98,7 +106,7 @@ export function sentrySpec({ id, spec, mapping, sysFiles }: SentrySpecInput): Se
   return {
     spec: {
       ...spec,
-      ...(spec.process === undefined ? {} : { process: { ...spec.process, noNewPrivileges: true } }),
+      ...(spec.process === undefined ? {} : { process: sentryProcess('create', id, spec.process) }),
       mounts: (spec.mounts ?? []).flatMap((mount) => adaptMount(mount, mapped, sysFiles)),
       linux: adapted,
     },
@@ -106,16 +114,24 @@ export function sentrySpec({ id, spec, mapping, sysFiles }: SentrySpecInput): Se
   };
 }
 
-function refuseHostAccess(id: string, { linux = {}, process }: Spec): void {
+/** A process, a container's first or an exec: never with new privileges, never with those of an administrator. */
+export function sentryProcess(op: string, id: string, process: Process): Process {
+  const wide = privileged.find((name) => process.capabilities?.bounding?.includes(name) === true);
+  if (wide === undefined) return { ...process, noNewPrivileges: true };
+  const reason = `the sentry wall has no privileged processes (${wide})`;
+  return refuse(id, 'process.capabilities', reason, { op, wall: 'vm' });
+}
+
+function refuseHostAccess(id: string, { linux = {} }: Spec): void {
   const types = new Set((linux.namespaces ?? []).map(({ type }) => type));
   for (const type of needed) {
     if (!types.has(type)) {
-      refuse(id, 'config.json: linux.namespaces', `the sentry wall does not share the host's ${type} namespace`);
+      refuse(
+        id,
+        'config.json: linux.namespaces',
+        `the sentry wall does not share the host's ${type} namespace`,
+      );
     }
-  }
-  const wide = privileged.find((name) => process?.capabilities?.bounding?.includes(name) === true);
-  if (wide !== undefined) {
-    refuse(id, 'config.json: process.capabilities', `the sentry wall has no privileged containers (${wide})`, 'vm');
   }
   const device = (linux.devices ?? []).find(({ path }) => !plainDevices.has(path.replace(/^\/dev\//, '')));
   if (device !== undefined) {
@@ -135,10 +151,15 @@ function refuseForeignIds(id: string, { process }: Spec): void {
   }
 }
 
-function refuse(id: string, object: string, reason: string, wall = 'namespace or vm'): never {
+function refuse(
+  id: string,
+  object: string,
+  reason: string,
+  { op = 'create', wall = 'namespace or vm' } = {},
+): never {
   throw new RuntimeError({
     code: ErrorCode.FailedPrecondition,
-    op: 'create',
+    op,
     id,
     object,
     reason,
@@ -146,30 +167,22 @@ function refuse(id: string, object: string, reason: string, wall = 'namespace or
   });
 }
 
-/** Stands for the user namespace that the container's own supervisor makes. */
-export const OWN_USER_NAMESPACE = '/proc/supervisor/ns/user';
-
 /**
  * A container of a pod joins namespaces of the pod's first process: they belong to that one's user namespace, so it is
- * joined too. Otherwise it is the supervisor's.
+ * joined too. Otherwise a new one is made.
  */
 function namespaces(given: readonly LinuxNamespace[]): LinuxNamespace[] {
   const types = new Set(given.map(({ type }) => type));
   const added: LinuxNamespace[] = [];
-  const own: LinuxNamespace = { type: 'user', path: OWN_USER_NAMESPACE };
   if (!types.has('user')) {
     const sandbox = given
       .filter(({ type }) => type === 'ipc' || type === 'uts' || type === 'pid')
       .map(({ path = '' }) => /^\/proc\/([1-9]\d*)\/ns\/\w+$/.exec(path)?.[1])
       .find((pid) => pid !== undefined);
-    added.push(sandbox === undefined ? own : { ...own, path: `/proc/${sandbox}/ns/user` });
+    added.push(sandbox === undefined ? { type: 'user' } : { type: 'user', path: `/proc/${sandbox}/ns/user` });
   }
   if (!types.has('cgroup')) added.push({ type: 'cgroup' });
-  return [...given.map((namespace) => (isNew(namespace, 'user') ? own : namespace)), ...added];
-}
-
-function isNew({ type, path = '' }: LinuxNamespace, wanted: NamespaceType): boolean {
-  return type === wanted && path === '';
+  return [...given, ...added];
 }
 
 function adaptMount(mount: Mount, mapped: boolean, sysFiles: readonly string[]): Mount[] {

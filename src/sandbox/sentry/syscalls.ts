@@ -124,7 +124,7 @@ const memory: readonly Row[] = [
     'pkey_mprotect pkey_alloc pkey_free memfd_secret remap_file_pages mincore mseal map_shadow_stack ' +
       'shmget shmat shmctl shmdt mbind set_mempolicy get_mempolicy migrate_pages move_pages set_mempolicy_home_node',
     'ENOSYS',
-    'programs go on without, or memory placement is the cgroup\'s',
+    "programs go on without, or memory placement is the cgroup's",
   ),
   refuse('userfaultfd', 'EPERM', 'lets a thread hold the kernel up'),
 ];
@@ -142,12 +142,15 @@ const processes: readonly Row[] = [
     'signals and timers of the process',
   ),
   direct('kill tkill tgkill', 'within the pid namespace'),
-  direct('set_robust_list membarrier sched_yield sched_setaffinity setpriority', 'threads of the pid namespace'),
+  direct(
+    'set_robust_list membarrier sched_yield sched_setaffinity setpriority',
+    'threads of the pid namespace',
+  ),
   partly('futex', futexRules, 'ENOSYS', 'no priority inheritance'),
   partly('prctl', prctlRules, 'EINVAL', 'own switches; not PR_SET_MM, PR_SET_PTRACER and the like'),
   partly('arch_prctl', archPrctlRules, 'EINVAL', 'FS and GS bases'),
   partly('prlimit64', prlimitRules, 'EPERM', 'own limits'),
-  partly('seccomp', seccompRules, 'EINVAL', 'filters of the workload\'s own; no second listener'),
+  partly('seccomp', seccompRules, 'EINVAL', "filters of the workload's own; no second listener"),
   broker('getpgrp getpgid getsid', 'processGroup', 'of the calling process, from procfs'),
   broker('getrusage', 'rusage', 'times and faults, from procfs'),
   broker('times', 'times', 'from procfs'),
@@ -159,7 +162,7 @@ const processes: readonly Row[] = [
   refuse(
     'sched_setparam sched_setscheduler sched_setattr sched_getattr ioprio_set ioprio_get',
     'EPERM',
-    'scheduling is the cgroup\'s',
+    "scheduling is the cgroup's",
   ),
   refuse(
     'ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_getfd',
@@ -188,10 +191,10 @@ const identity: readonly Row[] = [
   broker('getresuid getresgid getgroups', 'ids', 'from procfs'),
   refuse('setreuid setregid setfsuid setfsgid', 'EPERM', 'setresuid and setresgid do the same'),
   direct('getrandom', 'random numbers'),
-  view('uname', 'uname', 'release without the vendor\'s part, no build of the host'),
+  view('uname', 'uname', "release without the vendor's part, no build of the host"),
   view('sysinfo', 'sysinfo', 'memory is what the cgroup allows; no load of the host'),
   view('personality', 'personality', 'always that of Linux; a change is EINVAL'),
-  direct('clock_gettime', 'the host\'s clocks, to read'),
+  direct('clock_gettime', "the host's clocks, to read"),
   broker('time gettimeofday clock_getres', 'clock', 'the vDSO answers them elsewhere'),
 ];
 
@@ -202,7 +205,7 @@ const network: readonly Row[] = [
   partly('getsockopt', getsockoptRules, 'ENOPROTOOPT', 'the same list, and what can only be read'),
   direct(
     'connect bind listen accept accept4 getsockname getpeername shutdown sendto recvfrom sendmsg recvmsg sendmmsg',
-    'sockets of the pod\'s network namespace',
+    "sockets of the pod's network namespace",
   ),
   refuse('recvmmsg', 'ENOSYS', 'programs go on with recvmsg'),
 ];
@@ -213,7 +216,7 @@ const host: readonly Row[] = [
     'mount umount2 pivot_root open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick mount_setattr ' +
       'statmount listmount',
     'EPERM',
-    'the mounts are the runtime\'s',
+    "the mounts are the runtime's",
   ),
   refuse('bpf perf_event_open', 'EPERM', 'large parts of the kernel behind one call'),
   refuse('add_key request_key keyctl', 'ENOSYS', 'keyrings are not in namespaces'),
@@ -223,13 +226,17 @@ const host: readonly Row[] = [
     'ENOSYS',
     'programs that confine themselves use seccomp',
   ),
-  refuse('modify_ldt set_thread_area get_thread_area iopl ioperm', 'ENOSYS', 'of 32-bit programs, or the machine\'s'),
+  refuse(
+    'modify_ldt set_thread_area get_thread_area iopl ioperm',
+    'ENOSYS',
+    "of 32-bit programs, or the machine's",
+  ),
   refuse(
     'sethostname setdomainname vhangup acct quotactl quotactl_fd swapon swapoff reboot kexec_load kexec_file_load ' +
       'init_module finit_module delete_module syslog settimeofday clock_settime adjtimex clock_adjtime ' +
       'lookup_dcookie',
     'EPERM',
-    'the host\'s administration',
+    "the host's administration",
   ),
   refuse(
     'create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security vserver ' +

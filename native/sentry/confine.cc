@@ -20,12 +20,29 @@ namespace bulkhead::sentry {
 namespace {
 
 constexpr int kAllowed[] = {
-    SYS_epoll_wait,  SYS_ioctl,        SYS_pread64,         SYS_pwrite64,
-    SYS_read,        SYS_close,        SYS_accept4,         SYS_recvmsg,
-    SYS_sendto,      SYS_epoll_ctl,    SYS_clock_gettime,   SYS_clock_getres,
-    SYS_sysinfo,     SYS_eventfd2,     SYS_timerfd_create,  SYS_sched_getaffinity,
-    SYS_getpriority, SYS_rt_sigreturn, SYS_restart_syscall, SYS_brk,
-    SYS_exit_group,  SYS_exit,
+    SYS_epoll_wait,
+    SYS_ioctl,
+    SYS_pread64,
+    SYS_pwrite64,
+    SYS_read,
+    SYS_close,
+    SYS_accept4,
+    SYS_recvmsg,
+    SYS_sendto,
+    SYS_epoll_ctl,
+    SYS_clock_gettime,
+    SYS_clock_getres,
+    SYS_sysinfo,
+    SYS_eventfd2,
+    SYS_epoll_create1,
+    SYS_timerfd_create,
+    SYS_sched_getaffinity,
+    SYS_getpriority,
+    SYS_rt_sigreturn,
+    SYS_restart_syscall,
+    SYS_brk,
+    SYS_exit_group,
+    SYS_exit,
 };
 
 constexpr uint64_t kKept = 1u << CAP_SYS_PTRACE | 1u << CAP_DAC_OVERRIDE;

@@ -1,6 +1,7 @@
 // The brokered system calls. Numbers of handlers are those of src/sandbox/sentry/rules.ts.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 
 #include "sentry/caller.h"
@@ -21,6 +22,15 @@ inline Answer value_of(int64_t value) {
 }
 inline Answer refusal(int error) {
   return {0, error, false};
+}
+
+// The caller does not wait any more.
+inline Answer gone() {
+  return {0, 0, true};
+}
+// Of Caller::write.
+inline Answer written(int error) {
+  return error == ESRCH ? gone() : refusal(error);
 }
 
 using Handler = Answer (*)(const Sandbox&, Caller&);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/seccomp.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -45,6 +46,12 @@ Answer make_timerfd(const Sandbox&, Caller& caller) {
     return refusal(EINVAL);
   UniqueFd fd(::timerfd_create(clock, flags | TFD_CLOEXEC));
   return hand_over(caller, std::move(fd), (flags & TFD_CLOEXEC) != 0);
+}
+
+// epoll_create(2): the size is only checked.
+Answer make_epoll(const Sandbox&, Caller& caller) {
+  if (caller.integer(0) <= 0) return refusal(EINVAL);
+  return hand_over(caller, UniqueFd(::epoll_create1(EPOLL_CLOEXEC)), false);
 }
 
 }  // namespace bulkhead::sentry

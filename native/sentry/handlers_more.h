@@ -8,6 +8,7 @@ namespace bulkhead::sentry {
 // handlers_fd.cc
 Answer make_eventfd(const Sandbox&, Caller&);
 Answer make_timerfd(const Sandbox&, Caller&);
+Answer make_epoll(const Sandbox&, Caller&);
 
 // handlers_process.cc
 Answer process_group(const Sandbox&, Caller&);

@@ -20,14 +20,6 @@ constexpr int64_t kTicksPerSecond = 100;  // USER_HZ, the same on every x86-64 k
 constexpr int64_t kMicrosecondsPerTick = 1000000 / kTicksPerSecond;
 constexpr int kMaxGroups = 256;
 
-Answer gone() {
-  return {0, 0, true};
-}
-
-Answer written(int error) {
-  return error == ESRCH ? gone() : refusal(error);
-}
-
 // The last number of a line such as "NSpgid:\t4711\t1": that of the innermost pid namespace.
 bool innermost(std::string_view status, std::string_view name, uint64_t& value) {
   std::string_view field = status_field(status, name);

@@ -62,6 +62,7 @@ export const handlers = {
   getPriority: 13,
   getAffinity: 14,
   ids: 15,
+  epoll: 16,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

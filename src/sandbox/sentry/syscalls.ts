@@ -58,7 +58,7 @@ const files: readonly Row[] = [
     'on descriptors that the sandbox has',
   ),
   direct(
-    'open openat stat lstat newfstatat access faccessat readlink readlinkat chdir fchdir getcwd statfs',
+    'open openat creat stat lstat newfstatat access faccessat readlink readlinkat chdir fchdir getcwd statfs',
     'paths: the mount namespace decides, in the kernel and without a race',
   ),
   direct(
@@ -84,7 +84,7 @@ const files: readonly Row[] = [
     'newer than what C libraries need: they go on with older calls',
   ),
   refuse(
-    'creat truncate getdents utime utimes futimesat ustat sysfs uselib _sysctl readahead fadvise64 sync_file_range ' +
+    'truncate getdents utime utimes futimesat ustat sysfs uselib _sysctl readahead fadvise64 sync_file_range ' +
       'syncfs sync',
     'ENOSYS',
     'older or rarer than what C libraries need',
@@ -101,11 +101,12 @@ const files: readonly Row[] = [
 
 const waiting: readonly Row[] = [
   direct(
-    'poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait signalfd4 ' +
+    'poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait signalfd4 ' +
       'timerfd_settime inotify_init1 inotify_add_watch inotify_rm_watch',
     'waiting',
   ),
   broker('eventfd eventfd2', 'eventfd', 'made by the supervisor and handed over'),
+  broker('epoll_create', 'epoll', 'made by the supervisor and handed over'),
   broker('timerfd_create', 'timerfd', 'made by the supervisor and handed over; no alarm clocks'),
   refuse(
     'timer_create timer_settime timer_gettime timer_getoverrun timer_delete getitimer timerfd_gettime',
@@ -240,9 +241,14 @@ const host: readonly Row[] = [
   ),
   refuse(
     'create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security vserver ' +
-      'uretprobe uprobe file_getattr file_setattr',
+      'file_getattr file_setattr',
     'ENOSYS',
     'not there, or not for programs',
+  ),
+  refuse(
+    'uretprobe uprobe',
+    'ENOSYS',
+    'newer kernels keep these from every filter; without a probe they end the process or fail with ENXIO',
   ),
 ];
 

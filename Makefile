@@ -42,7 +42,7 @@ bundle: gen
 # Files are replaced, never written in place: a running shim or engine keeps the one it started from.
 install:
 	@for f in build/native/bulkhead-shim build/native/bulkhead-init build/native/addon.node \
-	  dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs; do \
+	  dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs dist/yaml.cjs; do \
 	  [[ -e $$f ]] || { echo "install: $$f: not built; run make first" >&2; exit 1; }; done
 	@[[ -x "$(NODE)" ]] || { echo "install: NODE=$(NODE): not an executable file" >&2; exit 1; }
 	install -d $(BIN) $(LIB)
@@ -50,7 +50,7 @@ install:
 	for name in bulkhead $(SHIMS); do ln -sfn bulkhead-shim $(BIN)/$$name; done
 	install -m 755 build/native/bulkhead-init $(LIB)/bulkhead-init
 	if [[ -e build/native/bulkhead-sentry ]]; then install -m 755 build/native/bulkhead-sentry $(LIB)/; fi
-	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs $(LIB)/
+	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs dist/yaml.cjs $(LIB)/
 	ln -sfn $(abspath $(NODE)) $(LIB)/node
 	$(LIB)/node tools/code-cache.mjs $(LIB)/cli.cjs
 

@@ -3,6 +3,7 @@
 //   src/engine/main.ts -> dist/engine.cjs
 //   src/cli/main.ts    -> dist/cli.main.cjs, run by dist/cli.cjs (tools/loader.cjs)
 //   @grpc/grpc-js      -> dist/grpc.cjs   required at run time, only by who speaks gRPC
+//   yaml               -> dist/yaml.cjs   required at run time, only by who reads a CDI spec in YAML
 //
 // @grpc/grpc-js alone costs an engine about 60 ms of start and 4 MB, and most engines never speak
 // gRPC. So imports of it are redirected to dist/grpc.cjs; as src/rpc/grpc is only ever imported
@@ -18,11 +19,12 @@ import { build } from 'esbuild';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const outdir = join(root, 'dist');
 
-const lazyGrpc = {
-  name: 'lazy-grpc',
+const lazy = {
+  name: 'lazy',
   setup(plugin) {
-    plugin.onResolve({ filter: /^@grpc\/grpc-js$/ }, (args) =>
-      args.kind === 'entry-point' ? undefined : { path: './grpc.cjs', external: true },
+    const bundled = { '@grpc/grpc-js': './grpc.cjs', yaml: './yaml.cjs' };
+    plugin.onResolve({ filter: /^(?:@grpc\/grpc-js|yaml)$/ }, (args) =>
+      args.kind === 'entry-point' ? undefined : { path: bundled[args.path], external: true },
     );
   },
 };
@@ -66,9 +68,10 @@ const common = {
 };
 
 const entries = [
-  { entry: 'src/engine/main.ts', outfile: 'engine.cjs', plugins: [lazyGrpc] },
-  { entry: 'src/cli/main.ts', outfile: 'cli.main.cjs', plugins: [lazyGrpc, lazyBuiltins] },
+  { entry: 'src/engine/main.ts', outfile: 'engine.cjs', plugins: [lazy] },
+  { entry: 'src/cli/main.ts', outfile: 'cli.main.cjs', plugins: [lazy, lazyBuiltins] },
   { entry: 'node_modules/@grpc/grpc-js/build/src/index.js', outfile: 'grpc.cjs', plugins: [] },
+  { entry: 'node_modules/yaml/dist/index.js', outfile: 'yaml.cjs', plugins: [] },
 ];
 
 mkdirSync(outdir, { recursive: true });

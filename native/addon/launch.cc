@@ -366,8 +366,11 @@ Napi::Value Launch::pid(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Launch::proceed(const Napi::CallbackInfo& info) {
-  if (!paused_ || !sync_)
-    return throw_errno(info.Env(), over_ || !sync_ ? ESRCH : EINVAL, "proceed");
+  if (!paused_ || !sync_) {
+    // A program that runs waits at no gate; its socket has ended, and it is not gone.
+    const bool gone = over_ || (!sync_ && !started_);
+    return throw_errno(info.Env(), gone ? ESRCH : EINVAL, "proceed");
+  }
   const Status sent = send_to_init(sync_.get(), true);
   if (!sent) return throw_errno(info.Env(), ESRCH, "proceed");
   paused_ = false;
@@ -391,6 +394,9 @@ void Launch::dismiss() {
 Napi::Value Launch::signal(const Napi::CallbackInfo& info) {
   int signum = 0;
   if (!get_int(info[0], "signum", 0, 64, signum)) return info.Env().Undefined();
+  // The outer stage may have cloned and gone: a signal to its zombie would be lost without an
+  // error.
+  if (!cloned_ && sync_) on_sync(info.Env());
   const int target = process_ ? process_.get() : outer_.get();
   if (target < 0) return throw_errno(info.Env(), ESRCH, "pidfd_send_signal");
   const Status sent = pidfd_signal(target, signum);

@@ -1,5 +1,8 @@
 #include "init/context.h"
 
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -50,6 +53,17 @@ void report(Context& context, std::string_view message, int fd) {
   // tell.
   while (::sendmsg(context.sync.get(), &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
   }
+}
+
+void die_with_launcher(const Context& context) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // It may have ended before the call; then its end of the socket is closed.
+  pollfd launcher{context.sync.get(), 0, 0};
+  if (::poll(&launcher, 1, 0) == 1 && (launcher.revents & POLLHUP) != 0) ::_exit(1);
+}
+
+void outlive_launcher(const Context& context) {
+  if (!context.death_signal_set) ::prctl(PR_SET_PDEATHSIG, 0);
 }
 
 void report_warning(Context& context, int err, std::string_view path) {

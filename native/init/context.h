@@ -98,6 +98,7 @@ struct Context {
   std::string executable;
   std::string home;  // "HOME=…" for Exec, empty when the plan has one
   mode_t inherited_umask = 022;
+  bool death_signal_set = false;  // by a step of the plan
   // RLIMIT_NOFILE takes effect with prepare_exec: it would count our own descriptors before.
   std::optional<rlimit64> open_files;
 
@@ -115,6 +116,12 @@ struct Context {
 // Waits until the outer stage has reported; leaves quietly when it died. Every report calls it.
 void await_outer(Context& context);
 void report(Context& context, std::string_view message, int fd = -1);
+// From now on the kernel ends this process with its launcher (a step may hang, and nobody else
+// knows of it before it is in a cgroup); leaves at once when the launcher is gone already. Lasts
+// until ids or user namespace change (prctl(2)), by when it is in the container's cgroups.
+void die_with_launcher(const Context& context);
+// The process may outlive its launcher.
+void outlive_launcher(const Context& context);
 void report_warning(Context& context, int err, std::string_view path);
 // Waits for ToInit; leaves quietly on proceed = false and when the launcher is gone.
 void await_proceed(Context& context);

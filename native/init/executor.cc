@@ -184,6 +184,7 @@ int execute(const Plan& plan, UniqueFd sync) {
   Context context;
   context.plan = &plan;
   context.sync = std::move(sync);
+  die_with_launcher(context);
   // Modes in the plan are meant as they stand; Exec and RunHook put the umask back.
   context.inherited_umask = ::umask(0);
   for (const Step& step : plan.steps) context.has_clone |= step.action == Clone::kAction;

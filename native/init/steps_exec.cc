@@ -146,6 +146,8 @@ Outcome carry_out(Context& context, const FindExecutable& step) {
 }
 
 Outcome carry_out(Context& context, const Gate& step) {
+  // `bulkhead create` returns when it hears of the gate.
+  if (step.fifo_slot) outlive_launcher(context);
   report(context, encode_paused(step.point.view()));
   if (!step.fifo_slot) {
     await_proceed(context);
@@ -180,6 +182,7 @@ Outcome prepare_exec(Context& context, const Exec& step, int* keep) {
     context.environment.insert(context.environment.end() - 1, context.home.data());
   }
   ::setsid();
+  outlive_launcher(context);
   ::umask(context.inherited_umask);
   if (!place_descriptors(context, step.preserve_fds, keep)) return fail("place-descriptors");
   if (context.open_files && ::prlimit64(0, RLIMIT_NOFILE, &*context.open_files, nullptr) < 0) {

@@ -81,7 +81,8 @@ Outcome carry_out(Context&, const CpuAffinity& step) {
   return done();
 }
 
-Outcome carry_out(Context&, const ParentDeathSignal& step) {
+Outcome carry_out(Context& context, const ParentDeathSignal& step) {
+  context.death_signal_set = true;
   return ::prctl(PR_SET_PDEATHSIG, step.signal) < 0 ? fail("pdeathsig") : done();
 }
 

@@ -54,6 +54,7 @@ Outcome open_all_namespaces(Context& context) {
 // not written.
 Outcome begin_inner_stage(Context& context, const Clone& step, UniqueFd go) {
   context.cloned = true;
+  die_with_launcher(context);  // not inherited
   context.go = std::move(go);
   context.namespace_files.clear();
   context.host_proc.reset();

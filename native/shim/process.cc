@@ -231,6 +231,9 @@ void Process::proceed(uint64_t request) {
 }
 
 int Process::signal(int signum) {
+  // The outer stage may have cloned and gone: a signal to its zombie would be lost without an
+  // error.
+  if (!cloned_) read_reports();
   const Watch& target = cloned_ ? main_ : outer_;
   if (!target.active()) return ESRCH;
   auto status = pidfd_signal(target.fd(), signum);

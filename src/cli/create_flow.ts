@@ -11,6 +11,7 @@ import { createContainer } from '../runtime/create.ts';
 import { deleteContainer, forgetContainer } from '../runtime/delete.ts';
 import type { ProcessExit } from '../sandbox/executor.ts';
 import { passedDescriptors } from './descriptors.ts';
+import { deviceFlags, specDirs } from './device_flags.ts';
 import type { Arguments, Flag } from './flags.ts';
 import { LaunchIo } from './launch_io.ts';
 import { newExecutor, runtimeContext } from './load.ts';
@@ -31,6 +32,7 @@ export const createFlags: readonly Flag[] = [
     kind: 'number',
     usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
   },
+  ...deviceFlags,
   pidfdSocketFlag,
 ];
 
@@ -66,7 +68,7 @@ export async function createFromFlags(session: Session, args: Arguments, mode: C
     fixedSize: spec.process?.consoleSize !== undefined,
     extraFds: passed.fds,
   });
-  const ctx = runtimeContext(session);
+  const ctx = { ...runtimeContext(session), cdiSpecDirs: specDirs(session, args) };
   const executor = newExecutor(session, io.inheritance);
   const exit = exitOf(executor, id);
   const fresh = !session.store.exists(NAMESPACE, id);
@@ -87,6 +89,7 @@ export async function createFromFlags(session: Session, args: Arguments, mode: C
       executor,
       group: id,
       startFifo: mode.startFifo && fresh ? makeStartFifo(session, id) : undefined,
+      devices: args.list('device'),
       owner: userName(session.uid),
     });
     void exit.then((status) => {

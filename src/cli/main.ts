@@ -28,6 +28,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     { summary: 'remove a container', load: async () => (await import('./commands/delete.ts')).deleteCommand },
   ],
   [
+    'devices',
+    {
+      summary: 'what this node can pass to which wall, and why not',
+      load: async () => (await import('./commands/devices.ts')).devices,
+    },
+  ],
+  [
     'events',
     {
       summary: 'print statistics and memory events of a container, as JSON lines',

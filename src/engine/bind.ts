@@ -39,7 +39,9 @@ const Empty = google.protobuf.Empty;
 
 const methods: Record<string, Method> = {
   State: method(t.StateRequest, t.StateResponse, (tasks, request) => tasks.state(request)),
-  Create: method(t.CreateTaskRequest, t.CreateTaskResponse, (tasks, request) => tasks.create(request)),
+  Create: method(t.CreateTaskRequest, t.CreateTaskResponse, (tasks, request, call) =>
+    tasks.create(request, call.signal),
+  ),
   Start: method(t.StartRequest, t.StartResponse, (tasks, request) => tasks.start(request)),
   Delete: method(t.DeleteRequest, t.DeleteResponse, (tasks, request) => tasks.delete(request)),
   Pids: method(t.PidsRequest, t.PidsResponse, (tasks, request) => tasks.pids(request)),

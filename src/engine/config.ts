@@ -11,6 +11,8 @@ export interface EngineConfig {
   idleTimeoutMs: number;
   /** Protocol told to containerd when the runtime options name none. */
   protocol: 'ttrpc' | 'grpc';
+  /** Directories of CDI specs, lowest priority first; undefined: those of the CDI specification. */
+  cdiSpecDirs?: string[];
 }
 
 export const DEFAULT_ROOT = '/run/bulkhead';
@@ -44,7 +46,12 @@ function applyKey(config: EngineConfig, path: string, key: string, value: unknow
   else if (key === 'idle_timeout_seconds' && typeof value === 'number' && value >= 0)
     config.idleTimeoutMs = value * 1000;
   else if (key === 'protocol' && (value === 'ttrpc' || value === 'grpc')) config.protocol = value;
+  else if (key === 'cdi_spec_dirs' && isListOfPaths(value)) config.cdiSpecDirs = value;
   else throw invalid(path, `engine.${key}: unknown key or bad value ${JSON.stringify(value)}`);
+}
+
+function isListOfPaths(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((path) => typeof path === 'string' && path.startsWith('/'));
 }
 
 function invalid(path: string, reason: string, cause?: unknown): RuntimeError {

@@ -44,7 +44,7 @@ async function main(): Promise<void> {
   const host = backendHost((id, message) => log.warning(message, { id }));
   backends.register(new NamespaceBackend(host));
   backends.register(new SentryBackend(host, sentryHost(import.meta.dirname, config.root)));
-  const ctx = { store, backends, log, now: Date.now };
+  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
   const sinks = eventSinks(

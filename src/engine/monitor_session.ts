@@ -94,6 +94,7 @@ export class MonitorSession implements TaskPeer {
   /** The monitor is gone: what waits on it fails. Its containers are dealt with by containerd's `delete`. */
   closed(): void {
     this.executor.close();
+    for (const container of this.tasks.containers.values()) container.stopOomWatch();
     for (const conn of [...this.#relays.keys()]) this.#close(conn);
   }
 

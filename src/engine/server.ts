@@ -61,7 +61,8 @@ export class EngineServer {
   /** The session whose containers an id belongs to. */
   sessionOf(namespace: string, id: string): MonitorSession | undefined {
     for (const session of this.#sessions) {
-      if (session.namespace === namespace && session.tasks.containers.has(id)) return session;
+      if (session.namespace !== namespace) continue;
+      if (session.tasks.containers.has(id) || session.tasks.isCreating(id)) return session;
     }
     return undefined;
   }

@@ -77,6 +77,8 @@ async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShi
   const namespace = request.namespace ?? '';
   const id = request.id ?? '';
   const session = deps.sessionOf(namespace, id);
+  // containerd gave up on a create that hangs.
+  await session?.tasks.abandonCreate(id);
   const container = session?.tasks.containers.get(id);
   let response: containerd.task.v3.IDeleteResponse = {
     exitStatus: KILLED,

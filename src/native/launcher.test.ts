@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS } from '../base/constants.ts';
 import { encodePlan } from '../plan/encode.ts';
 import type { LaunchEvent, StepFailure } from './addon.d.ts';
@@ -17,8 +17,23 @@ type Steps = NonNullable<Parameters<typeof encodePlan>[0]['steps']>;
 
 const initPath = join(import.meta.dirname, '../../build/native/bulkhead-init');
 const launcher = new Launcher(initPath);
-const launch = (steps: Steps, input: Omit<LaunchInput, 'plan'> = {}): Launched =>
-  launcher.launch({ plan: plan(steps), ...input });
+/** Whatever a test launched ends with it, also when it fails half-way. */
+const launchedHere: Launched[] = [];
+afterEach(() => {
+  for (const launched of launchedHere.splice(0)) {
+    try {
+      launched.signal(9);
+    } catch {
+      continue; // it has ended
+    }
+  }
+});
+
+const launch = (steps: Steps, input: Omit<LaunchInput, 'plan'> = {}): Launched => {
+  const launched = launcher.launch({ plan: plan(steps), ...input });
+  launchedHere.push(launched);
+  return launched;
+};
 
 const plan = (steps: Steps): Uint8Array => encodePlan({ version: 1, id: 'test', steps });
 const clone: Steps = [{ clone: { namespaces: CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS } }];

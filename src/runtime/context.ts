@@ -7,6 +7,8 @@ export interface RuntimeContext {
   store: StateStore;
   backends: BackendRegistry;
   log: Logger;
+  /** Directories of CDI spec files, lowest priority first; default: those of the CDI specification. */
+  cdiSpecDirs?: readonly string[] | undefined;
   /** Milliseconds since the epoch; tests inject their own. */
   now: () => number;
 }

@@ -23,13 +23,19 @@ export type HookPoint = 'create' | 'poststart' | 'poststop';
 
 /**
  * Runs the hooks of a point in order. A failing hook of `create` fails it; a failing poststart or poststop is logged
- * and the rest run (runtime-spec, lifecycle steps 10 and 13).
+ * and the rest run (runtime-spec, lifecycle steps 10 and 13). The hook that runs is killed when
+ * `signal` is aborted.
  */
-export async function runHooks(ctx: RuntimeContext, container: Container, point: HookPoint): Promise<void> {
+export async function runHooks(
+  ctx: RuntimeContext,
+  container: Container,
+  point: HookPoint,
+  signal?: AbortSignal,
+): Promise<void> {
   const hooks = hooksAt(specOf(container.record), point);
   for (const [index, hook] of hooks.entries()) {
     try {
-      await runHook(container, hook, `${point}-${index}`);
+      await runHook(container, hook, `${point}-${index}`, signal);
     } catch (error) {
       if (point === 'create') throw error;
       ctx.log.warning('hook failed', { id: container.id, point, error: String(error) });
@@ -44,14 +50,17 @@ function hooksAt(spec: Spec, point: HookPoint): Hook[] {
   return hooks[point] ?? [];
 }
 
-async function runHook(container: Container, hook: Hook, name: string): Promise<void> {
+async function runHook(container: Container, hook: Hook, name: string, signal?: AbortSignal): Promise<void> {
   const { executor } = container;
   const key = `${container.id}/hook-${name}`;
   const directory = mkdtempSync(join(tmpdir(), 'bulkhead-hook-'));
+  const { exited, forget } = exitOf(executor, key);
+  const kill = (): Promise<void> => executor.signal(key, 9).catch(() => {});
+  const abort = (): void => void kill();
+  signal?.addEventListener('abort', abort, { once: true });
   try {
     const stdin = join(directory, 'state.json');
     writeFileSync(stdin, JSON.stringify(stateOf(container)));
-    const exited = exitOf(executor, key);
     await executor
       .launch(key, encodePlan(compileHelper({ id: key, ...hook })), {
         stdin,
@@ -62,22 +71,25 @@ async function runHook(container: Container, hook: Hook, name: string): Promise<
       .catch((error: unknown) => {
         throw launchSentence('hook', container.id, error);
       });
-    const status = await withTimeout(exited, hook.timeout, () => executor.signal(key, 9));
+    const status = await withTimeout(exited, hook.timeout, kill);
     await executor.forget(key);
     if (status === undefined || status !== 0) throw hookError(container.id, hook, status);
   } finally {
+    signal?.removeEventListener('abort', abort);
+    forget();
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-function exitOf(executor: Executor, key: string): Promise<number> {
-  return new Promise((resolve) => {
-    const end = executor.onExit((exit) => {
-      if (exit.key !== key) return;
-      end();
-      resolve(exit.waitStatus);
+/** The wait status of the hook when it has ended, and what ends the interest in it. */
+function exitOf(executor: Executor, key: string): { exited: Promise<number>; forget: () => void } {
+  let forget = (): void => {};
+  const exited = new Promise<number>((resolve) => {
+    forget = executor.onExit((exit) => {
+      if (exit.key === key) resolve(exit.waitStatus);
     });
   });
+  return { exited, forget };
 }
 
 /** The wait status, or undefined when the time (seconds) ran out and the hook was killed. */
@@ -94,7 +106,7 @@ async function withTimeout(
   const status = await Promise.race([exited, expired]);
   clearTimeout(timer);
   if (status === undefined) {
-    await kill().catch(() => {});
+    await kill();
     await exited;
   }
   return status;

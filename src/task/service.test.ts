@@ -333,7 +333,10 @@ async function attempt(rig: Rig, name: string): Promise<void> {
     start: () => rig.start('web'),
     exec: () => rig.exec('web', 'one'),
     'start-exec': () => rig.start('web', 'one'),
-    exit: () => executor.processes.has('web') && executor.exit('web', 0),
+    exit: () => {
+      // The kernel ends what else is in the pid namespace of an init.
+      for (const key of ['web', 'web/one']) if (executor.processes.has(key)) executor.exit(key, 0);
+    },
     'exit-exec': () => executor.processes.has('web/one') && executor.exit('web/one', 0),
     kill: () => service.kill(new t.KillRequest({ id: 'web', signal: SIGKILL })),
     delete: () => rig.delete('web'),

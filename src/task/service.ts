@@ -54,7 +54,7 @@ export class TaskService {
   readonly #containers = new Map<string, Container>();
   /** Exits of processes whose create has not returned yet. */
   readonly #earlyExits = new Map<string, ProcessExit>();
-  readonly #creating = new Set<string>();
+  readonly #creating = new Map<string, AbortController>();
   /** Containers found again after an engine was restarted: a repeated request for them is answered, not refused. */
   readonly #adopted = new Set<string>();
   /** Processes that a former engine started; containerd sends the start again if it had no answer. */
@@ -95,7 +95,11 @@ export class TaskService {
     this.#publishStart(container, process);
   }
 
-  async create(request: Req<'CreateTaskRequest'>): Promise<containerd.task.v3.ICreateTaskResponse> {
+  /** `waiting` is aborted when the caller gives up; then the create fails and leaves nothing behind. */
+  async create(
+    request: Req<'CreateTaskRequest'>,
+    waiting?: AbortSignal,
+  ): Promise<containerd.task.v3.ICreateTaskResponse> {
     const { id, bundle } = request;
     const { ctx, executor, namespace, group, wall } = this.#o;
     const known = this.#containers.get(id);
@@ -105,10 +109,13 @@ export class TaskService {
     const options = await createOptions(id, request.options);
     const deleted = this.#forgetting.get(id);
     if (deleted !== undefined) this.#forget(deleted);
-    this.#creating.add(id);
+    if (this.#creating.has(id)) throw this.#underWay('create', id);
+    const abort = new AbortController();
+    const signal = waiting === undefined ? abort.signal : AbortSignal.any([abort.signal, waiting]);
+    this.#creating.set(id, abort);
     try {
       const rootfsMounts = (request.rootfs ?? []).map(rootfsMount);
-      const create = { id, namespace, bundle, wall, rootfsMounts, stdio, options, executor, group };
+      const create = { id, namespace, bundle, wall, rootfsMounts, stdio, options, executor, group, signal };
       const container = await createContainer(ctx, create);
       this.#containers.set(id, container);
       this.#watchOom(container);
@@ -132,6 +139,17 @@ export class TaskService {
       this.#earlyExits.delete(id);
       if (exit !== undefined) this.exited(exit);
     }
+  }
+
+  /** True while the container is being made. */
+  isCreating(id: string): boolean {
+    return this.#creating.has(id);
+  }
+
+  /** Ends a create that is under way; resolves when it has undone what it did. */
+  async abandonCreate(id: string): Promise<void> {
+    this.#creating.get(id)?.abort();
+    while (this.#creating.has(id)) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
   async start(request: Req<'StartRequest'>): Promise<containerd.task.v3.IStartResponse> {
@@ -385,6 +403,15 @@ export class TaskService {
       id: container.id,
       object: `exec ${execId}`,
       reason: 'no such process',
+    });
+  }
+
+  #underWay(op: string, id: string): RuntimeError {
+    return new RuntimeError({
+      code: ErrorCode.AlreadyExists,
+      op,
+      id,
+      reason: 'a create of this container is under way',
     });
   }
 

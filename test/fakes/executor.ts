@@ -52,7 +52,10 @@ export class FakeExecutor implements Executor {
     if (process === undefined || process.exited) {
       return Promise.reject(Object.assign(new Error('no such process'), { code: 'ESRCH' }));
     }
-    if (signum === 9) this.exit(key, 9);
+    if (signum !== 9) return Promise.resolve();
+    this.exit(key, 9);
+    // The kernel ends what else is in the pid namespace of an init.
+    for (const other of this.processes.keys()) if (other.startsWith(`${key}/`)) this.exit(other, 9);
     return Promise.resolve();
   }
 

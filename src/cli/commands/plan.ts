@@ -1,7 +1,9 @@
 import { resolve } from 'node:path';
 import { printPlan, planToJson } from '../../plan/print.ts';
 import { readBundle, rootfsPath } from '../../runtime/bundle.ts';
+import { injectDevices } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
+import { deviceFlags, specDirs } from '../device_flags.ts';
 import { namespaceBackend } from '../load.ts';
 
 const DEFAULT_ID = 'plan';
@@ -14,11 +16,18 @@ export const plan: Command = {
     { name: 'json', kind: 'boolean', usage: 'as JSON' },
     { name: 'no-pivot', kind: 'boolean', usage: 'as for create' },
     { name: 'no-new-keyring', kind: 'boolean', usage: 'as for create' },
+    ...deviceFlags,
   ],
   async run(session, args) {
     const id = args.operands[0] ?? DEFAULT_ID;
     const bundle = resolve(session.cwd, args.string('bundle') ?? '.');
-    const { spec } = readBundle('plan', id, bundle);
+    const spec = await injectDevices(readBundle('plan', id, bundle).spec, {
+      op: 'plan',
+      id,
+      wall: 'namespace',
+      names: args.list('device'),
+      specDirs: specDirs(session, args),
+    });
     const record = { id, bundle, rootfs: rootfsPath(bundle, spec) };
     const compiled = namespaceBackend(session).compile(record, {
       spec,

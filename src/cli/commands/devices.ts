@@ -1,0 +1,122 @@
+/** `bulkhead devices`: what this node can pass to which wall, why not, and what would change that. */
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { readRegistry } from '../../devices/cdi/registry.ts';
+import { generateSpecs } from '../../devices/generate.ts';
+import { hostRoots, hostTree } from '../../devices/host_tree.ts';
+import { readMachine } from '../../devices/machine.ts';
+import type { Machine } from '../../devices/model.ts';
+import { deviceReport, type DeviceReport } from '../../devices/report.ts';
+import { passingWalls } from '../../sandbox/devices.ts';
+import type { Command } from '../command.ts';
+import { specDirFlag, specDirs } from '../device_flags.ts';
+import type { Arguments } from '../flags.ts';
+import { usageError } from '../flags.ts';
+import type { Session } from '../session.ts';
+
+export const devices: Command = {
+  operands: '[cdi generate|cdi list]',
+  count: [0, 2],
+  flags: [
+    { name: 'json', kind: 'boolean', usage: 'as JSON' },
+    specDirFlag,
+    { name: 'host-root', kind: 'string', usage: 'directory with another machine’s sys, proc and dev' },
+    { name: 'kind', kind: 'string', usage: 'cdi generate: only this kind (nvidia.com/gpu)' },
+    { name: 'output', alias: 'o', kind: 'string', usage: 'cdi generate: file to write; needs --kind' },
+  ],
+  async run(session, args) {
+    const machine = readMachine(hostTree(rootsOf(session, args)));
+    const verb = args.operands.join(' ');
+    if (verb === 'cdi generate') return generate(session, args, machine);
+    const registry = await readRegistry(specDirs(session, args));
+    if (verb === 'cdi list') {
+      session.print(registry.names.map((name) => `${name}\n`).join(''));
+      for (const [path, faults] of registry.errors) session.log.warning(faults.join('; '), { path });
+      return 0;
+    }
+    if (verb !== '') throw usageError('devices', `no such command: ${verb}`);
+    const report = deviceReport({ machine, registry, walls: passingWalls });
+    session.print(args.boolean('json') ? `${JSON.stringify(report, null, 2)}\n` : table(report));
+    return 0;
+  },
+};
+
+function rootsOf(session: Session, args: Arguments): typeof hostRoots {
+  const given = args.string('host-root');
+  if (given === undefined) return hostRoots;
+  const root = resolve(session.cwd, given);
+  return { sys: `${root}/sys`, proc: `${root}/proc`, dev: `${root}/dev`, root };
+}
+
+function generate(session: Session, args: Arguments, machine: Machine): number {
+  const kind = args.string('kind');
+  const output = args.string('output');
+  const specs = generateSpecs(machine).filter((spec) => kind === undefined || spec.kind === kind);
+  if (output !== undefined && kind === undefined) throw usageError('devices', '--output needs --kind');
+  if (kind !== undefined && specs.length === 0) {
+    throw new RuntimeError({
+      code: ErrorCode.NotFound,
+      op: 'devices',
+      object: `kind ${kind}`,
+      reason: 'this host has no such device that a container can be given',
+      remedy: 'see why with: bulkhead devices',
+    });
+  }
+  const text = specs.map((spec) => `${JSON.stringify(spec, null, 2)}\n`).join('');
+  if (output === undefined) session.print(text);
+  else replaceFile(resolve(session.cwd, output), text);
+  return 0;
+}
+
+/** Whoever reads the directory meanwhile sees the old file or the new one. JSON is YAML: either name serves. */
+function replaceFile(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = `${path}.${process.pid}.new`;
+  writeFileSync(temporary, text, { mode: 0o644 });
+  renameSync(temporary, path);
+}
+
+const headings = ['DEVICE', 'WHAT', 'NAMESPACE', 'VM', 'SENTRY'];
+
+function table(report: DeviceReport): string {
+  const { iommu } = report;
+  const rows = report.devices.map(({ id, name, walls }) => [
+    id,
+    name,
+    ...[walls.namespace, walls.vm, walls.sentry].map((verdict) =>
+      verdict.ok ? (verdict.as ?? 'yes') : 'no',
+    ),
+  ]);
+  const widths = headings.map((heading, column) =>
+    Math.max(heading.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  const line = (row: string[]): string =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('   ')
+      .trimEnd();
+  const reasons = report.devices.flatMap(({ walls }) =>
+    Object.values(walls).flatMap(({ why = [] }) =>
+      why.map(({ sentence, fix }) =>
+        fix === undefined ? `  ${sentence}` : `  ${sentence}\n    fix: ${fix}`,
+      ),
+    ),
+  );
+  const notes = report.devices.flatMap(({ id, notes: list = [] }) => list.map((note) => `  ${id}: ${note}`));
+  const errors = Object.values(report.cdi.errors).flatMap((faults) => faults.map((fault) => `  ${fault}`));
+  const section = (title: string, lines: string[]): string[] =>
+    lines.length === 0 ? [] : ['', title, ...lines];
+  return `${[
+    `IOMMU ${iommu.on ? 'on' : 'off'}, interrupt remapping ${iommu.interruptRemapping}, vfio-pci ${iommu.vfioPci ? 'loaded' : 'not loaded'}, iommufd ${iommu.iommufd ? 'there' : 'not there'}`,
+    '',
+    ...(rows.length === 0 ? ['no devices that could be passed'] : [line(headings), ...rows.map(line)]),
+    ...section('why not', [...new Set(reasons)]),
+    ...section('to know', notes),
+    ...section(
+      'CDI devices',
+      report.cdi.devices.map((name) => `  ${name}`),
+    ),
+    ...section('CDI specs that are wrong', errors),
+  ].join('\n')}\n`;
+}

@@ -1,0 +1,119 @@
+/** Why a GPU cannot be shared with a container by the host's driver. To a virtual machine it goes by VFIO (vfio/checks.ts). */
+import type { SpecFile } from '../cdi/registry.ts';
+import { holdersOf } from '../machine.ts';
+import type { Check } from '../model.ts';
+import { subjectOf } from '../vfio/checks.ts';
+import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
+
+/** A GPU with what the checks need beside it. */
+export interface GpuSubject extends GpuDevice {
+  facts: GpuFacts;
+  /** Spec files of the host. */
+  specs: readonly SpecFile[];
+}
+
+const cannot = ({ pci }: GpuSubject): string => `${subjectOf(pci)}: cannot share it with a container`;
+
+export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
+  {
+    name: 'driver-missing',
+    walls: ['namespace'],
+    look: (gpu) => {
+      if (gpu.shared) return undefined;
+      const wanted = gpu.nvSwitch ? ['nvidia-nvswitch'] : sharingDrivers[gpu.vendor];
+      if (wanted.length === 0)
+        return { sentence: `${cannot(gpu)}: no driver for this maker’s GPUs is known` };
+      const bound = gpu.pci.driver === '' ? 'no driver is bound' : `it is bound to ${gpu.pci.driver}`;
+      const [driver = ''] = wanted;
+      return {
+        sentence: `${cannot(gpu)}: ${bound}, not to ${wanted.join(' or ')}`,
+        fix:
+          gpu.pci.driver === ''
+            ? `modprobe ${gpu.vendor === 'nvidia' ? 'nvidia' : driver}`
+            : `driverctl unset-override ${gpu.pci.address}`,
+      };
+    },
+  },
+  {
+    name: 'node-missing',
+    walls: ['namespace'],
+    look: (gpu, { host }) => {
+      if (gpu.nvidia === undefined) return undefined;
+      const path = `/dev/nvidia${gpu.nvidia.minor}`;
+      return host.node(path) === undefined
+        ? {
+            sentence: `${cannot(gpu)}: ${path} is not there`,
+            fix: `nvidia-modprobe -c ${gpu.nvidia.minor} -u`,
+          }
+        : undefined;
+    },
+  },
+  {
+    name: 'uvm-missing',
+    walls: ['namespace'],
+    look: (gpu) =>
+      gpu.nvidia === undefined || gpu.facts.nvidia?.majors['nvidia-uvm'] !== undefined
+        ? undefined
+        : {
+            sentence: `${cannot(gpu)}: nvidia-uvm is not loaded; CUDA would fail`,
+            fix: 'nvidia-modprobe -u',
+          },
+  },
+  {
+    name: 'fabric-manager',
+    walls: ['namespace'],
+    look: (gpu, { host }) =>
+      gpu.nvidia === undefined ||
+      !gpu.facts.devices.some(({ nvSwitch }) => nvSwitch) ||
+      host.exists('/run/nvidia-fabricmanager/socket')
+        ? undefined
+        : {
+            sentence: `${cannot(gpu)}: this machine has NVSwitches and the fabric manager does not run; CUDA would fail`,
+            fix: 'systemctl start nvidia-fabricmanager',
+          },
+  },
+  {
+    name: 'cdi-stale',
+    walls: ['namespace'],
+    look: (gpu) => {
+      const loaded = gpu.facts.nvidia?.version;
+      if (gpu.nvidia === undefined || loaded === undefined) return undefined;
+      const [stale] = staleSpecs(gpu.specs, loaded);
+      if (stale === undefined) return undefined;
+      return {
+        sentence: `CDI spec ${stale.path} is for driver ${stale.version} but ${loaded} is loaded; regenerate`,
+        fix: `bulkhead devices cdi generate --kind nvidia.com/gpu --output ${stale.path}`,
+      };
+    },
+  },
+];
+
+/** What takes a GPU to a virtual machine beyond VFIO's own checks. */
+export const gpuVmChecks: readonly Check<GpuSubject>[] = [
+  {
+    name: 'in-use',
+    walls: ['vm'],
+    look: (gpu, { host }) => {
+      if (gpu.nvidia === undefined) return undefined;
+      const holders = holdersOf(host, [`/dev/nvidia${gpu.nvidia.minor}`]);
+      if (holders.length === 0) return undefined;
+      return {
+        sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
+        fix: `end ${holders.length > 1 ? 'these processes' : 'this process'} first`,
+      };
+    },
+  },
+];
+
+/** Spec files of NVIDIA GPUs whose libraries are of another driver than the loaded one. */
+export function staleSpecs(specs: readonly SpecFile[], loaded: string): { path: string; version: string }[] {
+  return specs
+    .filter(({ spec }) => spec.kind === 'nvidia.com/gpu')
+    .flatMap(({ path, spec }) => {
+      const mounts = spec.containerEdits?.mounts ?? [];
+      const version = mounts
+        .map(({ hostPath }) => /\/lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)?)$/.exec(hostPath)?.[1])
+        .find((found) => found !== undefined);
+      return version === undefined || version === loaded ? [] : [{ path, version }];
+    });
+}

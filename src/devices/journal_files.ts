@@ -1,0 +1,73 @@
+/** The journal's files: one a device, whole or not there. */
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+
+export interface JournalFiles {
+  /** Names of complete files, sorted. */
+  names(): string[];
+  read(name: string): string | undefined;
+  /** On disk when it returns. False when the name is taken. */
+  create(name: string, text: string): boolean;
+  remove(name: string): void;
+}
+
+/** Files in a directory (BULKHEAD_ROOT/devices). A name is linked to a file that is complete and synced. */
+export function journalFiles(dir: string): JournalFiles {
+  const sync = (): void => {
+    const fd = openSync(dir, 'r');
+    fsyncSync(fd);
+    closeSync(fd);
+  };
+  return {
+    names: () => {
+      try {
+        return readdirSync(dir)
+          .filter((name) => name.endsWith('.json'))
+          .sort();
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+        throw error;
+      }
+    },
+    read: (name) => {
+      try {
+        return readFileSync(join(dir, name), 'utf8');
+      } catch {
+        return undefined;
+      }
+    },
+    create: (name, text) => {
+      mkdirSync(dir, { recursive: true, mode: 0o700 });
+      const temporary = join(dir, `${name}.${process.pid}.new`);
+      rmSync(temporary, { force: true });
+      const fd = openSync(temporary, 'wx', 0o600);
+      try {
+        writeSync(fd, text);
+        fsyncSync(fd);
+        linkSync(temporary, join(dir, name));
+        sync();
+        return true;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+        throw error;
+      } finally {
+        closeSync(fd);
+        rmSync(temporary, { force: true });
+      }
+    },
+    remove: (name) => {
+      rmSync(join(dir, name), { force: true });
+      sync();
+    },
+  };
+}

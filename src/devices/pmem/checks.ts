@@ -1,0 +1,102 @@
+/** Why persistent memory cannot go behind a wall, or would not be persistent there. */
+import type { HostTree } from '../host_tree.ts';
+import { type Check, type Refusal } from '../model.ts';
+import { hasDax, readMounts, type PmemDevice } from './probe.ts';
+
+const subject = ({ id }: PmemDevice): string => `PMEM ${id}`;
+
+function misaligned({ address, align, size }: PmemDevice): boolean {
+  return align > 0 && ((address ?? 0) % align !== 0 || size % align !== 0);
+}
+
+const hex = (value: number): string => `0x${value.toString(16)}`;
+
+export const pmemChecks: readonly Check<PmemDevice>[] = [
+  {
+    name: 'pmem-misaligned',
+    walls: ['namespace', 'vm'],
+    look: (device) => {
+      if (device.node !== '' || !misaligned(device)) return undefined;
+      const { region, address = 0, align, size } = device;
+      return {
+        sentence: `${subject(device)}: no driver can map it: ${region} at ${hex(address)}, namespace of ${hex(size)} bytes, not multiples of the alignment ${hex(align)}`,
+        fix: 'lay the region out at a multiple of its alignment (in a virtual machine: size less label-size a multiple of 16 MiB)',
+      };
+    },
+  },
+  {
+    name: 'pmem-no-driver',
+    walls: ['namespace', 'vm'],
+    look: (device) =>
+      device.node !== '' || misaligned(device)
+        ? undefined
+        : {
+            sentence: `${subject(device)}: no driver has taken it`,
+            fix: device.mode === 'devdax' ? 'modprobe device_dax' : 'modprobe nd_pmem',
+          },
+  },
+  {
+    name: 'pmem-no-dax',
+    walls: ['vm'],
+    look: (device) =>
+      device.mode === 'fsdax' || device.mode === 'devdax'
+        ? undefined
+        : {
+            sentence: `${subject(device)}: mode ${device.mode} has no DAX; a guest’s writes would not be durable`,
+            fix: `ndctl create-namespace -f -e ${device.id} --mode=fsdax (this erases it)`,
+          },
+  },
+  {
+    name: 'pmem-not-mounted',
+    walls: ['vm'],
+    look: (device) =>
+      device.mode !== 'fsdax' || device.node === '' || device.mounts.length > 0
+        ? undefined
+        : {
+            sentence: `${subject(device)}: a guest gets a file of a file system on ${device.node}, and none is mounted`,
+            fix: `mkfs.ext4 -b 4096 ${device.node} && mount -o dax=always ${device.node} DIRECTORY`,
+          },
+  },
+  {
+    name: 'map-sync',
+    walls: ['vm'],
+    look: (device) => {
+      const [first] = device.mounts;
+      if (device.mode !== 'fsdax' || first === undefined || device.mounts.some(({ dax }) => dax))
+        return undefined;
+      return noMapSync(first.path);
+    },
+  },
+  {
+    name: 'wall',
+    walls: ['sentry'],
+    look: (device) => ({
+      sentence: `${subject(device)}: the sentry wall passes no devices of the host`,
+      fix: 'use the namespace or the vm wall',
+    }),
+  },
+];
+
+function noMapSync(path: string): Omit<Refusal, 'check'> {
+  return {
+    sentence: `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
+    fix: `mount -o remount,dax=always ${path}`,
+  };
+}
+
+/**
+ * The refusal of a directory as a persistent volume, by how it is mounted: ext4 or xfs with dax on persistent memory
+ * passes, through bind mounts too; an overlay or tmpfs never does. Only mmap(2) with MAP_SYNC would prove it.
+ */
+export function checkPmemVolume(host: HostTree, path: string): Refusal | undefined {
+  const covering = readMounts(host)
+    .filter(({ target }) => target === '/' || path === target || path.startsWith(`${target}/`))
+    .reduce<ReturnType<typeof readMounts>[number] | undefined>(
+      // Of two mounts on one place the later one is seen.
+      (best, mount) => (best === undefined || mount.target.length >= best.target.length ? mount : best),
+      undefined,
+    );
+  const direct =
+    covering !== undefined && ['ext4', 'xfs'].includes(covering.type) && hasDax(covering.options);
+  return direct ? undefined : { check: 'map-sync', ...noMapSync(path) };
+}

@@ -1,0 +1,161 @@
+/** Why a PCI function cannot be handed over by VFIO: what the kernel or the hypervisor would say later, said before. */
+import { holdersOf } from '../machine.ts';
+import { formatSize, type Check, type Machine } from '../model.ts';
+import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
+import type { VfioDevice } from './probe.ts';
+
+/** Drivers that leave a device alone, or are made for handing it on. */
+const harmless = new Set(['', 'vfio-pci', 'pci-stub', 'pcieport', 'nvgrace_gpu_vfio_pci', 'mlx5_vfio_pci']);
+
+/** "GPU 0000:41:00.0": how sentences begin. */
+export function subjectOf(pci: PciFunction): string {
+  const what = isGpu(pci) ? 'GPU' : isNvSwitch(pci) ? 'NVSwitch' : className(pci);
+  return `${what} ${pci.address}`;
+}
+
+/** The other functions of the group that a driver of the host holds. */
+export function obstacles({ companions }: VfioDevice): PciFunction[] {
+  return companions.filter((other) => !isBridge(other) && !harmless.has(other.driver));
+}
+
+const cannot = ({ pci }: VfioDevice): string => `${subjectOf(pci)}: cannot pass by VFIO`;
+
+/**
+ * A sixteenth of the guest's address space: its firmware puts the window for 64-bit BARs below an eighth, aligned to
+ * the window's own size.
+ */
+export function windowLimit(physicalBits: number): number {
+  return 2 ** (physicalBits - 4);
+}
+
+function largestBar(
+  machine: Machine,
+  { pci }: VfioDevice,
+): { index: number; size: number; limit: number } | undefined {
+  if (machine.physicalBits === undefined) return undefined;
+  const limit = windowLimit(machine.physicalBits);
+  const bar = pci.bars.filter(({ large, size }) => large && size > limit)[0];
+  return bar === undefined ? undefined : { index: bar.index, size: bar.size, limit };
+}
+
+export const vfioChecks: readonly Check<VfioDevice>[] = [
+  {
+    name: 'iommu-off',
+    walls: ['vm', 'namespace'],
+    look: (device, { iommu }) =>
+      iommu.on
+        ? undefined
+        : {
+            sentence: `${cannot(device)}: IOMMU is off (no /sys/kernel/iommu_groups/*)`,
+            fix: 'add intel_iommu=on or amd_iommu=on to the kernel command line and reboot',
+          },
+  },
+  {
+    name: 'no-iommu-group',
+    walls: ['vm', 'namespace'],
+    look: (device, { iommu }) =>
+      !iommu.on || device.pci.group !== undefined
+        ? undefined
+        : { sentence: `${cannot(device)}: it is in no IOMMU group: no IOMMU translates for it` },
+  },
+  {
+    name: 'vfio-not-loaded',
+    walls: ['vm', 'namespace'],
+    look: (device, { iommu }) =>
+      iommu.vfioPci
+        ? undefined
+        : { sentence: `${cannot(device)}: the driver vfio-pci is not loaded`, fix: 'modprobe vfio-pci' },
+  },
+  {
+    name: 'interrupt-remapping',
+    walls: ['vm', 'namespace'],
+    look: (device, { iommu }) =>
+      !iommu.on || iommu.interruptRemapping !== 'off' || iommu.unsafeInterrupts
+        ? undefined
+        : {
+            sentence: `${cannot(device)}: interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM`,
+            fix: 'turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
+          },
+  },
+  {
+    name: 'group-not-viable',
+    walls: ['vm', 'namespace'],
+    look: (device) => {
+      const [first] = obstacles(device);
+      if (first === undefined) return undefined;
+      const others = obstacles(device).map(
+        (other) => `${other.address} (${className(other)}, ${other.driver}) is`,
+      );
+      return {
+        sentence: `${cannot(device)}: IOMMU group ${first.group} is not viable: ${others.join(', ')} bound to a host driver`,
+        fix: obstacles(device)
+          .map(({ address }) => `driverctl set-override ${address} vfio-pci`)
+          .join(' && '),
+      };
+    },
+  },
+  {
+    name: 'host-uses-it',
+    walls: ['vm', 'namespace'],
+    look: (device) => {
+      if (device.mounts.length > 0) {
+        return {
+          sentence: `${cannot(device)}: the host uses it: ${device.mounts.join(', ')}`,
+          fix: 'unmount what is on it',
+        };
+      }
+      return device.defaultRoute
+        ? { sentence: `${cannot(device)}: the host’s default route goes over it` }
+        : undefined;
+    },
+  },
+  {
+    name: 'bar-too-large',
+    walls: ['vm'],
+    look: (device, machine) => {
+      const bar = largestBar(machine, device);
+      if (bar === undefined) return undefined;
+      const { index, size, limit } = bar;
+      return {
+        sentence: `${cannot(device)}: BAR${index} is ${formatSize(size)}; guest phys-bits ${machine.physicalBits} allow ${formatSize(limit)}`,
+      };
+    },
+  },
+  {
+    name: 'in-use',
+    walls: ['vm', 'namespace'],
+    look: (device, { host }) => {
+      const holders = holdersOf(host, nodesOf(device.pci));
+      if (holders.length === 0) return undefined;
+      return {
+        sentence: `${subjectOf(device.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
+        fix: `end ${holders.length > 1 ? 'these processes' : 'this process'} first`,
+      };
+    },
+  },
+  {
+    name: 'not-bound',
+    walls: ['namespace'],
+    look: (device) => {
+      const { address, driver } = device.pci;
+      if (driver === 'vfio-pci') return undefined;
+      const bound = driver === '' ? 'no driver is bound' : `it is bound to ${driver}`;
+      return {
+        sentence: `${cannot(device)}: ${bound}, and for the namespace wall nobody binds it to vfio-pci`,
+        fix: `driverctl set-override ${address} vfio-pci`,
+      };
+    },
+  },
+  {
+    name: 'wall',
+    walls: ['sentry'],
+    look: ({ pci }) => ({
+      sentence: `${subjectOf(pci)}: the sentry wall passes no devices of the host`,
+      fix: 'use the namespace or the vm wall',
+    }),
+  },
+];
+
+function nodesOf({ group }: PciFunction): string[] {
+  return group === undefined ? [] : [`/dev/vfio/${group}`];
+}

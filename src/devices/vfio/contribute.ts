@@ -1,0 +1,26 @@
+/**
+ * VFIO nodes for a program that drives a device itself (DPDK, SPDK) in the namespace wall. Pure; the device is bound to
+ * vfio-pci by then. The program must be able to lock the memory that the device reaches.
+ */
+import type { ContainerEdits } from '../cdi/types.ts';
+import type { PosixRlimit } from '../../oci/types.ts';
+import type { VfioDevice } from './probe.ts';
+
+export interface VfioContribution {
+  edits: ContainerEdits;
+  rlimits: PosixRlimit[];
+}
+
+/** RLIM_INFINITY as config.json has it: 2^64-1, which a double rounds to 2^64. */
+const UNLIMITED = 2 ** 64;
+
+/** Legacy groups: the container's node and one node a group. */
+export function contributeVfio(devices: readonly VfioDevice[]): VfioContribution {
+  const groups = [...new Set(devices.flatMap(({ pci }) => (pci.group === undefined ? [] : [pci.group])))];
+  if (groups.length === 0) return { edits: {}, rlimits: [] };
+  const paths = ['/dev/vfio/vfio', ...groups.sort((a, b) => a - b).map((group) => `/dev/vfio/${group}`)];
+  return {
+    edits: { deviceNodes: paths.map((path) => ({ path, permissions: 'rw' })) },
+    rlimits: [{ type: 'RLIMIT_MEMLOCK', soft: UNLIMITED, hard: UNLIMITED }],
+  };
+}

@@ -1,0 +1,75 @@
+/**
+ * Devices asked for by name ("vendor/class=name"), on the command line or in `cdi.k8s.io/*` annotations, put into the
+ * configuration before a wall sees it. Once: containerd's CRI plugin and CRI-O have done it already when they made the
+ * configuration, and hooks and device rules must not be there twice.
+ *
+ * The CDI library is loaded when a container asks for a device; most do not.
+ */
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { Spec } from '../oci/types.ts';
+import { parseSpec } from '../oci/validate/index.ts';
+import type { Wall } from './backend.ts';
+
+export interface DeviceRequest {
+  op: string;
+  id: string;
+  wall: Wall;
+  /** Names given beside the configuration. */
+  names?: readonly string[] | undefined;
+  /** Directories of spec files, lowest priority first; default: those of the CDI specification. */
+  specDirs?: readonly string[] | undefined;
+}
+
+const CDI_PREFIX = 'cdi.k8s.io/';
+/** "io.kubernetes.cri." is containerd's, "io.kubernetes.cri-o." is CRI-O's. */
+const CRI_PREFIX = 'io.kubernetes.cri';
+
+/** Walls that hand devices of the host to a container. */
+export const passingWalls: readonly Wall[] = ['namespace'];
+
+/**
+ * The configuration with the devices asked for; the very same object when none are. FailedPrecondition when the wall
+ * passes none, InvalidArgument for a device that no spec describes or a name that is none.
+ */
+export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Spec> {
+  if (!asksForDevices(spec, request.names)) return spec;
+  const { op, id, wall } = request;
+  const [cdi, { hostNode }] = await Promise.all([
+    import('../devices/cdi/index.ts'),
+    import('../devices/host_node.ts'),
+  ]);
+  try {
+    const asked = isAnnotated(spec) ? cdi.parseAnnotations(spec.annotations ?? {}).devices : [];
+    const names = [...new Set([...(request.names ?? []), ...asked])];
+    if (!passingWalls.includes(wall)) throw refusal(request, names);
+    const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(names) });
+    const injected = registry.inject(spec, names, hostNode);
+    // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
+    return parseSpec(JSON.stringify(injected), id, op);
+  } catch (error) {
+    if (!(error instanceof cdi.CdiError)) throw error;
+    const { object, reason } = error;
+    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object, reason, cause: error });
+  }
+}
+
+/** Whether injectDevices would have anything to do. */
+export function asksForDevices(spec: Spec, names: readonly string[] = []): boolean {
+  return names.length > 0 || isAnnotated(spec);
+}
+
+function isAnnotated({ annotations = {} }: Spec): boolean {
+  const keys = Object.keys(annotations);
+  return keys.some((key) => key.startsWith(CDI_PREFIX)) && !keys.some((key) => key.startsWith(CRI_PREFIX));
+}
+
+function refusal({ op, id, wall }: DeviceRequest, names: readonly string[]): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op,
+    id,
+    object: `CDI device${names.length > 1 ? 's' : ''} ${names.join(', ')}`,
+    reason: `the ${wall} wall passes no devices of the host`,
+    remedy: `use the ${passingWalls.join(' or ')} wall`,
+  });
+}

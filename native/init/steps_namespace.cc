@@ -61,8 +61,10 @@ Outcome begin_inner_stage(Context& context, const Clone& step, UniqueFd go) {
   context.procfs.reset();
   context.birth_cgroup.reset();
   context.fresh_userns = (step.namespaces & CLONE_NEWUSER) != 0;
+  // Not later: if the outer stage is killed before it has reported us, nobody knows of us, and a
+  // step that hangs would do so for ever.
+  await_outer(context);
   if (context.fresh_userns) {
-    await_outer(context);
     become_namespace_root();
     // Changing ids has reset it to suid_dumpable, which an administrator may have set to 1.
     ::prctl(PR_SET_DUMPABLE, 0);

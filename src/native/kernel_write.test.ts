@@ -26,7 +26,7 @@ describe.skipIf(!existsSync(init))('writes by a process of its own', () => {
 
   it.each([
     ['absent', 'ENOENT', 'no such file or directory'],
-    ['.', 'EISDIR', 'illegal operation on a directory'],
+    ['.', 'EISDIR', 'is a directory'],
   ])('tells why %s cannot be written', async (name, errno, reason) => {
     const path = join(dir, name);
     await expect(kernelWrite(launcher, path, 'x')).rejects.toMatchObject({

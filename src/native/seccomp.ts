@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { LinuxSeccomp } from '../oci/types.ts';
 import type { Addon } from './addon.d.ts';
-import { errnoText } from './errno.ts';
+import { errnoText } from '../base/errno.ts';
 import { addon, isAddonError } from './index.ts';
 import {
   flattenSeccomp,

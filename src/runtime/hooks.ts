@@ -3,8 +3,7 @@
  * Each is launched by a plan like everything that runs. createContainer and startContainer are steps of the
  * container's own plan.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { exitCodeOf } from '../base/proc.ts';
@@ -35,7 +34,7 @@ export async function runHooks(
   const hooks = hooksAt(specOf(container.record), point);
   for (const [index, hook] of hooks.entries()) {
     try {
-      await runHook(container, hook, `${point}-${index}`, signal);
+      await runHook(ctx, container, hook, `${point}-${index}`, signal);
     } catch (error) {
       if (point === 'create') throw error;
       ctx.log.warning('hook failed', { id: container.id, point, error: String(error) });
@@ -50,17 +49,25 @@ function hooksAt(spec: Spec, point: HookPoint): Hook[] {
   return hooks[point] ?? [];
 }
 
-async function runHook(container: Container, hook: Hook, name: string, signal?: AbortSignal): Promise<void> {
+async function runHook(
+  ctx: RuntimeContext,
+  container: Container,
+  hook: Hook,
+  name: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const { executor } = container;
   const key = `${container.id}/hook-${name}`;
-  const directory = mkdtempSync(join(tmpdir(), 'bulkhead-hook-'));
+  // With the container's other state, so that it goes with it even when we are killed meanwhile.
+  const directory = ctx.store.paths.container('hook', container.record.namespace ?? '', container.id);
+  const stdin = join(directory, `hook-${name}.json`);
   const { exited, forget } = exitOf(executor, key);
   const kill = (): Promise<void> => executor.signal(key, 9).catch(() => {});
   const abort = (): void => void kill();
   signal?.addEventListener('abort', abort, { once: true });
   try {
-    const stdin = join(directory, 'state.json');
-    writeFileSync(stdin, JSON.stringify(stateOf(container)));
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    writeFileSync(stdin, JSON.stringify(stateOf(container)), { mode: 0o600 });
     await executor
       .launch(key, encodePlan(compileHelper({ id: key, ...hook })), {
         stdin,
@@ -77,7 +84,7 @@ async function runHook(container: Container, hook: Hook, name: string, signal?: 
   } finally {
     signal?.removeEventListener('abort', abort);
     forget();
-    rmSync(directory, { recursive: true, force: true });
+    rmSync(stdin, { force: true });
   }
 }
 

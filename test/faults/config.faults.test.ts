@@ -234,7 +234,13 @@ describe('config.json', () => {
   });
 
   it('damaged in its bytes starts, or is refused in one sentence', async () => {
-    const text = Buffer.from(JSON.stringify(local.bundle.spec('plain', id)));
+    // The cgroup stays where the run is looked after: a damaged name would be nobody's.
+    const spec = local.bundle.spec('plain', id);
+    delete spec.linux!.cgroupsPath;
+    const cgroup = JSON.stringify({ cgroupsPath: `${cgroupParent()}/${id}` }).slice(1, -1);
+    const text = Buffer.from(JSON.stringify(spec).replace('"linux":{', `"linux":{${cgroup},`));
+    const kept = text.indexOf(cgroup);
+    const whole = Buffer.from(cgroup);
     await fc.assert(
       fc.asyncProperty(
         fc.nat({ max: text.length - 1 }),
@@ -242,6 +248,7 @@ describe('config.json', () => {
         async (at, bytes) => {
           const damaged = Buffer.from(text);
           damaged.set(bytes.subarray(0, damaged.length - at), at);
+          damaged.set(whole, kept);
           writeFileSync(join(local.bundle.dir, 'config.json'), damaged);
           await attempt();
         },

@@ -5,7 +5,7 @@ import { parseSpec } from '../../src/oci/validate/index.ts';
 import { isAlive } from '../../src/base/proc.ts';
 import { specNames, type SpecName } from './lib/bundles.ts';
 import { NOWHERE, stepNamesOf, type FaultKind } from './lib/faults.ts';
-import { changesSince, look } from './lib/host.ts';
+import { changesSince, look, untilHung } from './lib/host.ts';
 import { Local } from './lib/local.ts';
 
 const local = new Local();
@@ -58,7 +58,7 @@ describe.each(specNames)('%s: create', (name) => {
       (error: unknown) => error,
     );
     if (kind === 'hang') {
-      await new Promise((resolve) => setTimeout(resolve, 30));
+      await untilHung();
       await local.executor.signal(id(name), 9);
     }
     const error = await failed;

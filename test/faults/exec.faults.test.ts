@@ -8,7 +8,7 @@ import { deleteExec } from '../../src/runtime/delete.ts';
 import { addExec, startExec } from '../../src/runtime/exec.ts';
 import { startContainer } from '../../src/runtime/start.ts';
 import { NOWHERE, stepNamesOf, type FaultKind } from './lib/faults.ts';
-import { changesSince, look } from './lib/host.ts';
+import { changesSince, look, untilHung } from './lib/host.ts';
 import { Local } from './lib/local.ts';
 
 const local = new Local();
@@ -89,7 +89,7 @@ describe.each(cases)('exec, %s', (name, into, terminal) => {
   });
 
   const kill = async (): Promise<void> => {
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await untilHung();
     await local.executor.signal(`${into.id}/e`, 9);
   };
   const kinds: FaultKind[] = ['fail', 'die', 'hang'];

@@ -15,7 +15,7 @@ import { Router } from '../../src/rpc/router.ts';
 import { alive, childrenOf, ShimRig, until } from '../contract/monitor/harness.ts';
 import type { SpecName } from './lib/bundles.ts';
 import { NOWHERE, stepNamesOf, type FaultKind } from './lib/faults.ts';
-import { changesSince, look, type Watched } from './lib/host.ts';
+import { changesSince, look, untilHung, type Watched } from './lib/host.ts';
 import { Local } from './lib/local.ts';
 import { randoms } from './lib/randoms.ts';
 
@@ -146,7 +146,7 @@ describe.each(cases)('%s: create through a monitor', (name, kinds) => {
       local.backend.fault = { kind, index, rootfs: local.bundle.rootfs };
       const creating = outcomeOf(shim.create());
       if (kind === 'hang') {
-        await new Promise((resolve) => setTimeout(resolve, 25));
+        await untilHung();
         await shim.clean();
       }
       const error = await creating;
@@ -183,12 +183,12 @@ describe('a monitor that is killed', () => {
   });
 
   /** Creates and starts a container, kills its monitor after a while, and cleans up as containerd does. */
-  async function interrupted(id: string, name: SpecName, delay: number): Promise<void> {
+  async function interrupted(id: string, name: SpecName, delay: number | 'hung'): Promise<void> {
     const shim = new Shim(id);
     local.bundle.write(local.bundle.spec(name, id));
     await shim.start();
     const life = outcomeOf(shim.create().then(() => shim.run()));
-    await new Promise((resolve) => setTimeout(resolve, delay));
+    await (delay === 'hung' ? untilHung() : new Promise((resolve) => setTimeout(resolve, delay)));
     process.kill(shim.pid, 'SIGKILL');
     await life;
     await until('the monitor to end', () => !alive(shim.pid));
@@ -206,7 +206,7 @@ describe('a monitor that is killed', () => {
   it.each(steps.get('plain')!)('while step %i, %s, is preceded by one that hangs', async (index) => {
     local.backend.fault = { kind: 'hang', index, rootfs: local.bundle.rootfs };
     try {
-      await interrupted(`h-${index}`, 'plain', 40);
+      await interrupted(`h-${index}`, 'plain', 'hung');
     } finally {
       local.backend.fault = undefined;
     }

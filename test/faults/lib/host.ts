@@ -72,6 +72,17 @@ const descriptors = (pid: number): string[] => {
   return [...counts].map(([kind, count]) => `descriptors of ${pid}: ${count} of ${kind}`);
 };
 
+/** Resolves when a launch waits in the fifo of a hanging step (`wait_for_partner` of the kernel's fs/pipe.c). */
+export const untilHung = async (): Promise<void> => {
+  const end = performance.now() + 5000;
+  const hangs = (path: string): boolean =>
+    read(`${path}/comm`) === 'bulkhead-init\n' && read(`${path}/wchan`) === 'wait_for_partner';
+  while (!list('/proc').some((path) => /\/\d+$/.test(path) && hangs(path))) {
+    if (performance.now() > end) throw new Error('no launch hangs');
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+};
+
 const shared = ['/run/netns', '/run/containerd/s', '/run/containerd/fifo'];
 
 /** Everything there is now. */
@@ -92,6 +103,14 @@ const difference = (before: Snapshot, after: Snapshot): string[] => {
   ];
 };
 
+/** State and parent of a process that should not be there. */
+const explain = (line: string): string => {
+  const pid = /^\+ process (\d+)/.exec(line)?.[1];
+  if (pid === undefined) return line;
+  const about = read(`/proc/${pid}/status`).match(/^(State|PPid|NSpid|SigPnd|ShdPnd):.*$/gm) ?? [];
+  return `${line}; ${about.join(', ').replaceAll('\t', ' ')}; in ${read(`/proc/${pid}/wchan`)}`;
+};
+
 /**
  * What has changed since `before`; waits a moment for what is on its way out. Processes are gone when they are reaped:
  * a zombie counts.
@@ -100,7 +119,7 @@ export const changesSince = async (before: Snapshot, watched: Watched, ms = 3000
   const end = performance.now() + ms;
   for (;;) {
     const changes = difference(before, look(watched));
-    if (changes.length === 0 || performance.now() > end) return changes;
+    if (changes.length === 0 || performance.now() > end) return changes.map(explain);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 };

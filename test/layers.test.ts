@@ -43,7 +43,7 @@ const mayImport: Record<string, readonly string[]> = {
     'sandbox/executor',
     'sandbox/devices',
     'sandbox/namespace/backend',
-    'sandbox/namespace/host',
+    'sandbox/host',
     'devices',
     'native',
     'cgroups',

@@ -112,6 +112,10 @@ Outcome carry_out_step(Context& context, const Step& step) {
       return run<ParentDeathSignal>(context, step);
     case Exec::kAction:
       return run<Exec>(context, step);
+    case Landlock::kAction:
+      return run<Landlock>(context, step);
+    case Listen::kAction:
+      return run<Listen>(context, step);
     default:
       return fail_with(ENOSYS, "unknown-step");
   }

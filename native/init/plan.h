@@ -110,9 +110,10 @@ struct FsMount {
   uint64_t attr_flags = 0;
   bool superblock_ro = false;
   Text fallback_target;
+  std::vector<IdMap> uid_maps, gid_maps;
   void fields(auto& f) {
     f(1, slot), f(2, fstype), f(3, source), f(4, options), f(5, attr_flags), f(6, superblock_ro);
-    f(7, fallback_target);
+    f(7, fallback_target), f(8, uid_maps), f(9, gid_maps);
   }
 };
 struct OpenFile {
@@ -370,6 +371,17 @@ struct Exec {
   uint32_t preserve_fds = 0;
   void fields(auto& f) { f(1, file), f(2, args), f(3, env), f(4, preserve_fds); }
 };
+struct Landlock {
+  static constexpr uint32_t kAction = 66;
+  bool best_effort = false;
+  void fields(auto& f) { f(1, best_effort); }
+};
+struct Listen {
+  static constexpr uint32_t kAction = 67;
+  Text path;
+  uint32_t index = 0;
+  void fields(auto& f) { f(1, path), f(2, index); }
+};
 
 using StepBody =
     std::variant<MakeCgroup, WriteFile, AttachDeviceProgram, JoinCgroup, JoinNamespace, Unshare,
@@ -378,7 +390,7 @@ using StepBody =
                  RemountRoot, Hostname, Domainname, Sysctl, LoopbackUp, Rlimit, OomScoreAdj, Umask,
                  Personality, IoPriority, Scheduler, CpuAffinity, SessionKeyring, LsmExecLabel,
                  Terminal, OwnStdio, FindExecutable, Gate, RunHook, User, BoundingSet, Capabilities,
-                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec>;
+                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen>;
 
 struct Step {
   uint32_t action = 0;

@@ -70,6 +70,12 @@ Outcome carry_out(Context&, const NoNewPrivs&);
 // steps_seccomp.cc
 Outcome carry_out(Context&, const Seccomp&);
 
+// steps_landlock.cc
+Outcome carry_out(Context&, const Landlock&);
+
+// steps_listen.cc
+Outcome carry_out(Context&, const Listen&);
+
 // steps_hook.cc
 Outcome carry_out(Context&, const RunHook&);
 

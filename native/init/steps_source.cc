@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "init/overlay_layers.h"
 #include "init/resolve.h"
 #include "init/steps.h"
 
@@ -203,8 +204,15 @@ Outcome carry_out(Context& context, const FsMount& step) {
   }
   const char* stage = "option";
   UniqueFd mount;
-  if (set_options(fs.get(), step)) {
+  bool mapped = !step.uid_maps.empty();
+  OverlayLayers layers;
+  if (mapped) {
+    Outcome outcome = open_mapped_layers(context, step, layers);
+    if (!outcome.ok()) return outcome;
+  }
+  if (mapped ? set_mapped_options(fs.get(), step, layers) : set_options(fs.get(), step)) {
     stage = "superblock";
+    CreateAs creator(mapped ? &step : nullptr);
     if (::fsconfig(fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0) {
       stage = "fsmount";
       mount.reset(::fsmount(fs.get(), FSMOUNT_CLOEXEC, static_cast<unsigned>(step.attr_flags)));
@@ -212,7 +220,8 @@ Outcome carry_out(Context& context, const FsMount& step) {
   }
   if (!mount) {
     int err = errno;
-    if (api_refused(err) && !step.fallback_target.empty()) return fall_back(context, step);
+    if (!mapped && api_refused(err) && !step.fallback_target.empty())
+      return fall_back(context, step);
     Outcome outcome =
         fail_with(err, stage, step.source.empty() ? step.fstype.view() : step.source.view());
     outcome.output = kernel_log(fs.get());

@@ -49,6 +49,7 @@ struct ToMonitor {
   std::string_view key;
   std::span<const uint8_t> plan;
   StdioSpec stdio;
+  std::string_view dies_with;
   uint32_t signal = 0;
   uint32_t width = 0;
   uint32_t height = 0;

@@ -109,6 +109,9 @@ void decode_launch(pbf_reader body, ToMonitor& message) {
       case at(4, kBytes):
         decode_stdio(body.get_message(), message.stdio);
         break;
+      case at(5, kBytes):
+        message.dies_with = text(body);
+        break;
       default:
         body.skip();
     }

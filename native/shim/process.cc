@@ -26,8 +26,9 @@ bool has_ended(int pidfd) {
 
 }  // namespace
 
-Process::Process(ProcessTable& table, Poller& poller, std::string_view key)
-    : table_(table), poller_(poller), key_(key), stdio_(poller) {}
+Process::Process(ProcessTable& table, Poller& poller, std::string_view key,
+                 std::string_view dies_with)
+    : table_(table), poller_(poller), key_(key), dies_with_(dies_with), stdio_(poller) {}
 
 void Process::begin(LaunchedOuter outer, uint64_t request) {
   request_ = request;
@@ -183,6 +184,7 @@ bool Process::settle() {
     table_.engine_.send(encode_exited(key_, static_cast<uint32_t>(pid_),
                                       static_cast<uint32_t>(wait_status_), ended_at_ns_));
     stdio_.process_ended();
+    table_.end_dependents(key_);
   }
   return true;
 }

@@ -27,7 +27,7 @@ class ProcessTable;
 
 class Process {
  public:
-  Process(ProcessTable& table, Poller& poller, std::string_view key);
+  Process(ProcessTable& table, Poller& poller, std::string_view key, std::string_view dies_with);
 
   void begin(LaunchedOuter outer, uint64_t request);
   void proceed(uint64_t request);
@@ -73,6 +73,7 @@ class Process {
   ProcessTable& table_;
   Poller& poller_;
   std::string key_;
+  std::string dies_with_;  // key of the process that this one must not outlive; may be empty
   Phase phase_ = Phase::kStarting;
   uint64_t request_ = 0;
   bool cloned_ = false;
@@ -125,6 +126,7 @@ class ProcessTable {
   Process* find(pid_t pid);
   bool look_for_clones();
   void remove(Process* process);
+  void end_dependents(std::string_view key);
   void reply(uint64_t request, int err);
   void refuse(const ToMonitor& message, std::string_view op, int err, std::string_view path);
   void sweep();

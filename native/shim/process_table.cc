@@ -69,6 +69,14 @@ void ProcessTable::sweep() {
   if (leaving_ != nullptr) sweep_.arm(kSweepMs);
 }
 
+// A supervisor has ended: what it watched over ends too, before it can go on unwatched. Here and
+// not in the engine, which may be away.
+void ProcessTable::end_dependents(std::string_view key) {
+  for (Process* process = processes_; process != nullptr; process = process->next_) {
+    if (process->dies_with_ == key && !process->exited()) process->kill_all();
+  }
+}
+
 void ProcessTable::reply(uint64_t request, int err) {
   engine_.send(encode_reply(request, err));
 }
@@ -89,6 +97,13 @@ void ProcessTable::launch(const ToMonitor& message) {
     refuse(message, "duplicate key", EEXIST, "");
     return;
   }
+  if (!message.dies_with.empty()) {
+    const Process* guard = find(message.dies_with);
+    if (guard == nullptr || guard->exited()) {
+      refuse(message, "dies with", ESRCH, message.dies_with);
+      return;
+    }
+  }
   if (!init_) {
     std::string path = install_.init();
     auto init = open_init(path.c_str());
@@ -98,7 +113,7 @@ void ProcessTable::launch(const ToMonitor& message) {
     }
     init_ = init.take();
   }
-  auto* process = new Process(*this, poller_, message.key);
+  auto* process = new Process(*this, poller_, message.key, message.dies_with);
   ProcessStdio& stdio = process->stdio();
   if (Status opened = stdio.open(message.stdio); !opened) {
     refuse(message, "open stdio", opened.error().code, stdio.path());

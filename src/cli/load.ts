@@ -7,7 +7,7 @@ import type { RuntimeContext } from '../runtime/context.ts';
 import { Status } from '../runtime/lifecycle.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
-import { namespaceHost } from '../sandbox/namespace/host.ts';
+import { backendHost } from '../sandbox/host.ts';
 import { LocalExecutor } from './local_executor.ts';
 import type { ForeignProcess, Inheritance } from './local_executor.ts';
 import { NAMESPACE } from './session.ts';
@@ -27,7 +27,7 @@ function findInit(): string {
 }
 
 export function namespaceBackend(session: Session): NamespaceBackend {
-  return new NamespaceBackend(namespaceHost((id, message) => session.log.warning(message, { id })));
+  return new NamespaceBackend(backendHost((id, message) => session.log.warning(message, { id })));
 }
 
 export function runtimeContext(session: Session): RuntimeContext {

@@ -10,7 +10,9 @@ import { connectTtrpc } from '../rpc/index.ts';
 import { Router } from '../rpc/router.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
-import { namespaceHost } from '../sandbox/namespace/host.ts';
+import { backendHost } from '../sandbox/host.ts';
+import { SentryBackend } from '../sandbox/sentry/backend.ts';
+import { sentryHost } from '../sandbox/sentry/host.ts';
 import { seccompInfo } from '../native/seccomp.ts';
 import { features } from '../runtime/features.ts';
 import { StateStore } from '../state/index.ts';
@@ -39,7 +41,9 @@ async function main(): Promise<void> {
 
   const store = new StateStore(config.root);
   const backends = new BackendRegistry();
-  backends.register(new NamespaceBackend(namespaceHost((id, message) => log.warning(message, { id }))));
+  const host = backendHost((id, message) => log.warning(message, { id }));
+  backends.register(new NamespaceBackend(host));
+  backends.register(new SentryBackend(host, sentryHost(import.meta.dirname, config.root)));
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
   const router = new Router<TaskPeer>();
   bindTaskService(router);

@@ -5,7 +5,7 @@
 import { errnoName, errnoText } from '../base/errno.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
 import { LaunchError } from '../sandbox/executor.ts';
-import type { Executor, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
+import type { Executor, LaunchOptions, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
 
 type ToMonitor = bulkhead.executor.v1.IToMonitor;
 type ToEngine = bulkhead.executor.v1.ToEngine;
@@ -26,8 +26,13 @@ export class MonitorExecutor implements Executor {
     this.#send = send;
   }
 
-  launch(key: string, plan: Uint8Array, stdio: StdioPaths): Promise<LaunchResult> {
-    return this.#request((request) => ({ launch: { request, key, plan, stdio } }));
+  launch(
+    key: string,
+    plan: Uint8Array,
+    stdio: StdioPaths,
+    { diesWith = '' }: LaunchOptions = {},
+  ): Promise<LaunchResult> {
+    return this.#request((request) => ({ launch: { request, key, plan, stdio, diesWith } }));
   }
 
   proceed(key: string): Promise<LaunchResult> {

@@ -81,6 +81,8 @@ export interface PlanInput extends ProcessInput {
     /** Empty: the directory as it is. */
     mounts: readonly RootfsMount[];
   };
+  /** Files of the root file system belong to the container's user namespace, whatever ids they have on disk. */
+  mappedRootfs?: boolean | undefined;
   cgroup: {
     /** MakeCgroup, WriteFile, AttachDeviceProgram, JoinCgroup. */
     outer: readonly Step[];

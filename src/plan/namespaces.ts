@@ -50,7 +50,8 @@ export function checkNamespaces({ namespaces, linux, host, refuse }: CreateConte
   }
 }
 
-export function joinNamespaces({ namespaces, host }: CreateContext): Step[] {
+export function joinNamespaces(context: CreateContext): Step[] {
+  const { namespaces, host } = context;
   const order: readonly NamespaceType[] =
     host.unprivileged === true ? ['user', ...joinOrder] : [...joinOrder, 'user'];
   const steps: Step[] = [];
@@ -58,6 +59,7 @@ export function joinNamespaces({ namespaces, host }: CreateContext): Step[] {
     const namespace = namespaces[type];
     if (namespace.kind !== 'joined') continue;
     steps.push({ joinNamespace: { path: namespace.path, types: cloneFlags[type] } });
+    if (type === 'network' && setsHostNetwork(context)) steps.push(...hostNetworkSysctls(context));
   }
   return steps;
 }
@@ -123,12 +125,33 @@ export function names({ spec }: CreateContext): Step[] {
   return steps;
 }
 
+/**
+ * A network namespace made by others belongs to another user namespace than the container's, whose root may not write
+ * its settings: they are written while the launcher is in it and in no user namespace yet.
+ */
+function setsHostNetwork({ namespaces, host, inUserNamespace }: CreateContext): boolean {
+  return namespaces.network.kind === 'joined' && inUserNamespace && host.unprivileged !== true;
+}
+
+function hostNetworkSysctls(context: CreateContext): Step[] {
+  return sysctlEntries(context)
+    .filter(([key]) => key.startsWith('net/'))
+    .map(([key, value]) => ({
+      writeFile: { path: `/proc/sys/${key}`, data: new TextEncoder().encode(value) },
+    }));
+}
+
+export function sysctls(context: CreateContext): Step[] {
+  const early = setsHostNetwork(context);
+  return sysctlEntries(context)
+    .filter(([key]) => !early || !key.startsWith('net/'))
+    .map(([key, value]) => ({ sysctl: { key, value } }));
+}
+
 /** Keys as paths below /proc/sys: dots of names stay dots ("net.ipv4.conf.eno2/100.rp_filter" is eno2.100). */
-export function sysctls({ linux }: CreateContext): Step[] {
-  return Object.entries(linux.sysctl ?? {}).map(([key, value]) => ({
-    sysctl: {
-      key: sysctlWithDots(key).replace(/[./]/g, (separator) => (separator === '.' ? '/' : '.')),
-      value,
-    },
-  }));
+function sysctlEntries({ linux }: CreateContext): [key: string, value: string][] {
+  return Object.entries(linux.sysctl ?? {}).map(([key, value]) => [
+    sysctlWithDots(key).replace(/[./]/g, (separator) => (separator === '.' ? '/' : '.')),
+    value,
+  ]);
 }

@@ -189,7 +189,8 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
     `${step.pathOnly === true ? ' as a path' : ''} → ${slotOf(step)}`,
   fsMount: (step) => {
     const options = [attributes(step.attrFlags), ...(step.options ?? [])].filter((option) => option !== '');
-    return `new ${step.fstype ?? ''} ${step.source ?? ''} (${options.join(',')}) → ${slotOf(step)}`;
+    const maps = idMaps(step.uidMaps, step.gidMaps);
+    return `new ${step.fstype ?? ''} ${step.source ?? ''} (${options.join(',')})${maps} → ${slotOf(step)}`;
   },
   openFile: (step) => `open file ${step.path ?? ''} → ${slotOf(step)}`,
   clone: ({ namespaces, uidMaps, gidMaps }) =>
@@ -250,6 +251,9 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
     `inheritable ${capabilityNames(inheritable)}; ambient ${capabilityNames(ambient)}`,
   noNewPrivs: () => 'no new privileges',
   seccomp: ({ program, flags }) => `seccomp program (${size(program)}, flags ${flags ?? 0})`,
+  landlock: ({ bestEffort }) =>
+    `Landlock: nothing outside the root${bestEffort === true ? ', if the kernel has it' : ''}`,
+  listen: ({ path, index }) => `listen at ${path ?? ''} as descriptor ${3 + (index ?? 0)}`,
   chdir: ({ path, create }) => `directory ${path ?? ''}${create === true ? ', made if missing' : ''}`,
   parentDeathSignal: ({ signal }) => `signal ${signal ?? 0} when the parent ends`,
   exec: ({ file, args, preserveFds }) =>

@@ -11,6 +11,7 @@ import { bulkhead } from '../gen/bulkhead.js';
 import type { Contribution, CreateContext } from './context.ts';
 import type { RootfsMount, Step } from './inputs.ts';
 import { hasSuperblockReadOnly } from './mounts.ts';
+import { idMaps } from './namespaces.ts';
 import { propagationValue } from './propagation.ts';
 
 const { Propagation, TargetKind } = bulkhead.plan.v1;
@@ -57,6 +58,11 @@ function rootMount(context: CreateContext, mount: RootfsMount, slot: number, tar
       `option ${JSON.stringify(unsupported)} is not supported`,
     );
   }
+  const { uidMappings, gidMappings } = context.linux;
+  const idmap =
+    context.input.mappedRootfs === true
+      ? { uidMaps: idMaps(uidMappings), gidMaps: idMaps(gidMappings) }
+      : undefined;
   if (!isBind(mount)) {
     const readOnly = (options.attributes.set & MOUNT_ATTR_RDONLY) !== 0;
     return [
@@ -69,8 +75,10 @@ function rootMount(context: CreateContext, mount: RootfsMount, slot: number, tar
           attrFlags: options.attributes.set,
           superblockRo: readOnly && hasSuperblockReadOnly(type),
           fallbackTarget: context.inUserNamespace ? '' : target,
+          ...(type === 'overlay' ? idmap : {}),
         },
       },
+      ...(type === 'overlay' || idmap === undefined ? [] : [{ mountSetattr: { slot, ...idmap } }]),
     ];
   }
   return [
@@ -78,6 +86,7 @@ function rootMount(context: CreateContext, mount: RootfsMount, slot: number, tar
     {
       mountSetattr: {
         slot,
+        ...idmap,
         set: options.attributes.set,
         clear: options.attributes.clear,
         propagation: propagationValue(rootPropagation(context)),

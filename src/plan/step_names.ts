@@ -47,4 +47,6 @@ export const stepNames: Readonly<Record<number, string>> = {
   63: 'cwd',
   64: 'parent death signal',
   65: 'exec',
+  66: 'landlock',
+  67: 'listen',
 };

@@ -15,6 +15,11 @@ export interface StdioPaths {
   stdinAtGate?: boolean;
 }
 
+export interface LaunchOptions {
+  /** Key of a process that the launched one must not outlive: SIGKILL follows that one's end. */
+  diesWith?: string;
+}
+
 export interface LaunchResult {
   pid: number;
   /** The gate at which the process waits; empty when execve has succeeded. */
@@ -57,7 +62,7 @@ export class LaunchError extends Error {
 
 export interface Executor {
   /** Carries out an encoded plan up to its first gate or execve. Rejects with LaunchError. */
-  launch(key: string, plan: Uint8Array, stdio: StdioPaths): Promise<LaunchResult>;
+  launch(key: string, plan: Uint8Array, stdio: StdioPaths, options?: LaunchOptions): Promise<LaunchResult>;
   /** Opens the gate at which the process waits. Rejects with LaunchError when a later step fails. */
   proceed(key: string): Promise<LaunchResult>;
   /** Rejects with an Error whose `code` is "ESRCH" when the process is gone. */

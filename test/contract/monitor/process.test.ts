@@ -50,6 +50,44 @@ const story = (key: string, from = session) =>
     return [];
   });
 
+describe('a process that must not outlive another', () => {
+  it('is killed when that one ends, and others are not', async () => {
+    launch('web/.guard', execPlan('exec sleep 60'));
+    await answer('launched', 'web/.guard');
+    launch('other', execPlan('exec sleep 60'));
+    session.send({
+      launch: {
+        request: ++request,
+        key: 'web',
+        plan: execPlan('exec sleep 60', [CLONE]),
+        stdio: {},
+        diesWith: 'web/.guard',
+      },
+    });
+    await answer('launched', 'web');
+    await answer('launched', 'other');
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web/.guard', signal: 9 } }))).toBe(0);
+    expect((await answer('exited', 'web')).waitStatus).toBe(9);
+    expect(story('other')).toEqual(['launched']);
+  });
+
+  it('is killed at its gate too, and refused when the other has ended', async () => {
+    launch('web/.guard', execPlan('exec sleep 60'));
+    await answer('launched', 'web/.guard');
+    const plan = execPlan('exit 0', [CLONE, GATE]);
+    session.send({
+      launch: { request: ++request, key: 'web', plan, stdio: {}, diesWith: 'web/.guard' },
+    });
+    expect((await answer('launched', 'web')).pausedAt).toBe('start');
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web/.guard', signal: 9 } }))).toBe(0);
+    await answer('exited', 'web');
+    session.send({
+      launch: { request: ++request, key: 'late', plan, stdio: {}, diesWith: 'web/.guard' },
+    });
+    expect(await answer('launchFailed', 'late')).toMatchObject({ op: 'dies with', errno: ESRCH });
+  });
+});
+
 describe('a launch', () => {
   it('without a gate runs at once; its exit is told after it and kept', async () => {
     const id = launch('web', execPlan('exit 7'));

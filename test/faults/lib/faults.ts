@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { decodePlan, encodePlan } from '../../../src/plan/encode.ts';
 import type { LaunchPlan, Step } from '../../../src/plan/inputs.ts';
 import { actionOf } from '../../../src/plan/print.ts';
-import type { CompileInput } from '../../../src/sandbox/namespace/backend.ts';
+import type { CompileInput } from '../../../src/sandbox/host_backend.ts';
 import { NamespaceBackend } from '../../../src/sandbox/namespace/backend.ts';
 import type { ExecInput } from '../../../src/sandbox/backend.ts';
 import type { Executor } from '../../../src/sandbox/executor.ts';

@@ -10,7 +10,7 @@ import { createContainer } from '../../../src/runtime/create.ts';
 import { deleteContainer, forgetContainer } from '../../../src/runtime/delete.ts';
 import type { RuntimeContext } from '../../../src/runtime/context.ts';
 import { BackendRegistry } from '../../../src/sandbox/registry.ts';
-import { namespaceHost } from '../../../src/sandbox/namespace/host.ts';
+import { backendHost } from '../../../src/sandbox/host.ts';
 import { StateStore } from '../../../src/state/index.ts';
 import { root as tree, scratch } from '../../e2e/lib/paths.ts';
 import { Bundle } from './bundles.ts';
@@ -23,7 +23,7 @@ export class Local {
   readonly dir = mkdtempSync(join(scratch(), 'faults-'));
   readonly state = join(this.dir, 'state');
   readonly tmp = join(this.dir, 'tmp');
-  readonly backend = new FaultyBackend(namespaceHost(() => {}));
+  readonly backend = new FaultyBackend(backendHost(() => {}));
   readonly store = new StateStore(this.state);
   readonly executor = new LocalExecutor({ addon: addon(), initPath });
   readonly ctx: RuntimeContext;

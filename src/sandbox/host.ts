@@ -1,16 +1,16 @@
-/** The machine as the namespace backend sees it. Read once: none of it changes while a process lives. */
+/** The machine as a backend sees it. Read once: none of it changes while a process lives. */
 import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { cgroupLayout } from '../../cgroups/index.ts';
-import { addon } from '../../native/index.ts';
-import { compileSeccomp } from '../../native/seccomp.ts';
-import type { HostFacts } from '../../plan/inputs.ts';
-import type { NamespaceHost } from './backend.ts';
+import { cgroupLayout } from '../cgroups/index.ts';
+import { addon } from '../native/index.ts';
+import { compileSeccomp } from '../native/seccomp.ts';
+import type { HostFacts } from '../plan/inputs.ts';
+import type { BackendHost } from './host_backend.ts';
 
 const CAP_SYS_RESOURCE = 24;
 
 /** @param warn gets what was asked for and cannot be had on this machine */
-export function namespaceHost(warn: (id: string, message: string) => void): NamespaceHost {
+export function backendHost(warn: (id: string, message: string) => void): BackendHost {
   let facts: HostFacts | undefined;
   return {
     layout: () => cgroupLayout(),

@@ -1,0 +1,54 @@
+// The process whose system call is being answered. Its pid may be anybody's at any moment (it can
+// be killed), so whatever is opened by pid is trusted only after the kernel has said once more that
+// the call still waits (SECCOMP_IOCTL_NOTIF_ID_VALID, seccomp_unotify(2)).
+#pragma once
+
+#include <linux/seccomp.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "core/fd.h"
+
+namespace bulkhead::sentry {
+
+class Caller {
+ public:
+  // `listener` and `proc` (a descriptor of /proc) are borrowed.
+  Caller(int listener, int proc, const seccomp_notif& call)
+      : listener_(listener), proc_(proc), call_(call) {}
+
+  int number() const { return call_.data.nr; }
+  uint64_t argument(int index) const { return call_.data.args[index]; }
+  // The lower half, which is all that the kernel sees of an int.
+  int32_t integer(int index) const { return static_cast<int32_t>(call_.data.args[index]); }
+  uint64_t id() const { return call_.id; }
+  int listener() const { return listener_; }
+  // In the supervisor's pid namespace.
+  int tid() const { return static_cast<int>(call_.pid); }
+  bool still_waits() const;
+
+  // Into the caller's memory. 0 or errno (EFAULT; ESRCH when the call does not wait any more).
+  int write(uint64_t address, const void* data, size_t size);
+
+  // A file of the caller's own directory in procfs ("status"). Empty: it is gone. The text lives as
+  // long as the buffer.
+  template <size_t N>
+  std::string_view read_proc(const char* name, char (&buffer)[N]) const {
+    return read_proc(name, buffer, N);
+  }
+
+ private:
+  std::string_view read_proc(const char* name, char* buffer, size_t size) const;
+  UniqueFd open_proc(const char* name, int flags) const;
+
+  int listener_;
+  int proc_;
+  const seccomp_notif& call_;
+};
+
+// Value of a line "Name:\tvalue" of a status file; empty when it has none.
+std::string_view status_field(std::string_view status, std::string_view name);
+
+}  // namespace bulkhead::sentry

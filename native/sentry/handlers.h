@@ -1,0 +1,41 @@
+// The brokered system calls. Numbers of handlers are those of src/sandbox/sentry/rules.ts.
+#pragma once
+
+#include <cerrno>
+#include <cstdint>
+
+#include "sentry/caller.h"
+#include "sentry/sandbox.h"
+
+namespace bulkhead::sentry {
+
+// What the caller gets: a value, an errno, or nothing more (a descriptor was handed over with the
+// answer, or the call does not wait any more).
+struct Answer {
+  int64_t value = 0;
+  int error = 0;
+  bool given = false;
+};
+
+inline Answer value_of(int64_t value) {
+  return {value, 0, false};
+}
+inline Answer refusal(int error) {
+  return {0, error, false};
+}
+
+// The caller does not wait any more.
+inline Answer gone() {
+  return {0, 0, true};
+}
+// Of Caller::write.
+inline Answer written(int error) {
+  return error == ESRCH ? gone() : refusal(error);
+}
+
+using Handler = Answer (*)(const Sandbox&, Caller&);
+
+// nullptr: no such handler.
+Handler handler_of(unsigned number);
+
+}  // namespace bulkhead::sentry

@@ -1,0 +1,57 @@
+// Descriptors made here and handed to the caller (SECCOMP_IOCTL_NOTIF_ADDFD): only such as are
+// nothing but themselves.
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+
+#include "sentry/handlers_more.h"
+
+namespace bulkhead::sentry {
+
+namespace {
+
+// The call returns the new number; that and the answer are one step of the kernel's (Linux 5.14).
+Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
+  if (!fd) return refusal(errno);
+  seccomp_notif_addfd request{};
+  request.id = caller.id();
+  request.flags = SECCOMP_ADDFD_FLAG_SEND;
+  request.srcfd = static_cast<uint32_t>(fd.get());
+  request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
+  if (::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request) >= 0) return {0, 0, true};
+  // ENOENT: gone. Else the caller's table is full.
+  return errno == ENOENT ? Answer{0, 0, true} : refusal(errno == EMFILE ? EMFILE : ENOMEM);
+}
+
+}  // namespace
+
+Answer make_eventfd(const Sandbox&, Caller& caller) {
+  int flags = caller.number() == SYS_eventfd2 ? caller.integer(1) : 0;
+  if ((flags & ~(EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)) != 0) return refusal(EINVAL);
+  UniqueFd fd(::eventfd(static_cast<unsigned>(caller.integer(0)), flags | EFD_CLOEXEC));
+  return hand_over(caller, std::move(fd), (flags & EFD_CLOEXEC) != 0);
+}
+
+Answer make_timerfd(const Sandbox&, Caller& caller) {
+  int clock = caller.integer(0);
+  int flags = caller.integer(1);
+  if ((flags & ~(TFD_CLOEXEC | TFD_NONBLOCK)) != 0) return refusal(EINVAL);
+  if (clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) return refusal(EPERM);
+  if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME)
+    return refusal(EINVAL);
+  UniqueFd fd(::timerfd_create(clock, flags | TFD_CLOEXEC));
+  return hand_over(caller, std::move(fd), (flags & TFD_CLOEXEC) != 0);
+}
+
+// epoll_create(2): the size is only checked.
+Answer make_epoll(const Sandbox&, Caller& caller) {
+  if (caller.integer(0) <= 0) return refusal(EINVAL);
+  return hand_over(caller, UniqueFd(::epoll_create1(EPOLL_CLOEXEC)), false);
+}
+
+}  // namespace bulkhead::sentry

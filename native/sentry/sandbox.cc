@@ -1,0 +1,87 @@
+#include "sentry/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+namespace bulkhead::sentry {
+
+namespace {
+
+// "6.18.44-host1" is 6.18.0: enough for what programs decide by it.
+void shorten_release(char* release, size_t size) {
+  unsigned major = 0;
+  unsigned minor = 0;
+  if (std::sscanf(release, "%u.%u", &major, &minor) != 2) return;
+  std::snprintf(release, size, "%u.%u.0", major, minor);
+}
+
+UniqueFd open_in(const char* directory, const char* name) {
+  std::string path = std::string(directory) + "/" + name;
+  return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+bool read_number(int fd, uint64_t& value) {
+  char text[32];
+  ssize_t got = fd < 0 ? -1 : ::pread(fd, text, sizeof text, 0);
+  if (got <= 0) return false;
+  std::string_view view(text, static_cast<size_t>(got));
+  return take_number(view, value);
+}
+
+}  // namespace
+
+bool take_number(std::string_view& text, uint64_t& value) {
+  size_t at = text.find_first_of("0123456789");
+  if (at == std::string_view::npos) return false;
+  value = 0;
+  while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
+    value = value * 10 + static_cast<uint64_t>(text[at++] - '0');
+  }
+  text.remove_prefix(at);
+  return true;
+}
+
+bool Sandbox::memory(uint64_t& limit, uint64_t& used) const {
+  // "max", or on v1 a number that no machine has.
+  return read_number(memory_limit.get(), limit) && limit < (1ull << 60) &&
+         read_number(memory_usage.get(), used);
+}
+
+int prepare(Sandbox& sandbox, const char* memory_cgroup) {
+  sandbox.proc.reset(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!sandbox.proc) return errno;
+  ::clock_gettime(CLOCK_BOOTTIME, &sandbox.started);
+  if (*memory_cgroup == '\0') return 0;
+  sandbox.memory_limit = open_in(memory_cgroup, "memory.max");
+  sandbox.memory_usage = open_in(memory_cgroup, "memory.current");
+  if (!sandbox.memory_limit) {
+    sandbox.memory_limit = open_in(memory_cgroup, "memory.limit_in_bytes");
+    sandbox.memory_usage = open_in(memory_cgroup, "memory.usage_in_bytes");
+  }
+  return 0;
+}
+
+int enter(Sandbox& sandbox, int pid) {
+  for (const char* type : {"uts", "user"}) {
+    char path[32];
+    std::snprintf(path, sizeof path, "%d/ns/%s", pid, type);
+    UniqueFd space(::openat(sandbox.proc.get(), path, O_RDONLY | O_CLOEXEC));
+    if (!space || ::setns(space.get(), 0) < 0) return errno;
+  }
+  if (::setgroups(0, nullptr) < 0 || ::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)
+    return errno;
+  utsname& names = sandbox.names;
+  if (::uname(&names) < 0) return errno;
+  shorten_release(names.release, sizeof names.release);
+  std::snprintf(names.version, sizeof names.version, "#1 SMP");
+  return 0;
+}
+
+}  // namespace bulkhead::sentry

@@ -1,0 +1,175 @@
+#include "sentry/supervisor.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "sentry/confine.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
+#endif
+
+namespace bulkhead::sentry {
+
+namespace {
+
+// Wakes the other side on this processor: half the time of a call (Linux 6.6; older kernels go
+// without).
+constexpr uint64_t kSyncWakeUp = 1;
+constexpr size_t kMaxListeners = 4096;
+
+bool contains(const std::vector<int>& list, int fd) {
+  return std::find(list.begin(), list.end(), fd) != list.end();
+}
+
+}  // namespace
+
+bool Supervisor::parse_table(std::string_view text) {
+  while (!text.empty()) {
+    uint64_t call = 0;
+    uint64_t handler = 0;
+    if (!take_number(text, call) || !take_number(text, handler) || call >= kMaxCalls) return false;
+    table_[call] = handler_of(static_cast<unsigned>(handler));
+    if (table_[call] == nullptr) return false;
+    if (!text.empty()) text.remove_prefix(1);
+  }
+  return true;
+}
+
+int Supervisor::watch(int fd, uint64_t tag, uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = tag;
+  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
+int Supervisor::prepare() {
+  seccomp_notif_sizes sizes{};
+  if (::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) < 0) return errno;
+  request_size_ = std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif));
+  reply_size_ = std::max<size_t>(sizes.seccomp_notif_resp, sizeof(seccomp_notif_resp));
+  request_ = std::make_unique<char[]>(request_size_);
+  reply_ = std::make_unique<char[]>(reply_size_);
+  listeners_.reserve(64);
+  connections_.reserve(64);
+  epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_) return errno;
+  return watch(socket_.get(), kSocketTag, EPOLLIN);
+}
+
+void Supervisor::accept_connection() {
+  int fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) return;
+  if (connections_.size() + listeners_.size() >= kMaxListeners ||
+      watch(fd, static_cast<uint64_t>(fd), EPOLLIN | EPOLLRDHUP) != 0) {
+    ::close(fd);
+    return;
+  }
+  connections_.push_back(fd);
+}
+
+void Supervisor::drop(int fd) {
+  std::erase(listeners_, fd);
+  std::erase(connections_, fd);
+  ::close(fd);
+}
+
+// The runtime's word, before anything of the sandbox runs. Answered by one byte.
+bool Supervisor::enter_sandbox(int connection, std::string_view word) {
+  uint64_t pid = 0;
+  if (entered_ || !word.starts_with("enter ") || !take_number(word, pid)) return false;
+  if (enter(sandbox_, static_cast<int>(pid)) != 0 || confine(sandbox_.proc.get()) != 0)
+    return false;
+  entered_ = true;
+  return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
+}
+
+void Supervisor::add_listener(int listener) {
+  ::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
+  if (watch(listener, static_cast<uint64_t>(listener), EPOLLIN) != 0) {
+    // Its calls get ENOSYS.
+    ::close(listener);
+    return;
+  }
+  listeners_.push_back(listener);
+  had_listener_ = true;
+}
+
+// One message: where the sandbox is, or a listener (the pid beside it is of no interest). False:
+// what has to be there to go on is not.
+bool Supervisor::receive(int connection) {
+  char text[64];
+  iovec part{text, sizeof text};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  ssize_t got = ::recvmsg(connection, &header, MSG_CMSG_CLOEXEC);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
+  const cmsghdr* rights = got < 0 ? nullptr : CMSG_FIRSTHDR(&header);
+  bool fine = true;
+  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+    int listener = -1;
+    std::memcpy(&listener, CMSG_DATA(rights), sizeof listener);
+    add_listener(listener);
+    fine = entered_;
+  } else if (got > 0) {
+    fine = enter_sandbox(connection, std::string_view(text, static_cast<size_t>(got)));
+  }
+  // There is no more to come.
+  drop(connection);
+  return fine;
+}
+
+void Supervisor::answer_one(int listener) {
+  std::memset(request_.get(), 0, request_size_);
+  auto& call = *reinterpret_cast<seccomp_notif*>(request_.get());
+  // ENOENT, EINTR: who called was killed meanwhile.
+  if (::ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) < 0) return;
+  Caller caller(listener, sandbox_.proc.get(), call);
+  unsigned number = static_cast<unsigned>(call.data.nr);
+  Handler handler = number < kMaxCalls ? table_[number] : nullptr;
+  Answer answer = handler == nullptr ? refusal(ENOSYS) : handler(sandbox_, caller);
+  if (answer.given) return;
+  std::memset(reply_.get(), 0, reply_size_);
+  auto& reply = *reinterpret_cast<seccomp_notif_resp*>(reply_.get());
+  reply.id = call.id;
+  reply.val = answer.error == 0 ? answer.value : 0;
+  reply.error = -answer.error;
+  (void)::ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+}
+
+int Supervisor::run() {
+  epoll_event events[32];
+  for (;;) {
+    int count = ::epoll_wait(epoll_.get(), events, 32, -1);
+    if (count < 0 && errno != EINTR) return errno;
+    for (int i = 0; i < count; i++) {
+      if (events[i].data.u64 == kSocketTag) {
+        accept_connection();
+        continue;
+      }
+      int fd = static_cast<int>(events[i].data.u64);
+      if (contains(connections_, fd)) {
+        if (!receive(fd)) return EPROTO;
+      } else if ((events[i].events & EPOLLIN) != 0) {
+        answer_one(fd);
+      } else {
+        // EPOLLHUP: no process uses this filter any more.
+        drop(fd);
+      }
+    }
+    if (had_listener_ && listeners_.empty() && connections_.empty()) return 0;
+  }
+}
+
+}  // namespace bulkhead::sentry

@@ -1,0 +1,54 @@
+// The loop: listeners come in over the socket, one for every process that the runtime starts; each
+// brings the system calls of that process and of all that it forks.
+#pragma once
+
+#include <linux/seccomp.h>
+
+#include <array>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/fd.h"
+#include "sentry/handlers.h"
+#include "sentry/sandbox.h"
+
+namespace bulkhead::sentry {
+
+class Supervisor {
+ public:
+  // `socket` is listening.
+  Supervisor(Sandbox& sandbox, UniqueFd socket) : sandbox_(sandbox), socket_(std::move(socket)) {}
+
+  // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
+  bool parse_table(std::string_view text);
+  // Allocates and opens all that is needed. 0 or errno.
+  int prepare();
+  // Returns when the last listener has hung up: everything under supervision has ended.
+  int run();
+
+ private:
+  static constexpr int kMaxCalls = 512;
+  static constexpr uint64_t kSocketTag = ~0ull;
+
+  int watch(int fd, uint64_t tag, uint32_t events);
+  void accept_connection();
+  bool receive(int connection);
+  bool enter_sandbox(int connection, std::string_view word);
+  void add_listener(int listener);
+  void answer_one(int listener);
+  void drop(int fd);
+
+  Sandbox& sandbox_;
+  UniqueFd socket_;
+  UniqueFd epoll_;
+  std::array<Handler, kMaxCalls> table_{};
+  // Sized as the kernel says (SECCOMP_GET_NOTIF_SIZES), which may be more than this build knows.
+  std::unique_ptr<char[]> request_, reply_;
+  size_t request_size_ = 0, reply_size_ = 0;
+  std::vector<int> listeners_, connections_;
+  bool entered_ = false;
+  bool had_listener_ = false;
+};
+
+}  // namespace bulkhead::sentry

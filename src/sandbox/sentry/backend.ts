@@ -1,0 +1,216 @@
+/**
+ * The sentry wall: the container's process runs behind a filter that lets a short list of system calls through, and a
+ * supervisor (native/sentry) answers those that are brokered.
+ *
+ *   create: adapt config.json → plan → journal → supervisor up, in the container's cgroup → container up to the gate →
+ *   supervisor into the container's user namespace
+ *
+ * The monitor ends the container when its supervisor ends (Launch.dies_with), also while no engine is there. The
+ * supervisor ends by itself when the last process that it watches is gone.
+ */
+import { createHash } from 'node:crypto';
+import { mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { Spec } from '../../oci/types.ts';
+import { encodePlan } from '../../plan/encode.ts';
+import type { LaunchPlan, Step } from '../../plan/inputs.ts';
+import type { ContainerRecord } from '../../state/index.ts';
+import { specOf } from '../../state/spec.ts';
+import type { CreateInput, ExecInput } from '../backend.ts';
+import { LaunchError, type Executor } from '../executor.ts';
+import { HostBackend, type BackendHost } from '../host_backend.ts';
+import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
+import { podMapping } from './ids.ts';
+import { sentryOptions } from './options.ts';
+import { supervise, supervisorPlan, type Supervision } from './plan.ts';
+import { sentryProcess, sentrySpec } from './spec.ts';
+
+export interface SentryHost {
+  /** bulkhead-sentry. */
+  program: string;
+  /** Where the supervisors' sockets are; made with mode 0700. */
+  socketDir: string;
+  /** process.arch */
+  arch: string;
+  sysFiles: readonly string[];
+}
+
+const SIGKILL = 9;
+/**
+ * Where the root file system is attached before pivot_root: a directory that exists everywhere, that the pod's ids can
+ * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
+ */
+const STAGE = '/sys';
+const ENTER_TIMEOUT_MS = 5_000;
+const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
+
+export class SentryBackend extends HostBackend {
+  readonly wall = 'sentry';
+  readonly #sentry: SentryHost;
+  #filter: Uint8Array | undefined;
+
+  constructor(host: BackendHost, sentry: SentryHost) {
+    super(host);
+    this.#sentry = sentry;
+  }
+
+  override async create(record: ContainerRecord, input: CreateInput): Promise<void> {
+    const id = record.id ?? '';
+    this.#checkHost(id);
+    const { executor } = input;
+    const { sysFiles } = this.#sentry;
+    const mapping = podMapping(record.namespace ?? '', record.group ?? '');
+    const { spec, mapped } = sentrySpec({ id, spec: input.spec, mapping, sysFiles });
+    const supervision = this.#supervision(record, spec);
+    record.spec = Buffer.from(JSON.stringify(spec));
+    const variation = { mappedRootfs: mapped, joinOnly: true, stage: STAGE };
+    const { plan, cgroupSteps } = this.compileVariation(record, { ...input, spec }, variation);
+    this.checkCgroupsFree(record);
+    input.journal(record);
+    const diesWith = supervisorKey(id);
+    await this.#launchSupervisor(record, executor, cgroupSteps);
+    try {
+      await this.launchInit(record, input, supervise(plan, supervision), { diesWith });
+      await enterSandbox(supervision.socket, record.init?.pid ?? 0);
+    } catch (error) {
+      await executor.signal(diesWith, SIGKILL).catch(() => {});
+      throw error;
+    }
+  }
+
+  override exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+    const process = sentryProcess('exec', record.id ?? '', input.process);
+    return super.exec(record, { ...input, process });
+  }
+
+  /** Without the supervisor, which shares the container's cgroup but not its pid namespace. */
+  override pids(record: ContainerRecord): number[] {
+    const own = pidNamespace('self');
+    return super.pids(record).filter((pid) => pidNamespace(pid) !== own);
+  }
+
+  /** What is left of a supervisor goes first: it is in the cgroup. */
+  override async destroy(record: ContainerRecord): Promise<void> {
+    if ((record.cgroupPaths ?? []).length > 0) await this.killAll(record);
+    await super.destroy(record);
+    rmSync(this.#socket(record), { force: true });
+  }
+
+  protected override finishExec(record: ContainerRecord, plan: LaunchPlan): LaunchPlan {
+    return supervise(plan, this.#supervision(record, specOf(record)));
+  }
+
+  async #launchSupervisor(
+    record: ContainerRecord,
+    executor: Executor,
+    cgroupSteps: readonly Step[],
+  ): Promise<void> {
+    const key = supervisorKey(record.id ?? '');
+    mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
+    const plan = supervisorPlan({
+      id: key,
+      program: this.#sentry.program,
+      socket: this.#socket(record),
+      cgroupSteps,
+      memoryCgroup: this.memoryCgroup(record),
+      table: brokeredCalls(),
+    });
+    const forget = executor.onExit((exit) => {
+      if (exit.key !== key) return;
+      forget();
+      executor.forget(key).catch(() => {});
+    });
+    const launch = (): Promise<unknown> => executor.launch(key, encodePlan(plan), NO_STDIO);
+    try {
+      await launch().catch(async (error: unknown) => {
+        // Of a create that a former engine did not finish.
+        if (!(error instanceof LaunchError) || error.failure.op !== 'duplicate key') throw error;
+        await endSupervisor(executor, key);
+        await launch();
+      });
+    } catch (error) {
+      forget();
+      throw error;
+    }
+  }
+
+  #supervision(record: ContainerRecord, spec: Spec): Supervision {
+    this.#filter ??= compileFilter();
+    return {
+      socket: this.#socket(record),
+      filter: { program: this.#filter, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      landlock: sentryOptions(record.id ?? '', spec.annotations).landlock,
+    };
+  }
+
+  /** Short: a socket's path has 108 bytes, and a container's id may have as many. */
+  #socket({ namespace, id }: ContainerRecord): string {
+    const name = createHash('sha256').update(`${namespace}/${id}`).digest('hex').slice(0, 24);
+    return join(this.#sentry.socketDir, name);
+  }
+
+  #checkHost(id: string): void {
+    if (this.#sentry.arch === 'x64') return;
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'create',
+      id,
+      object: 'wall "sentry"',
+      reason: `knows the system calls of x86-64 only, and this host is ${this.#sentry.arch}`,
+      remedy: 'use the namespace or vm wall',
+    });
+  }
+}
+
+/** Names the supervisor in the monitor; no exec can have this id. */
+export function supervisorKey(id: string): string {
+  return `${id}/.sentry`;
+}
+
+/** SIGKILL, then forgotten as soon as it has ended. Rejects after 5 s with the executor's last refusal. */
+async function endSupervisor(executor: Executor, key: string): Promise<void> {
+  await executor.signal(key, SIGKILL).catch(() => {});
+  const deadline = Date.now() + ENTER_TIMEOUT_MS;
+  for (;;) {
+    try {
+      await executor.forget(key);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
+      if (Date.now() >= deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+}
+
+/**
+ * Tells the supervisor where it belongs: into the user namespace of the process that waits at the start gate, where it
+ * gives up all else. Resolves when it has. Rejects when it could not, or after 5 s.
+ */
+function enterSandbox(socket: string, pid: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const connection = connect(socket);
+    const fail = (reason: string): void => {
+      connection.destroy();
+      reject(new Error(`the supervisor ${reason}`));
+    };
+    connection.setTimeout(ENTER_TIMEOUT_MS, () => fail('does not answer'));
+    connection.once('error', (error) => fail(`cannot be reached: ${error.message}`));
+    connection.once('close', () => fail('could not enter the sandbox'));
+    connection.once('data', () => {
+      resolve();
+      connection.destroy();
+    });
+    connection.write(`enter ${pid}`);
+  });
+}
+
+function pidNamespace(pid: number | 'self'): string {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/pid`);
+  } catch {
+    return '';
+  }
+}

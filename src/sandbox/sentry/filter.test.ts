@@ -1,0 +1,169 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { brokeredCalls, compileFilter } from './filter.ts';
+import { systemCallNumbers } from './numbers.ts';
+import { errno, type Rule, type Test } from './rules.ts';
+import { systemCalls } from './syscalls.ts';
+
+const X86_64 = 0xc000003e;
+const I386 = 0x40000003;
+const ALLOW = 0x7fff0000;
+const NOTIFY = 0x7fc00000;
+const refused = (name: keyof typeof errno): number => 0x00050000 + errno[name];
+
+const program = compileFilter();
+
+/** What the kernel's interpreter would answer (bpf.rst, "Classic BPF"), instruction by instruction. */
+function runFilter(number: number, args: readonly bigint[], arch = X86_64): number {
+  const data = new DataView(new ArrayBuffer(64));
+  data.setUint32(0, number, true);
+  data.setUint32(4, arch, true);
+  args.forEach((value, index) => data.setBigUint64(16 + 8 * index, BigInt.asUintN(64, value), true));
+  const code = new DataView(program.buffer, program.byteOffset, program.byteLength);
+  let accumulator = 0;
+  for (let at = 0; at < program.length / 8; at++) {
+    const op = code.getUint16(at * 8, true);
+    const [jt, jf, k] = [
+      code.getUint8(at * 8 + 2),
+      code.getUint8(at * 8 + 3),
+      code.getUint32(at * 8 + 4, true),
+    ];
+    if (op === 0x06) return k;
+    if (op === 0x20) accumulator = data.getUint32(k, true);
+    else if (op === 0x54) accumulator = (accumulator & k) >>> 0;
+    else if (op === 0x05) at += k;
+    else if (op === 0x15) at += accumulator === k ? jt : jf;
+    else if (op === 0x35) at += accumulator >= k ? jt : jf;
+    else if (op === 0x45) at += (accumulator & k) !== 0 ? jt : jf;
+    else throw new Error(`instruction ${op} at ${at}`);
+  }
+  throw new Error('the program does not return');
+}
+
+/** The table read the plain way. */
+function expected(number: number, args: readonly bigint[]): number {
+  const decision = systemCalls.find((call) => call.number === number)?.decision;
+  if (decision === undefined) return refused('ENOSYS');
+  if (decision.use === 'refuse') return refused(decision.errno);
+  if (decision.use !== 'direct') return NOTIFY;
+  if (decision.rules === undefined) return ALLOW;
+  const rule = decision.rules.find(({ when }) => when.every((test) => holds(test, args)));
+  if (rule === undefined) return refused(decision.otherwise ?? 'EPERM');
+  return rule.then === 'direct' ? ALLOW : refused(rule.then);
+}
+
+function holds(test: Test, args: readonly bigint[]): boolean {
+  const value = BigInt.asUintN(64, args[test.arg] ?? 0n);
+  const low = Number(value & 0xffff_ffffn);
+  if ('null' in test) return value === 0n;
+  if ('none' in test) return (low & test.none) === 0;
+  const seen = test.and === undefined ? low : (low & test.and) >>> 0;
+  return test.in.some((wanted) => wanted >>> 0 === seen);
+}
+
+const none = [0n, 0n, 0n, 0n, 0n, 0n];
+const numberOf = (name: string): number => systemCallNumbers.get(name) ?? -1;
+
+describe('the table', () => {
+  it('has every known call once', () => {
+    expect(systemCalls.map(({ name }) => name).sort()).toEqual([...systemCallNumbers.keys()].sort());
+  });
+
+  it('lets at most 150 calls through to the kernel', () => {
+    const direct = systemCalls.filter(({ decision }) => decision.use === 'direct');
+    expect(direct.length).toBeLessThanOrEqual(150);
+    expect(direct.length).toBeGreaterThan(100);
+  });
+
+  it.each([
+    'bpf',
+    'ptrace',
+    'io_uring_setup',
+    'keyctl',
+    'mount',
+    'setns',
+    'unshare',
+    'clone3',
+    'userfaultfd',
+  ])('refuses %s', (name) =>
+    expect(systemCalls.find((call) => call.name === name)?.decision.use).toBe('refuse'),
+  );
+});
+
+describe('the filter', () => {
+  it('is a program that the kernel takes', () => {
+    expect(program.length % 8).toBe(0);
+    expect(program.length / 8).toBeLessThanOrEqual(4096);
+  });
+
+  it('answers every number as the table says', () => {
+    for (let number = 0; number < 1024; number++) {
+      expect([number, runFilter(number, none)]).toEqual([number, expected(number, none)]);
+    }
+  });
+
+  it('answers any arguments as the table says', () => {
+    const interesting = systemCalls.flatMap(({ decision }) =>
+      decision.use === 'direct' ? (decision.rules ?? []).flatMap(({ when }) => when.flatMap(valuesOf)) : [],
+    );
+    const argument = fc.oneof(
+      fc.constantFrom(...interesting.map(BigInt)),
+      fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+      fc.constantFrom(0n, 1n, 2n ** 32n, 2n ** 63n, 2n ** 64n - 1n),
+    );
+    const number = fc.constantFrom(...systemCalls.map((call) => call.number));
+    fc.assert(
+      fc.property(number, fc.array(argument, { minLength: 6, maxLength: 6 }), (call, args) => {
+        expect(runFilter(call, args)).toBe(expected(call, args));
+      }),
+      { numRuns: 5000 },
+    );
+  });
+
+  it('has no answer but ENOSYS for the numbers of i386, of x32, and of kernels to come', () => {
+    for (const number of [0, 1, 11, 20, 120, 200])
+      expect(runFilter(number, none, I386)).toBe(refused('ENOSYS'));
+    for (const number of [0x40000000, 0x40000001, 0x4000003b]) {
+      expect(runFilter(number, none)).toBe(refused('ENOSYS'));
+    }
+    for (const number of [337, 423, 470, 600, 0xffffffff])
+      expect(runFilter(number, none)).toBe(refused('ENOSYS'));
+  });
+
+  it.each<[string, bigint[], number]>([
+    ['clone', [0x10000000n], refused('EPERM')],
+    ['clone', [0x1200011n], ALLOW],
+    ['socket', [1n, 1n, 0n], ALLOW],
+    ['socket', [2n, 0x80802n, 17n], ALLOW],
+    ['socket', [2n, 3n, 1n], refused('EPERM')],
+    ['socket', [16n, 3n, 0n], ALLOW],
+    ['socket', [16n, 3n, 12n], refused('EPROTONOSUPPORT')],
+    ['socket', [40n, 1n, 0n], refused('EAFNOSUPPORT')],
+    ['socket', [17n, 3n, 0n], refused('EAFNOSUPPORT')],
+    ['ioctl', [0n, 0x5401n], ALLOW],
+    ['ioctl', [0n, 0x5412n], refused('ENOTTY')],
+    ['ioctl', [0n, 2n ** 32n + 0x5412n], refused('ENOTTY')],
+    ['setsockopt', [3n, 1n, 26n], refused('ENOPROTOOPT')],
+    ['setsockopt', [3n, 0n, 64n], refused('ENOPROTOOPT')],
+    ['prlimit64', [7n, 7n, 0x1000n], refused('EPERM')],
+    ['prlimit64', [7n, 7n, 2n ** 32n], refused('EPERM')],
+    ['prlimit64', [7n, 7n, 0n], ALLOW],
+    ['seccomp', [1n, 8n], refused('EBUSY')],
+    ['seccomp', [1n, 0n], ALLOW],
+    ['mknodat', [0n, 0n, 0o060600n], refused('EPERM')],
+    ['uname', [0n], NOTIFY],
+  ])('%s: arguments %#', (name, args, answer) => {
+    expect(runFilter(numberOf(name), [...args, ...none].slice(0, 6))).toBe(answer);
+  });
+
+  it('has a handler for every brokered call', () => {
+    const brokered = brokeredCalls();
+    expect(brokered).toContainEqual([63, 1]);
+    expect(brokered.every(([, handler]) => handler >= 1 && handler <= 16)).toBe(true);
+  });
+});
+
+function valuesOf(test: Rule['when'][number]): number[] {
+  if ('in' in test) return [...test.in].map((value) => value >>> 0);
+  return 'none' in test ? [test.none >>> 0] : [0];
+}

@@ -1,0 +1,22 @@
+/** The machine as the sentry wall sees it. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { SentryHost } from './backend.ts';
+
+const sysFiles = [
+  '/sys/devices/system/cpu/online',
+  '/sys/devices/system/cpu/possible',
+  '/sys/devices/system/cpu/present',
+  '/sys/kernel/mm/transparent_hugepage/enabled',
+  '/sys/kernel/mm/transparent_hugepage/hpage_pmd_size',
+];
+
+/** @param libDir where bulkhead-sentry lies; @param root the engine's state root */
+export function sentryHost(libDir: string, root: string): SentryHost {
+  return {
+    program: join(libDir, 'bulkhead-sentry'),
+    socketDir: join(root, 'sentry'),
+    arch: process.arch,
+    sysFiles: sysFiles.filter((path) => existsSync(path)),
+  };
+}

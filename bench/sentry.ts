@@ -42,7 +42,7 @@ work = {
   "git": "rm -rf g; git init -q g && cd g && for i in 1 2 3 4 5 6 7 8 9; do echo $i > $i; done && git add . && git -c user.email=a -c user.name=a commit -qm x && git status --short",
   "find": "find /usr/include /usr/share/perl >/dev/null",
   "grep": "grep -r linux /usr/include/linux >/dev/null",
-  "tar": "tar cf /work/x.tar -C /usr/include linux && mkdir -p /work/y && tar xf /work/x.tar -C /work/y && rm -rf /work/y",
+  "tar": "tar cf /scratch/x.tar -C /usr/include linux && mkdir -p /scratch/y && tar xf /scratch/x.tar -C /scratch/y && rm -rf /scratch/y",
   "gcc": "echo 'int main(){return 0;}' > a.c && gcc -o a a.c && ./a",
   "python": "python3 -c 'import json,re,subprocess'",
   "sqlite": "rm -f s.db; sqlite3 s.db 'pragma journal_mode=wal; create table t(x); insert into t select value from generate_series(1,20000)' >/dev/null",
@@ -59,8 +59,8 @@ def call(name, f, n=3000):
         for _ in range(n): f()
         best = min(best, (time.perf_counter() - t) / n)
     print("%s\\t%.0f" % (name, best * 1e9))
-open("/work/f", "w").write("x" * 4096)
-fd = os.open("/work/f", os.O_RDONLY)
+open("/scratch/f", "w").write("x" * 4096)
+fd = os.open("/scratch/f", os.O_RDONLY)
 call("open+close ns", lambda: os.close(os.open("/usr/bin/perl", os.O_RDONLY)))
 call("stat ns", lambda: os.stat("/usr/bin/perl"))
 call("pread ns", lambda: os.pread(fd, 1, 0))

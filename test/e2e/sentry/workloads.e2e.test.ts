@@ -32,7 +32,7 @@ total = []
 threads = [threading.Thread(target=lambda i=i: total.append(i)) for i in range(20)]
 [t.start() for t in threads]; [t.join() for t in threads]
 print(sum(total))
-db = sqlite3.connect("/work/a.db"); db.execute("create table t(x)"); db.executemany("insert into t values(?)", [(i,) for i in range(100)]); db.commit()
+db = sqlite3.connect("/scratch/a.db"); db.execute("create table t(x)"); db.executemany("insert into t values(?)", [(i,) for i in range(100)]); db.commit()
 print(db.execute("select sum(x) from t").fetchone()[0])
 s = socket.create_server(("127.0.0.1", 0)); c = socket.create_connection(s.getsockname()); a, _ = s.accept(); c.sendall(b"net"); print(a.recv(9).decode())
 print(os.getpgrp() == os.getpgid(0), os.getgroups(), os.getresuid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1000)
@@ -46,7 +46,7 @@ asyncio.run(main())
     ],
     [
       'sqlite',
-      'sqlite3 /work/b.db "pragma journal_mode=wal; create table t(x); insert into t select value from generate_series(1,500); select count(*), sum(x) from t; pragma integrity_check"',
+      'sqlite3 /scratch/b.db "pragma journal_mode=wal; create table t(x); insert into t select value from generate_series(1,500); select count(*), sum(x) from t; pragma integrity_check"',
       'wal\n500|125250\nok\n',
     ],
     [
@@ -67,17 +67,17 @@ asyncio.run(main())
     ['find over /usr', 'find /usr/include -name "*.h" | wc -l', /^[1-9]\d{2,}\n$/],
     [
       'node',
-      'node -e \'const {execFileSync}=require("child_process");const fs=require("fs");fs.writeFileSync("/work/n","x".repeat(9));console.log(fs.statSync("/work/n").size, execFileSync("echo",["sub"]).toString().trim(), require("os").cpus().length>0);const s=require("http").createServer((q,r)=>r.end("web")).listen(0,async()=>{console.log(await (await fetch("http://127.0.0.1:"+s.address().port)).text());s.close()})\'',
+      'node -e \'const {execFileSync}=require("child_process");const fs=require("fs");fs.writeFileSync("/scratch/n","x".repeat(9));console.log(fs.statSync("/scratch/n").size, execFileSync("echo",["sub"]).toString().trim(), require("os").cpus().length>0);const s=require("http").createServer((q,r)=>r.end("web")).listen(0,async()=>{console.log(await (await fetch("http://127.0.0.1:"+s.address().port)).text());s.close()})\'',
       '9 sub true\nweb\n',
     ],
     [
       'dpkg',
-      'mkdir -p p/DEBIAN p/opt/x && printf "Package: x\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: x\\n" > p/DEBIAN/control && echo hello > p/opt/x/f && dpkg-deb -b p x.deb >/dev/null && mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info && : > root/var/lib/dpkg/status && : > root/var/lib/dpkg/available && dpkg --root=/work/root --force-all --log=/work/l -i x.deb >/dev/null && cat root/opt/x/f && dpkg --root=/work/root -s x | grep ^Status',
+      'mkdir -p p/DEBIAN p/opt/x && printf "Package: x\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: x\\n" > p/DEBIAN/control && echo hello > p/opt/x/f && dpkg-deb -b p x.deb >/dev/null && mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info && : > root/var/lib/dpkg/status && : > root/var/lib/dpkg/available && dpkg --root=/scratch/root --force-all --log=/scratch/l -i x.deb >/dev/null && cat root/opt/x/f && dpkg --root=/scratch/root -s x | grep ^Status',
       /hello\nStatus: install ok installed\n/,
     ],
     [
       'go',
-      'printf \'package main\\nimport ("fmt";"os/exec";"sync")\\nfunc main(){var w sync.WaitGroup;n:=make([]int,50);for i:=range n{w.Add(1);go func(i int){n[i]=i;w.Done()}(i)};w.Wait();s:=0;for _,v:=range n{s+=v};o,_:=exec.Command("echo","sub").Output();fmt.Print(s," ",string(o))}\' > m.go && GOFLAGS=-p=1 GOCACHE=/work/gc GOPATH=/work/gp GO111MODULE=off go run m.go',
+      'printf \'package main\\nimport ("fmt";"os/exec";"sync")\\nfunc main(){var w sync.WaitGroup;n:=make([]int,50);for i:=range n{w.Add(1);go func(i int){n[i]=i;w.Done()}(i)};w.Wait();s:=0;for _,v:=range n{s+=v};o,_:=exec.Command("echo","sub").Output();fmt.Print(s," ",string(o))}\' > m.go && GOFLAGS=-p=1 GOCACHE=/scratch/gc GOPATH=/scratch/gp GO111MODULE=off go run m.go',
       '1225 sub\n',
     ],
     [

@@ -4,11 +4,12 @@
 #include <string_view>
 #include <vector>
 
-#include "shim/bytes.h"
+#include "core/bytes.h"
 #include "shim/ttrpc_frame.h"
 
 namespace {
 
+using namespace bulkhead;
 using namespace bulkhead::shim;
 
 struct Seen {

@@ -7,10 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "core/bytes.h"
 #include "core/fd.h"
-#include "shim/bytes.h"
+#include "core/poller.h"
 #include "shim/install.h"
-#include "shim/poller.h"
 
 namespace bulkhead::shim {
 

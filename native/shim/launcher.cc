@@ -24,13 +24,13 @@
 #include <cstdlib>
 #include <string>
 
+#include "core/bytes.h"
 #include "core/frame.h"
-#include "shim/bytes.h"
+#include "core/poller.h"
 #include "shim/engine_process.h"
 #include "shim/log.h"
 #include "shim/messages.h"
 #include "shim/monitor.h"
-#include "shim/poller.h"
 #include "shim/shim_socket.h"
 
 #ifndef BULKHEAD_VERSION

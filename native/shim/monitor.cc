@@ -22,9 +22,9 @@
 #include <cstdlib>
 #include <string>
 
+#include "core/poller.h"
 #include "shim/engine_link.h"
 #include "shim/log.h"
-#include "shim/poller.h"
 #include "shim/process.h"
 #include "shim/relay.h"
 

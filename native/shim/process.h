@@ -15,9 +15,9 @@
 
 #include "core/fd.h"
 #include "core/launch.h"
+#include "core/poller.h"
 #include "shim/install.h"
 #include "shim/messages.h"
-#include "shim/poller.h"
 #include "shim/stdio.h"
 
 namespace bulkhead::shim {

@@ -8,9 +8,9 @@
 #include <span>
 #include <string_view>
 
+#include "core/bytes.h"
 #include "core/fd.h"
-#include "shim/bytes.h"
-#include "shim/poller.h"
+#include "core/poller.h"
 #include "shim/ttrpc_frame.h"
 
 namespace bulkhead::shim {

@@ -10,11 +10,11 @@
 #include <cstdint>
 #include <string>
 
+#include "core/bytes.h"
 #include "core/fd.h"
+#include "core/poller.h"
 #include "core/result.h"
-#include "shim/bytes.h"
 #include "shim/messages.h"
-#include "shim/poller.h"
 
 namespace bulkhead::shim {
 

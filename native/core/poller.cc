@@ -1,11 +1,11 @@
-#include "shim/poller.h"
+#include "core/poller.h"
 
 #include <time.h>
 
 #include <climits>
 #include <utility>
 
-namespace bulkhead::shim {
+namespace bulkhead {
 
 bool Watch::start(Poller& poller, UniqueFd fd, uint32_t events, Callback callback, void* owner) {
   stop();
@@ -126,4 +126,4 @@ void Poller::drop(const Watch* watch) {
   }
 }
 
-}  // namespace bulkhead::shim
+}  // namespace bulkhead

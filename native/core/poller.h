@@ -1,5 +1,5 @@
-// The monitor's event loop: epoll, and a list of timers. Single-threaded; callbacks may add, change
-// and destroy any watch, also their own.
+// The event loop of monitor and agent: epoll, and a list of timers. Single-threaded; callbacks may
+// add, change and destroy any watch, also their own.
 #pragma once
 
 #include <sys/epoll.h>
@@ -9,7 +9,7 @@
 #include "core/fd.h"
 #include "core/result.h"
 
-namespace bulkhead::shim {
+namespace bulkhead {
 
 class Poller;
 
@@ -105,4 +105,4 @@ void on_timer(void* owner) {
   (static_cast<T*>(owner)->*Method)();
 }
 
-}  // namespace bulkhead::shim
+}  // namespace bulkhead

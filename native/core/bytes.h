@@ -8,7 +8,7 @@
 #include <cstring>
 #include <span>
 
-namespace bulkhead::shim {
+namespace bulkhead {
 
 class ByteQueue {
  public:
@@ -69,4 +69,4 @@ class ByteQueue {
   size_t capacity_ = 0;
 };
 
-}  // namespace bulkhead::shim
+}  // namespace bulkhead

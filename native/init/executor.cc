@@ -116,6 +116,8 @@ Outcome carry_out_step(Context& context, const Step& step) {
       return run<Landlock>(context, step);
     case Listen::kAction:
       return run<Listen>(context, step);
+    case Unmount::kAction:
+      return run<Unmount>(context, step);
     default:
       return fail_with(ENOSYS, "unknown-step");
   }
@@ -193,6 +195,8 @@ int execute(const Plan& plan, UniqueFd sync) {
     const Step& step = plan.steps[index];
     context.index = index;
     context.action = step.action;
+    // Steps behind it would be lost without a word.
+    if (step.action == Exit::kAction && index + 1 == plan.steps.size()) return 0;
     Outcome outcome = carry_out_step(context, step);
     if (!outcome.ok()) {
       report_failure(context, outcome);

@@ -121,7 +121,8 @@ struct OpenFile {
   SlotId slot;
   Text path;
   uint32_t flags = 0;
-  void fields(auto& f) { f(1, slot), f(2, path), f(3, flags); }
+  uint32_t descriptor = 0;
+  void fields(auto& f) { f(1, slot), f(2, path), f(3, flags), f(4, descriptor); }
 };
 struct Clone {
   static constexpr uint32_t kAction = 10;
@@ -382,6 +383,15 @@ struct Listen {
   uint32_t index = 0;
   void fields(auto& f) { f(1, path), f(2, index); }
 };
+struct Unmount {
+  static constexpr uint32_t kAction = 68;
+  Text path;
+  void fields(auto& f) { f(1, path); }
+};
+struct Exit {
+  static constexpr uint32_t kAction = 69;
+  void fields(auto&) {}
+};
 
 using StepBody =
     std::variant<MakeCgroup, WriteFile, AttachDeviceProgram, JoinCgroup, JoinNamespace, Unshare,
@@ -390,7 +400,8 @@ using StepBody =
                  RemountRoot, Hostname, Domainname, Sysctl, LoopbackUp, Rlimit, OomScoreAdj, Umask,
                  Personality, IoPriority, Scheduler, CpuAffinity, SessionKeyring, LsmExecLabel,
                  Terminal, OwnStdio, FindExecutable, Gate, RunHook, User, BoundingSet, Capabilities,
-                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen>;
+                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen,
+                 Unmount, Exit>;
 
 struct Step {
   uint32_t action = 0;

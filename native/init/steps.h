@@ -26,6 +26,7 @@ Outcome carry_out(Context&, const OpenFile&);
 Outcome carry_out(Context&, const MountSetattr&);
 Outcome carry_out(Context&, const Attach&);
 Outcome carry_out(Context&, const SetPropagation&);
+Outcome carry_out(Context&, const Unmount&);
 
 // steps_root.cc
 Outcome carry_out(Context&, const EnterRoot&);
@@ -75,6 +76,9 @@ Outcome carry_out(Context&, const Landlock&);
 
 // steps_listen.cc
 Outcome carry_out(Context&, const Listen&);
+// Leaves it at the number from which Exec takes its preserved descriptors, `index` counted from the
+// first of them.
+Outcome leave_descriptor(UniqueFd fd, uint32_t index, std::string_view path);
 
 // steps_hook.cc
 Outcome carry_out(Context&, const RunHook&);

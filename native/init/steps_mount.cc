@@ -155,4 +155,10 @@ Outcome carry_out(Context& context, const SetPropagation& step) {
   return err == 0 ? done() : fail_with(err, "propagation", step.path.view());
 }
 
+Outcome carry_out(Context&, const Unmount& step) {
+  if (::umount2(step.path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return done();
+  if (errno == ENOENT || errno == EINVAL) return done();
+  return fail("unmount", step.path.view());
+}
+
 }  // namespace bulkhead

@@ -192,7 +192,9 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
     const maps = idMaps(step.uidMaps, step.gidMaps);
     return `new ${step.fstype ?? ''} ${step.source ?? ''} (${options.join(',')})${maps} → ${slotOf(step)}`;
   },
-  openFile: (step) => `open file ${step.path ?? ''} → ${slotOf(step)}`,
+  openFile: (step) =>
+    `open file ${step.path ?? ''} ` +
+    ((step.descriptor ?? 0) === 0 ? `→ ${slotOf(step)}` : `as descriptor ${step.descriptor}`),
   clone: ({ namespaces, uidMaps, gidMaps }) =>
     `clone with new namespaces ${flagNames(namespaces ?? 0, namespaceNames) || 'none'}${idMaps(uidMaps, gidMaps)}`,
   mountSetattr: setattr,
@@ -254,6 +256,8 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
   landlock: ({ bestEffort }) =>
     `Landlock: nothing outside the root${bestEffort === true ? ', if the kernel has it' : ''}`,
   listen: ({ path, index }) => `listen at ${path ?? ''} as descriptor ${3 + (index ?? 0)}`,
+  unmount: ({ path }) => `unmount ${path ?? ''}`,
+  exit: () => 'exit',
   chdir: ({ path, create }) => `directory ${path ?? ''}${create === true ? ', made if missing' : ''}`,
   parentDeathSignal: ({ signal }) => `signal ${signal ?? 0} when the parent ends`,
   exec: ({ file, args, preserveFds }) =>

@@ -49,4 +49,6 @@ export const stepNames: Readonly<Record<number, string>> = {
   65: 'exec',
   66: 'landlock',
   67: 'listen',
+  68: 'unmount',
+  69: 'exit',
 };

@@ -13,16 +13,26 @@
 
 namespace bulkhead {
 
+Outcome leave_descriptor(UniqueFd fd, uint32_t index, std::string_view path) {
+  if (index >= kMaxExtraFds) return fail_with(EINVAL, "descriptor", path);
+  int number = kFirstExtraFd + static_cast<int>(index);
+  if (fd.get() == number) {
+    ::fcntl(number, F_SETFD, 0);
+    (void)fd.release();
+    return done();
+  }
+  // Nothing of ours may be there: the helper would get it.
+  if (::fcntl(number, F_GETFD) >= 0) return fail_with(EBUSY, "descriptor", path);
+  if (::dup2(fd.get(), number) < 0) return fail("descriptor", path);
+  return done();
+}
+
 Outcome carry_out(Context&, const Listen& step) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (step.path.size >= sizeof address.sun_path)
     return fail_with(ENAMETOOLONG, "bind", step.path.view());
   std::memcpy(address.sun_path, step.path.c_str(), step.path.size);
-  if (step.index >= kMaxExtraFds) return fail_with(EINVAL, "descriptor", step.path.view());
-  int number = kFirstExtraFd + static_cast<int>(step.index);
-  // Nothing of ours may be there: the helper would get it.
-  if (::fcntl(number, F_GETFD) >= 0) return fail_with(EBUSY, "descriptor", step.path.view());
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return fail("socket", step.path.view());
   // Before bind(2) puts a name on it: the mode of the name is that of the socket (unix(7)).
@@ -31,13 +41,7 @@ Outcome carry_out(Context&, const Listen& step) {
   if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
     return fail("bind", step.path.view());
   if (::listen(socket.get(), 64) < 0) return fail("listen", step.path.view());
-  if (socket.get() == number) {
-    ::fcntl(number, F_SETFD, 0);
-    (void)socket.release();
-  } else if (::dup2(socket.get(), number) < 0) {
-    return fail("descriptor", step.path.view());
-  }
-  return done();
+  return leave_descriptor(std::move(socket), step.index, step.path.view());
 }
 
 }  // namespace bulkhead

@@ -232,9 +232,13 @@ Outcome carry_out(Context& context, const FsMount& step) {
 }
 
 Outcome carry_out(Context& context, const OpenFile& step) {
-  if (!step.slot) return fail_with(EINVAL, "no-slot", step.path.view());
+  if (!step.slot && step.descriptor == 0) return fail_with(EINVAL, "no-slot", step.path.view());
   UniqueFd fd(::open(step.path.c_str(), static_cast<int>(step.flags) | O_CLOEXEC | O_NOCTTY, 0600));
   if (!fd) return fail("open", step.path.view());
+  if (step.descriptor != 0) {
+    if (step.descriptor < 3) return fail_with(EINVAL, "descriptor", step.path.view());
+    return leave_descriptor(std::move(fd), step.descriptor - 3, step.path.view());
+  }
   context.slot(step.slot).fd = std::move(fd);
   return done();
 }

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/launch.h"
+#include "core/process.h"
 
 namespace bulkhead::shim {
 
@@ -78,16 +79,6 @@ struct ShimRequest {
   uint32_t max_shim_version = 0;
 };
 
-struct ProcessState {
-  std::string_view key;
-  uint32_t pid = 0;
-  std::string_view paused_at;
-  bool exited = false;
-  uint32_t wait_status = 0;
-  uint64_t exited_at_ns = 0;
-  bool running = false;
-};
-
 struct Hello {
   uint32_t monitor_pid = 0;
   std::string_view wall;
@@ -99,16 +90,6 @@ struct Hello {
   std::string_view socket_path;
   bool debug = false;
   std::string_view bundle;
-};
-
-struct LaunchFailure {
-  uint64_t request = 0;
-  std::string_view key;
-  const StepFailure* step = nullptr;  // or errno, op and path
-  int32_t err = 0;
-  std::string_view op;
-  std::string_view path;
-  uint32_t wait_status = 0;
 };
 
 // Framed messages. Hello and its processes are built by HelloBuilder.

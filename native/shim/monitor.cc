@@ -23,10 +23,11 @@
 #include <string>
 
 #include "core/poller.h"
+#include "core/process.h"
 #include "shim/engine_link.h"
 #include "shim/log.h"
-#include "shim/process.h"
 #include "shim/relay.h"
+#include "shim/stdio.h"
 
 namespace bulkhead::shim {
 
@@ -37,14 +38,14 @@ constexpr uint32_t kTrimMs = 1000;
 constexpr uint32_t kAbandonedMs = 10000;
 constexpr int kLargeBlock = 64 << 10;
 
-class Monitor : public EngineHandler {
+class Monitor : public EngineHandler, private ProcessEvents {
  public:
   Monitor(const Hello& hello, const Install& install, ShimSocket socket)
       : hello_(hello),
         socket_(std::move(socket)),
         engine_(poller_, install, *this),
         relay_(poller_, engine_),
-        processes_(poller_, engine_, install),
+        processes_(poller_, *this, install.init()),
         trim_(poller_, on_timer<Monitor, &Monitor::trim>, this),
         abandoned_(poller_, on_timer<Monitor, &Monitor::leave_if_abandoned>, this) {}
 
@@ -56,6 +57,27 @@ class Monitor : public EngineHandler {
   void engine_drained() override { relay_.engine_drained(); }
 
  private:
+  void launched(uint64_t request, const ProcessState& process) override {
+    engine_.send(encode_launched(request, process.key, process.pid, process.paused_at));
+  }
+  void launch_failed(const LaunchFailure& failure) override {
+    engine_.send(encode_launch_failed(failure));
+  }
+  void launch_warning(std::string_view key, const StepFailure& warning) override {
+    engine_.send(encode_launch_warning(key, warning));
+  }
+  void started(uint64_t request, const ProcessState& process) override {
+    engine_.send(encode_started(request, process.key, process.pid));
+  }
+  void exited(const ProcessState& process) override {
+    engine_.send(
+        encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns));
+  }
+  void reply(uint64_t request, int err) override { engine_.send(encode_reply(request, err)); }
+  void process_warning(const std::string& what, int err) override {
+    log_warning(describe(what, err));
+  }
+  void launch(const ToMonitor& message);
   bool watch_signals();
   void signal_ready(uint32_t events);
   void trim() { ::malloc_trim(0); }
@@ -132,9 +154,18 @@ void Monitor::leave_if_abandoned() {
 
 void Monitor::engine_up() {
   HelloBuilder hello(hello_);
-  processes_.add_states(hello);
+  processes_.each_state([&hello](const ProcessState& process) { hello.add(process); });
   engine_.send(hello.finish());
   relay_.engine_up();
+}
+
+void Monitor::launch(const ToMonitor& message) {
+  LaunchRequest request;
+  request.request = message.request;
+  request.key = message.key;
+  request.plan = message.plan;
+  request.dies_with = message.dies_with;
+  processes_.launch(request, std::make_unique<ProcessStdio>(poller_, message.stdio));
 }
 
 bool Monitor::engine_message(std::span<const uint8_t> bytes) {
@@ -157,22 +188,22 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
       relay_.stream_close(message.conn);
       break;
     case Kind::kLaunch:
-      processes_.launch(message);
+      launch(message);
       break;
     case Kind::kContinue:
-      processes_.proceed(message);
+      processes_.proceed(message.request, message.key);
       break;
     case Kind::kSignal:
-      processes_.signal(message);
+      processes_.signal(message.request, message.key, static_cast<int>(message.signal));
       break;
     case Kind::kResize:
-      processes_.resize(message);
+      processes_.resize(message.request, message.key, message.width, message.height);
       break;
     case Kind::kCloseStdin:
-      processes_.close_stdin(message);
+      processes_.close_stdin(message.request, message.key);
       break;
     case Kind::kForget:
-      processes_.forget(message);
+      processes_.forget(message.request, message.key);
       break;
     case Kind::kShutdown:
       if (processes_.idle()) {

@@ -68,8 +68,9 @@ void LateReader::check() {
   delay_ms_ = delay_ms_ * 2 < kLastCheckMs ? delay_ms_ * 2 : kLastCheckMs;
 }
 
-ProcessStdio::ProcessStdio(Poller& poller)
+ProcessStdio::ProcessStdio(Poller& poller, const StdioSpec& spec)
     : poller_(poller),
+      spec_(spec),
       late_readers_{LateReader(poller), LateReader(poller)},
       deadline_(poller, on_timer<ProcessStdio, &ProcessStdio::give_up>, this) {}
 
@@ -79,46 +80,46 @@ Status ProcessStdio::fail(std::string_view path, const char* op) {
   return error;
 }
 
-Status ProcessStdio::open(const StdioSpec& spec) {
-  terminal_ = spec.terminal;
-  if (Status status = open_stdin(spec); !status) return status;
-  if (Status status = open_output(1, spec.out, spec); !status) return status;
+Status ProcessStdio::open() {
+  terminal_ = spec_.terminal;
+  if (Status status = open_stdin(); !status) return status;
+  if (Status status = open_output(1, spec_.out); !status) return status;
   if (terminal_) return success();
-  return open_output(2, spec.err, spec);
+  return open_output(2, spec_.err);
 }
 
-Status ProcessStdio::open_stdin(const StdioSpec& spec) {
-  if (spec.in.empty()) return success();
-  std::string path(spec.in);
-  if (spec.stdin_at_gate && !terminal_) {
+Status ProcessStdio::open_stdin() {
+  if (spec_.in.empty()) return success();
+  std::string path(spec_.in);
+  if (spec_.stdin_at_gate && !terminal_) {
     late_stdin_.reset(::open(path.c_str(), O_PATH | O_CLOEXEC));
-    if (!late_stdin_) return fail(spec.in, "open");
+    if (!late_stdin_) return fail(spec_.in, "open");
     if (is_fifo(late_stdin_.get())) {
       process_fds_[0].reset(::fcntl(late_stdin_.get(), F_DUPFD_CLOEXEC, 3));
-      return process_fds_[0] ? success() : fail(spec.in, "dup");
+      return process_fds_[0] ? success() : fail(spec_.in, "dup");
     }
     late_stdin_.reset();
   }
   // Non-blocking: a fifo without a writer would not open otherwise.
   UniqueFd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
-  if (!reader) return fail(spec.in, "open");
+  if (!reader) return fail(spec_.in, "open");
   if (is_fifo(reader.get())) {
     stdin_keeper_ = reopen(reader.get(), O_WRONLY | O_NONBLOCK);
-    if (!stdin_keeper_) return fail(spec.in, "open");
+    if (!stdin_keeper_) return fail(spec_.in, "open");
   }
   if (terminal_) {
     stdin_reader_ = std::move(reader);
     return success();
   }
-  if (!set_blocking(reader.get())) return fail(spec.in, "fcntl");
+  if (!set_blocking(reader.get())) return fail(spec_.in, "fcntl");
   process_fds_[0] = std::move(reader);
   return success();
 }
 
-Status ProcessStdio::open_output(int number, std::string_view name, const StdioSpec& spec) {
+Status ProcessStdio::open_output(int number, std::string_view name) {
   if (name.empty()) return success();
   std::string path(name);
-  int create = spec.append ? O_CREAT | O_APPEND : 0;
+  int create = spec_.append ? O_CREAT | O_APPEND : 0;
   UniqueFd keeper(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | create, 0644));
   if (!keeper) return fail(name, "open");
   bool fifo = is_fifo(keeper.get());

@@ -13,6 +13,7 @@
 #include "core/bytes.h"
 #include "core/fd.h"
 #include "core/poller.h"
+#include "core/process.h"
 #include "core/result.h"
 #include "shim/messages.h"
 
@@ -38,35 +39,31 @@ class LateReader {
   uint32_t delay_ms_ = 0;
 };
 
-class ProcessStdio {
+class ProcessStdio final : public ProcessStreams {
  public:
-  explicit ProcessStdio(Poller& poller);
+  // What `spec` views has to live until open() returns.
+  ProcessStdio(Poller& poller, const StdioSpec& spec);
   ProcessStdio(const ProcessStdio&) = delete;
   ProcessStdio& operator=(const ProcessStdio&) = delete;
 
-  // Opens what the spec names. On error path() is the object.
-  Status open(const StdioSpec& spec);
-  const std::string& path() const { return failed_path_; }
-  // What becomes 0, 1 and 2 of the process; -1: /dev/null. Borrowed, until launched().
-  int process_fd(int number) const { return process_fds_[number].get(); }
-  // The process has its own descriptors now.
-  void launched();
-  // The pty's master has come.
-  void set_console(UniqueFd master);
-  void close_stdin();
-  // stdin_at_gate: opens stdin now that its reader is to start; -1 when there is nothing to hand
-  // over.
-  UniqueFd open_late_stdin();
-  // TIOCSWINSZ; 0 when there is no terminal (yet).
-  int resize(uint32_t width, uint32_t height);
-  // The process ended: what it wrote is still delivered.
-  void process_ended();
-  // Output of a terminal is still on its way to its reader (at most 10 s after the process ended).
-  bool draining() const { return terminal_ && ended_ && (master_open_ || !to_stdout_.empty()); }
+  Status open() override;
+  const std::string& path() const override { return failed_path_; }
+  int process_fd(int number) const override { return process_fds_[number].get(); }
+  void launched() override;
+  void set_console(UniqueFd master) override;
+  void close_stdin() override;
+  // stdin_at_gate: opens stdin now that its reader is to start.
+  UniqueFd open_late_stdin() override;
+  int resize(uint32_t width, uint32_t height) override;
+  void process_ended() override;
+  // Output of a terminal, at most 10 s after the process ended.
+  bool draining() const override {
+    return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
+  }
 
  private:
-  Status open_stdin(const StdioSpec& spec);
-  Status open_output(int number, std::string_view path, const StdioSpec& spec);
+  Status open_stdin();
+  Status open_output(int number, std::string_view path);
   Status fail(std::string_view path, const char* op);
   void master_ready(uint32_t events);
   void stdin_ready(uint32_t events);
@@ -79,6 +76,7 @@ class ProcessStdio {
   void give_up();
 
   Poller& poller_;
+  StdioSpec spec_;
   std::string failed_path_;
   UniqueFd process_fds_[3];
   UniqueFd stdin_keeper_;

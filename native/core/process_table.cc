@@ -1,11 +1,9 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "shim/engine_link.h"
-#include "shim/log.h"
-#include "shim/process.h"
+#include "core/process.h"
 
-namespace bulkhead::shim {
+namespace bulkhead {
 
 namespace {
 
@@ -14,10 +12,10 @@ constexpr uint32_t kOrphanRetryMs = 10;
 
 }  // namespace
 
-ProcessTable::ProcessTable(Poller& poller, EngineLink& engine, const Install& install)
+ProcessTable::ProcessTable(Poller& poller, ProcessEvents& events, std::string init_path)
     : poller_(poller),
-      engine_(engine),
-      install_(install),
+      events_(events),
+      init_path_(std::move(init_path)),
       sweep_(poller, on_timer<ProcessTable, &ProcessTable::sweep>, this),
       orphans_(poller, on_timer<ProcessTable, &ProcessTable::reap_orphans>, this) {}
 
@@ -47,7 +45,7 @@ void ProcessTable::remove(Process* process) {
   Process** link = &processes_;
   while (*link != process) link = &(*link)->next_;
   *link = process->next_;
-  if (!process->stdio().draining()) {
+  if (!process->streams().draining()) {
     delete process;
     return;
   }
@@ -59,7 +57,7 @@ void ProcessTable::remove(Process* process) {
 void ProcessTable::sweep() {
   for (Process** link = &leaving_; *link != nullptr;) {
     Process* process = *link;
-    if (process->stdio().draining()) {
+    if (process->streams().draining()) {
       link = &process->next_;
       continue;
     }
@@ -77,114 +75,100 @@ void ProcessTable::end_dependents(std::string_view key) {
   }
 }
 
-void ProcessTable::reply(uint64_t request, int err) {
-  engine_.send(encode_reply(request, err));
-}
-
-void ProcessTable::refuse(const ToMonitor& message, std::string_view op, int err,
+void ProcessTable::refuse(const LaunchRequest& request, std::string_view op, int err,
                           std::string_view path) {
   LaunchFailure failure;
-  failure.request = message.request;
-  failure.key = message.key;
+  failure.request = request.request;
+  failure.key = request.key;
   failure.err = err;
   failure.op = op;
   failure.path = path;
-  engine_.send(encode_launch_failed(failure));
+  events_.launch_failed(failure);
 }
 
-void ProcessTable::launch(const ToMonitor& message) {
-  if (find(message.key) != nullptr) {
-    refuse(message, "duplicate key", EEXIST, "");
+Status ProcessTable::prepare() {
+  if (init_) return success();
+  auto init = open_init(init_path_.c_str());
+  if (!init) return init.error();
+  init_ = init.take();
+  return success();
+}
+
+void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessStreams> streams) {
+  if (find(request.key) != nullptr) {
+    refuse(request, "duplicate key", EEXIST, "");
     return;
   }
-  if (!message.dies_with.empty()) {
-    const Process* guard = find(message.dies_with);
+  if (!request.dies_with.empty()) {
+    const Process* guard = find(request.dies_with);
     if (guard == nullptr || guard->exited()) {
-      refuse(message, "dies with", ESRCH, message.dies_with);
+      refuse(request, "dies with", ESRCH, request.dies_with);
       return;
     }
   }
-  if (!init_) {
-    std::string path = install_.init();
-    auto init = open_init(path.c_str());
-    if (!init) {
-      refuse(message, "exec bulkhead-init", init.error().code, path);
-      return;
-    }
-    init_ = init.take();
+  if (Status ready = prepare(); !ready) {
+    refuse(request, "exec bulkhead-init", ready.error().code, init_path_);
+    return;
   }
-  auto* process = new Process(*this, poller_, message.key, message.dies_with);
-  ProcessStdio& stdio = process->stdio();
-  if (Status opened = stdio.open(message.stdio); !opened) {
-    refuse(message, "open stdio", opened.error().code, stdio.path());
-    delete process;
+  if (Status opened = streams->open(); !opened) {
+    refuse(request, "open stdio", opened.error().code, streams->path());
     return;
   }
   LaunchArgs args;
   args.init_fd = init_.get();
-  args.plan = message.plan;
-  for (int i = 0; i < 3; i++) args.stdio[i] = stdio.process_fd(i);
+  args.plan = request.plan;
+  for (int i = 0; i < 3; i++) args.stdio[i] = streams->process_fd(i);
   args.exit_signal = SIGCHLD;
   auto outer = bulkhead::launch(args);
   if (!outer) {
-    refuse(message, outer.error().op, outer.error().code, "");
-    delete process;
+    refuse(request, outer.error().op, outer.error().code, "");
     return;
   }
-  stdio.launched();
+  streams->launched();
+  auto* process = new Process(*this, request, std::move(streams));
   process->next_ = processes_;
   processes_ = process;
-  process->begin(outer.take(), message.request);
+  process->begin(outer.take());
 }
 
-void ProcessTable::proceed(const ToMonitor& message) {
-  Process* process = find(message.key);
+void ProcessTable::proceed(uint64_t request, std::string_view key) {
+  Process* process = find(key);
   if (process == nullptr || process->exited()) {
-    refuse(message, "continue", ESRCH, "");
+    refuse({request, key, {}, {}}, "continue", ESRCH, "");
     return;
   }
-  process->proceed(message.request);
+  process->proceed(request);
 }
 
-void ProcessTable::signal(const ToMonitor& message) {
-  Process* process = find(message.key);
-  reply(message.request,
-        process == nullptr ? ESRCH : process->signal(static_cast<int>(message.signal)));
+void ProcessTable::signal(uint64_t request, std::string_view key, int signum) {
+  Process* process = find(key);
+  events_.reply(request, process == nullptr ? ESRCH : process->signal(signum));
 }
 
-void ProcessTable::resize(const ToMonitor& message) {
-  Process* process = find(message.key);
+void ProcessTable::resize(uint64_t request, std::string_view key, uint32_t width, uint32_t height) {
+  Process* process = find(key);
   int err = ESRCH;
-  if (process != nullptr && !process->exited())
-    err = process->stdio().resize(message.width, message.height);
-  reply(message.request, err);
+  if (process != nullptr && !process->exited()) err = process->streams().resize(width, height);
+  events_.reply(request, err);
 }
 
-void ProcessTable::close_stdin(const ToMonitor& message) {
-  Process* process = find(message.key);
-  if (process != nullptr) process->stdio().close_stdin();
-  reply(message.request, process == nullptr ? ESRCH : 0);
+void ProcessTable::close_stdin(uint64_t request, std::string_view key) {
+  Process* process = find(key);
+  if (process != nullptr) process->streams().close_stdin();
+  events_.reply(request, process == nullptr ? ESRCH : 0);
 }
 
-void ProcessTable::forget(const ToMonitor& message) {
-  Process* process = find(message.key);
+void ProcessTable::forget(uint64_t request, std::string_view key) {
+  Process* process = find(key);
+  int err = 0;
   if (process == nullptr) {
-    reply(message.request, ESRCH);
-    return;
+    err = ESRCH;
+  } else if (!process->exited()) {
+    err = EBUSY;
+  } else {
+    remove(process);
   }
-  if (!process->exited()) {
-    reply(message.request, EBUSY);
-    return;
-  }
-  remove(process);
-  reply(message.request, 0);
-}
-
-void ProcessTable::add_states(HelloBuilder& hello) const {
-  for (const Process* process = processes_; process != nullptr; process = process->next_) {
-    // A launch that is about to fail is as good as gone.
-    if (process->phase_ != Process::Phase::kFailing) hello.add(process->state());
-  }
+  events_.reply(request, err);
 }
 
 // Reads the reports of launches whose clone is not known. True: some may still be under way.
@@ -208,6 +192,7 @@ void ProcessTable::reap_orphans() {
       process->look();
       continue;
     }
+    if (reap_own_ != nullptr && reap_own_(reap_owner_, info.si_pid)) continue;
     // A clone that died faster than its report travels is no orphan.
     bool unsure = look_for_clones();
     if (find(info.si_pid) != nullptr) continue;
@@ -226,4 +211,4 @@ bool ProcessTable::idle() const {
   return true;
 }
 
-}  // namespace bulkhead::shim
+}  // namespace bulkhead

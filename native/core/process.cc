@@ -1,4 +1,4 @@
-#include "shim/process.h"
+#include "core/process.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -6,10 +6,8 @@
 #include <time.h>
 
 #include "core/pidfd.h"
-#include "shim/engine_link.h"
-#include "shim/log.h"
 
-namespace bulkhead::shim {
+namespace bulkhead {
 
 namespace {
 
@@ -26,18 +24,21 @@ bool has_ended(int pidfd) {
 
 }  // namespace
 
-Process::Process(ProcessTable& table, Poller& poller, std::string_view key,
-                 std::string_view dies_with)
-    : table_(table), poller_(poller), key_(key), dies_with_(dies_with), stdio_(poller) {}
+Process::Process(ProcessTable& table, const LaunchRequest& request,
+                 std::unique_ptr<ProcessStreams> streams)
+    : table_(table),
+      key_(request.key),
+      dies_with_(request.dies_with),
+      request_(request.request),
+      streams_(std::move(streams)) {}
 
-void Process::begin(LaunchedOuter outer, uint64_t request) {
-  request_ = request;
+void Process::begin(LaunchedOuter outer) {
   outer_pid_ = outer.pid;
   pid_ = outer.pid;
-  sync_.start(poller_, std::move(outer.sync), EPOLLIN, on_ready<Process, &Process::sync_ready>,
-              this);
-  outer_.start(poller_, std::move(outer.pidfd), EPOLLIN, on_ready<Process, &Process::outer_ready>,
-               this);
+  sync_.start(table_.poller_, std::move(outer.sync), EPOLLIN,
+              on_ready<Process, &Process::sync_ready>, this);
+  outer_.start(table_.poller_, std::move(outer.pidfd), EPOLLIN,
+               on_ready<Process, &Process::outer_ready>, this);
 }
 
 void Process::sync_ready(uint32_t) {
@@ -74,7 +75,7 @@ void Process::read_reports() {
     if (!event) {
       if (event.error().code == EAGAIN) return;
       if (event.error().code == EINTR) continue;
-      log_warning(describe("launch " + key_ + ": report", event.error().code));
+      table_.events_.process_warning("launch " + key_ + ": report", event.error().code);
       fail();
       sync_.stop();
       return;
@@ -96,13 +97,13 @@ void Process::take_report(InitEvent& event) {
       if (phase_ == Phase::kFailing) break;
       phase_ = Phase::kPaused;
       paused_at_ = event.point;
-      table_.engine_.send(encode_launched(request_, key_, static_cast<uint32_t>(pid_), paused_at_));
+      table_.events_.launched(request_, state());
       break;
     case InitEvent::Kind::kConsole:
-      stdio_.set_console(std::move(event.console));
+      streams_->set_console(std::move(event.console));
       break;
     case InitEvent::Kind::kWarning:
-      table_.engine_.send(encode_launch_warning(key_, event.failure));
+      table_.events_.launch_warning(key_, event.failure);
       break;
     case InitEvent::Kind::kFailed:
       failure_ = event.failure;
@@ -118,13 +119,14 @@ void Process::take_report(InitEvent& event) {
 void Process::cloned(pid_t pid) {
   auto pidfd = pidfd_open(pid);
   if (cloned_ || !pidfd) {
-    log_warning(describe("launch " + key_ + ": pidfd_open", pidfd ? EEXIST : pidfd.error().code));
+    table_.events_.process_warning("launch " + key_ + ": pidfd_open",
+                                   pidfd ? EEXIST : pidfd.error().code);
     fail();
     return;
   }
   cloned_ = true;
   pid_ = pid;
-  main_.start(poller_, pidfd.take(), EPOLLIN, on_ready<Process, &Process::main_ready>, this);
+  main_.start(table_.poller_, pidfd.take(), EPOLLIN, on_ready<Process, &Process::main_ready>, this);
   if (phase_ == Phase::kFailing) kill_all();
 }
 
@@ -166,7 +168,7 @@ bool Process::settle() {
       failure.op = "init died";
       failure.wait_status = static_cast<uint32_t>(wait_status_);
     }
-    table_.engine_.send(encode_launch_failed(failure));
+    table_.events_.launch_failed(failure);
     return false;
   }
   // The sync socket ends with execve, or with the last process that holds it: until then it is not
@@ -181,9 +183,8 @@ bool Process::settle() {
   }
   if (!main_alive_ && phase_ != Phase::kExited) {
     phase_ = Phase::kExited;
-    table_.engine_.send(encode_exited(key_, static_cast<uint32_t>(pid_),
-                                      static_cast<uint32_t>(wait_status_), ended_at_ns_));
-    stdio_.process_ended();
+    table_.events_.exited(state());
+    streams_->process_ended();
     table_.end_dependents(key_);
   }
   return true;
@@ -195,12 +196,15 @@ void Process::settle_launch() {
     phase_ = Phase::kFailing;
     return;
   }
-  uint32_t pid = static_cast<uint32_t>(pid_);
-  table_.engine_.send(phase_ == Phase::kStarting ? encode_launched(request_, key_, pid, "")
-                                                 : encode_started(request_, key_, pid));
+  const bool first = phase_ == Phase::kStarting;
   phase_ = Phase::kRunning;
   executed_ = true;
   paused_at_.clear();
+  if (first) {
+    table_.events_.launched(request_, state());
+  } else {
+    table_.events_.started(request_, state());
+  }
 }
 
 void Process::fail() {
@@ -218,14 +222,14 @@ void Process::proceed(uint64_t request) {
   request_ = request;
   if (phase_ == Phase::kRunning) {
     // Asked again by a new engine.
-    table_.engine_.send(encode_started(request_, key_, static_cast<uint32_t>(pid_)));
+    table_.events_.started(request_, state());
     return;
   }
   // Under way already: the answer goes to the new request.
   if (phase_ != Phase::kPaused) return;
   phase_ = Phase::kContinuing;
   UniqueFd late_stdin;
-  if (paused_at_ == "start") late_stdin = stdio_.open_late_stdin();
+  if (paused_at_ == "start") late_stdin = streams_->open_late_stdin();
   // A process that died at its gate is seen by its pidfd.
   (void)send_to_init(sync_.fd(), true, late_stdin.get()).ok();
 }
@@ -254,4 +258,4 @@ ProcessState Process::state() const {
   return state;
 }
 
-}  // namespace bulkhead::shim
+}  // namespace bulkhead

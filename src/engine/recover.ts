@@ -63,7 +63,7 @@ async function recoverContainer(
 /** The create was cut short; containerd's request will come again and start from nothing. */
 async function undoCreate(ctx: RuntimeContext, container: Container): Promise<void> {
   await endProcess(container.executor, container.id);
-  await container.backend.destroy(container.record);
+  await container.backend.destroy(container.record, container.executor);
   ctx.store.remove(container.record.namespace ?? '', container.id);
 }
 

@@ -80,7 +80,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
     ctx.log.warning('clean-up failed', { id, what, error: String(error) }),
   );
   undo.defer('state', () => ctx.store.remove(namespace, id));
-  undo.defer('resources', () => backend.destroy(record));
+  undo.defer('resources', () => backend.destroy(record, executor));
   const abort = (): void => void endProcess(executor, id).catch(() => {});
   request.signal?.addEventListener('abort', abort, { once: true });
   try {

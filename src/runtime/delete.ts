@@ -17,13 +17,13 @@ export async function deleteContainer(
 ): Promise<ExitStatus> {
   const { init } = container;
   if (!force) transition('delete', init.record.status, container.id);
-  await container.backend.killAll(container.record);
+  await container.backend.killAll(container.record, container.executor);
   if (!init.isStopped && init.pid !== 0) {
     await container.executor.signal(init.key, SIGKILL).catch(() => {});
     await init.exited;
   }
   container.stopOomWatch();
-  await container.backend.destroy(container.record);
+  await container.backend.destroy(container.record, container.executor);
   const processes = [init, ...container.execs.values()];
   await Promise.all(processes.map((process) => container.executor.forget(process.key).catch(() => {})));
   await runHooks(ctx, container, 'poststop');

@@ -26,13 +26,13 @@ export async function killProcess(
   }
   transition('kill', target.record.status, target.key);
   if (all && signum === SIGKILL) {
-    await container.backend.killAll(container.record);
+    await container.backend.killAll(container.record, container.executor);
     return;
   }
   try {
     await container.executor.signal(target.key, signum);
     if (signum === SIGKILL && container.status === Status.STATUS_PAUSED)
-      await container.backend.resume(container.record);
+      await container.backend.resume(container.record, container.executor);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
     throw new RuntimeError({

@@ -6,7 +6,7 @@ import { transition } from './lifecycle.ts';
 /** FailedPrecondition unless the container runs. */
 export async function pauseContainer(ctx: RuntimeContext, container: Container): Promise<void> {
   const next = transition('pause', container.status, container.id);
-  await container.backend.pause(container.record);
+  await container.backend.pause(container.record, container.executor);
   container.init.record.status = next;
   ctx.store.save(container.record);
 }
@@ -14,7 +14,7 @@ export async function pauseContainer(ctx: RuntimeContext, container: Container):
 /** FailedPrecondition unless the container is paused. */
 export async function resumeContainer(ctx: RuntimeContext, container: Container): Promise<void> {
   const next = transition('resume', container.status, container.id);
-  await container.backend.resume(container.record);
+  await container.backend.resume(container.record, container.executor);
   container.init.record.status = next;
   ctx.store.save(container.record);
 }

@@ -6,5 +6,5 @@ import { transition } from './lifecycle.ts';
 /** FailedPrecondition when the container is stopped; the error names the cgroup file and the value. */
 export async function updateContainer(container: Container, resources: LinuxResources): Promise<void> {
   transition('update', container.status, container.id);
-  await container.backend.update(container.record, resources);
+  await container.backend.update(container.record, resources, container.executor);
 }

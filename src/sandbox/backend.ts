@@ -1,4 +1,8 @@
-/** What a wall is to the runtime layer: ten methods. A backend never imports its sibling. */
+/**
+ * What a wall is to the runtime layer: ten methods. A backend never imports its sibling. `executor` is the one that
+ * launches for the container's pod; undefined when that is gone, and then what is left of the container is looked for
+ * on the host.
+ */
 import type { Any } from '../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
@@ -61,16 +65,16 @@ export interface Backend {
   create(record: ContainerRecord, input: CreateInput): Promise<void>;
   /** Starts a further process in the container; resolves with its pid after execve. */
   exec(record: ContainerRecord, input: ExecInput): Promise<number>;
-  pause(record: ContainerRecord): Promise<void>;
-  resume(record: ContainerRecord): Promise<void>;
-  update(record: ContainerRecord, resources: LinuxResources): Promise<void>;
+  pause(record: ContainerRecord, executor: Executor): Promise<void>;
+  resume(record: ContainerRecord, executor: Executor): Promise<void>;
+  update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void>;
   /** Metrics in the kind the host's cgroups give, as a protobuf Any. */
-  stats(record: ContainerRecord): Any;
-  pids(record: ContainerRecord): number[];
+  stats(record: ContainerRecord, executor: Executor): Any | Promise<Any>;
+  pids(record: ContainerRecord, executor: Executor): number[] | Promise<number[]>;
   /** SIGKILL to every process of the container, also those without a pid namespace of their own. */
-  killAll(record: ContainerRecord): Promise<void>;
+  killAll(record: ContainerRecord, executor?: Executor): Promise<void>;
   /** Calls back once for every burst of kills by the kernel's memory limit; returns what ends the watch. */
-  watchOom(record: ContainerRecord, onOom: () => void): () => void;
+  watchOom(record: ContainerRecord, onOom: () => void, executor: Executor): () => void;
   /** Removes everything the container left on the host. Idempotent. */
-  destroy(record: ContainerRecord): Promise<void>;
+  destroy(record: ContainerRecord, executor?: Executor): Promise<void>;
 }

@@ -236,10 +236,11 @@ export class TaskService {
     };
   }
 
-  pids(request: Req<'PidsRequest'>): containerd.task.v3.IPidsResponse {
+  async pids(request: Req<'PidsRequest'>): Promise<containerd.task.v3.IPidsResponse> {
     const container = this.#container('pids', request.id);
     const execOf = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.execId]));
-    const processes = container.backend.pids(container.record).map((pid) => {
+    const pids = await container.backend.pids(container.record, container.executor);
+    const processes = pids.map((pid) => {
       const execId = execOf.get(pid);
       return execId === undefined ? { pid } : { pid, info: processDetails(execId) };
     });
@@ -310,9 +311,9 @@ export class TaskService {
     return { exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
   }
 
-  stats(request: Req<'StatsRequest'>): containerd.task.v3.IStatsResponse {
+  async stats(request: Req<'StatsRequest'>): Promise<containerd.task.v3.IStatsResponse> {
     const container = this.#container('stats', request.id);
-    return { stats: container.backend.stats(container.record) };
+    return { stats: await container.backend.stats(container.record, container.executor) };
   }
 
   /** Succeeds for an unknown id too: containerd uses it as a health check. */
@@ -368,7 +369,7 @@ export class TaskService {
   async #afterInit(container: Container): Promise<void> {
     container.stopOomWatch();
     if (container.record.privatePidNamespace !== true) {
-      await container.backend.killAll(container.record).catch((error: unknown) => {
+      await container.backend.killAll(container.record, container.executor).catch((error: unknown) => {
         this.#o.log.warning('processes left after init ended', { id: container.id, error: String(error) });
       });
     }
@@ -378,11 +379,10 @@ export class TaskService {
 
   #watchOom(container: Container): void {
     if (container.init.isStopped) return;
-    const { id } = container;
+    const { id, backend, record, executor } = container;
+    const onOom = (): void => this.#o.events.publish('oom', { containerId: id });
     try {
-      container.stopOomWatch = container.backend.watchOom(container.record, () => {
-        this.#o.events.publish('oom', { containerId: id });
-      });
+      container.stopOomWatch = backend.watchOom(record, onOom, executor);
     } catch (error) {
       this.#o.log.warning('memory limit events are not watched', { id, error: String(error) });
     }

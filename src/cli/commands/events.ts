@@ -30,7 +30,7 @@ export const events: Command = {
         reason: 'container is not running',
       });
     }
-    if (args.boolean('stats')) printEvent(session, id, 'stats', stats(container));
+    if (args.boolean('stats')) printEvent(session, id, 'stats', await stats(container));
     else await follow(session, container, interval);
     return 0;
   },
@@ -38,22 +38,22 @@ export const events: Command = {
 
 /** Until the container ends. */
 async function follow(session: Session, container: Container, interval: number): Promise<void> {
-  const { id, backend, record, init } = container;
-  const stopWatch = backend.watchOom(record, () => printEvent(session, id, 'oom'));
+  const { id, backend, record, init, executor } = container;
+  const stopWatch = backend.watchOom(record, () => printEvent(session, id, 'oom'), executor);
   const over = new AbortController();
   const gone = addon()
     .waitPidGone(init.pid)
     .then(() => over.abort());
   while (!over.signal.aborted) {
     await sleep(interval, undefined, { signal: over.signal }).catch(() => {});
-    if (!over.signal.aborted) printEvent(session, id, 'stats', stats(container));
+    if (!over.signal.aborted) printEvent(session, id, 'stats', await stats(container));
   }
   await gone;
   stopWatch();
 }
 
-function stats(container: Container): unknown {
-  const metrics = decodeMetrics(container.backend.stats(container.record));
+async function stats(container: Container): Promise<unknown> {
+  const metrics = decodeMetrics(await container.backend.stats(container.record, container.executor));
   return metrics === undefined ? {} : statsJson(metrics);
 }
 

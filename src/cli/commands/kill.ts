@@ -22,9 +22,9 @@ export const kill: Command = {
     const all = args.boolean('all');
     // The kernel does not end the others with an init that shares its pid namespace.
     const group = all || (signum === SIGKILL && container.record.privatePidNamespace !== true);
-    if (group && signum !== SIGKILL) return signalEach(container, signum);
+    if (group && signum !== SIGKILL) return await signalEach(container, signum);
     // As runc: --all also ends what is left behind by an init that is gone.
-    if (all && container.init.isStopped) return signalEach(container, signum);
+    if (all && container.init.isStopped) return await signalEach(container, signum);
     if (container.init.isStopped) throw notRunning(id);
     await killProcess(container, container.init, signum, group);
     return 0;
@@ -32,8 +32,8 @@ export const kill: Command = {
 };
 
 /** Signals each process found; one that ended meanwhile had no need of it. */
-function signalEach(container: Container, signum: number): number {
-  for (const pid of container.backend.pids(container.record)) {
+async function signalEach(container: Container, signum: number): Promise<number> {
+  for (const pid of await container.backend.pids(container.record, container.executor)) {
     try {
       addon().pidfdSendSignal(pid, undefined, signum);
     } catch (error) {

@@ -25,7 +25,7 @@ export const ps: Command = {
     if (format !== 'table' && format !== 'json')
       throw usageError('ps', `unknown format ${JSON.stringify(format)}`);
     const container = loadContainer(session, runtimeContext(session), 'ps', id);
-    const pids = container.backend.pids(container.record);
+    const pids = await container.backend.pids(container.record, container.executor);
     if (format === 'json') {
       session.print(`${JSON.stringify(pids)}\n`);
       return 0;

@@ -13,6 +13,8 @@ struct Registration {
 };
 // Notes a failure of the running test and goes on.
 void record_failure(const char* file, int line, const std::string& what);
+// How many the running test has: for a test's forked half, which cannot note them here.
+int failures_so_far();
 
 inline std::string show(std::string_view value) {
   return "\"" + std::string(value) + "\"";

@@ -40,6 +40,10 @@ void record_failure(const char* file, int line, const std::string& what) {
   std::printf("  %s:%d: %s\n", file, line, what.c_str());
 }
 
+int failures_so_far() {
+  return failures_of_this;
+}
+
 void write_seeds(const std::string& directory);
 
 int run_all(int argc, char** argv) {

@@ -78,6 +78,36 @@ Napi::Value send_fd(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+// connectUnix(path): number
+Napi::Value connect_unix_function(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  if (!get_string(info[0], "path", path)) return env.Undefined();
+  UniqueFd sock;
+  if (const int error = connect_unix(path, sock); error != 0) {
+    return throw_errno(env, error, "connect", path);
+  }
+  return Napi::Number::New(env, sock.release());
+}
+
+// sendFdOver(socketFd, fd, message): on a connection that is there, whose bytes so far are all
+// sent.
+Napi::Value send_fd_over(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string message;
+  int sock = -1;
+  int fd = -1;
+  if (!get_fd(info[0], "socketFd", sock) || !get_fd(info[1], "fd", fd) ||
+      !get_string(info[2], "message", message)) {
+    return env.Undefined();
+  }
+  if (message.empty()) return throw_type_error(env, "message: expected at least one character");
+  if (const int error = send_with_fd(sock, message, fd); error != 0) {
+    return throw_errno(env, error, "sendmsg");
+  }
+  return env.Undefined();
+}
+
 // sendPidfd(socketPath, pid, message): a descriptor for the process goes along.
 Napi::Value send_pidfd(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -122,6 +152,8 @@ Napi::Value peer_credentials(const Napi::CallbackInfo& info) {
 
 void define_sockets(Napi::Env env, Napi::Object exports) {
   define<send_fd>(env, exports, "sendFd");
+  define<connect_unix_function>(env, exports, "connectUnix");
+  define<send_fd_over>(env, exports, "sendFdOver");
   define<send_pidfd>(env, exports, "sendPidfd");
   define<peer_credentials>(env, exports, "peerCredentials");
 }

@@ -80,6 +80,78 @@ export interface SeccompPolicy {
   conditions: BigUint64Array;
 }
 
+/** A link of a network namespace; numbers are those of rtnetlink(7). */
+export interface NetnsLink {
+  index: number;
+  name: string;
+  /** "veth", "macvlan", "tun"; empty for hardware and loopback. */
+  kind: string;
+  /** ARPHRD_*: 1 Ethernet, 772 loopback. */
+  type: number;
+  /** "02:00:00:00:00:01"; empty when it has none. */
+  mac: string;
+  mtu: number;
+  /** IFF_*. */
+  flags: number;
+  /** Index of the bridge or bond that it belongs to, or 0. */
+  master: number;
+  /** ipvlan: 0 L2, 1 L3, 2 L3S; netkit: 0 L2, 1 L3; tun: 1 tun, 2 tap. */
+  mode: number;
+}
+
+export interface NetnsAddress {
+  /** Of the link. */
+  index: number;
+  /** In text; IPv6 has colons. */
+  address: string;
+  prefix: number;
+  peer?: string;
+  broadcast?: string;
+  /** RT_SCOPE_*. */
+  scope: number;
+  /** IFA_F_*. */
+  flags: number;
+}
+
+export interface NetnsRoute {
+  /** AF_INET 2, AF_INET6 10. */
+  family: number;
+  /** Absent: the default route. */
+  destination?: string;
+  prefix: number;
+  gateway?: string;
+  source?: string;
+  /** Of the link, 0: none. */
+  index: number;
+  table: number;
+  /** RTPROT_*, RT_SCOPE_*, RTN_*, RTNH_F_*. */
+  protocol: number;
+  scope: number;
+  type: number;
+  flags: number;
+  priority: number;
+  mtu: number;
+  /** It has several next hops, which are not told. */
+  multipath: boolean;
+}
+
+export interface NetnsNeighbour {
+  index: number;
+  address: string;
+  mac: string;
+  /** NUD_*. */
+  state: number;
+  /** NTF_*. */
+  flags: number;
+}
+
+export interface NetnsInventory {
+  links: NetnsLink[];
+  addresses: NetnsAddress[];
+  routes: NetnsRoute[];
+  neighbours: NetnsNeighbour[];
+}
+
 export interface Addon {
   /** Starts bulkhead-init with the plan; events come on the event loop, in order. */
   launch(options: LaunchOptions, onEvent: (event: LaunchEvent) => void): LaunchHandle;
@@ -130,8 +202,24 @@ export interface Addon {
   setRawMode(fd: number): { restore(): void };
   /** Connects to a unix socket and sends one message with a descriptor (console socket, pidfd socket: runc's protocol). */
   sendFd(socketPath: string, fd: number, message: string): void;
+  /**
+   * The same on a connected unix stream socket, with nothing of its own still waiting to be sent (QMP's getfd). EAGAIN,
+   * EMSGSIZE: the peer does not read; the stream may be torn then.
+   */
+  sendFdOver(socketFd: number, fd: number, message: string): void;
   /** The same with a descriptor for a process (pidfd_open(2)). */
   sendPidfd(socketPath: string, pid: number, message: string): void;
+  /**
+   * Connects to a unix socket (a path of any length) without waiting; the descriptor, non-blocking, is the caller's.
+   * Throws ENOENT or ECONNREFUSED when nobody listens, EAGAIN when too many wait already.
+   */
+  connectUnix(path: string): number;
+  /** memfd_create(2) of a size in bytes: sealable, mode 0666; the descriptor is the caller's. */
+  memfd(name: string, size: number): number;
+  /** Fixes the size of a memfd; with `writes` also its content, but for private mappings. Nobody can undo it. */
+  sealMemfd(fd: number, writes: boolean): void;
+  /** Copies the data of a file, but not its holes, to the same places of another; on a thread of the pool. */
+  copySparse(source: number, target: number): Promise<void>;
   /**
    * openat2(RESOLVE_IN_ROOT) of a regular file beneath a root (passwd and group look-ups). Throws EFBIG when it is
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.
@@ -143,4 +231,23 @@ export interface Addon {
   flock(fd: number, nonBlocking: boolean): void;
   /** SO_PEERCRED of a socket fd. */
   peerCredentials(fd: number): { pid: number; uid: number; gid: number };
+
+  /**
+   * What a network namespace (a path such as /proc/PID/ns/net) holds. Rejects with an AddonError whose `path` is the
+   * namespace's; syscall "setns" with EINVAL: the file is no network namespace.
+   */
+  netnsInventory(path: string): Promise<NetnsInventory>;
+  /**
+   * Makes a tap beside `link` (a name) in a network namespace, with its MTU, and ties the two: what arrives at one
+   * leaves by the other (tc: ingress, u32, mirred). The tap lives as long as `fd` and its copies; `fd` is the
+   * caller's. vnetHeader (default true): packets carry struct virtio_net_hdr. Rejects with an AddonError: ENODEV no
+   * such link, EBUSY a tap of that name is in use; nothing is left then. `reason`, when there, is the kernel's own.
+   */
+  tapBridge(
+    path: string,
+    link: string,
+    options: { tap: string; vnetHeader?: boolean },
+  ): Promise<{ fd: number; name: string }>;
+  /** Takes the link's half of it away (the tap's goes with the tap). Idempotent. */
+  tapUnbridge(path: string, link: string): Promise<void>;
 }

@@ -5,6 +5,7 @@
 import { errnoName, errnoText } from '../base/errno.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
 import { LaunchError } from '../sandbox/executor.ts';
+import { MonitorGuests } from './monitor_guests.ts';
 import type { Executor, LaunchOptions, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
 
 type ToMonitor = bulkhead.executor.v1.IToMonitor;
@@ -17,22 +18,25 @@ interface Pending {
 }
 
 export class MonitorExecutor implements Executor {
+  readonly guests: MonitorGuests;
   readonly #send: (message: ToMonitor) => void;
   readonly #pending = new Map<number, Pending>();
   readonly #exitListeners = new Set<(exit: ProcessExit) => void>();
   #nextRequest = 1;
 
-  constructor(send: (message: ToMonitor) => void) {
+  /** @param guests whose channel the monitor holds already */
+  constructor(send: (message: ToMonitor) => void, guests: readonly string[] = []) {
     this.#send = send;
+    this.guests = new MonitorGuests(send, () => this.#nextRequest++, guests);
   }
 
   launch(
     key: string,
     plan: Uint8Array,
     stdio: StdioPaths,
-    { diesWith = '' }: LaunchOptions = {},
+    { diesWith = '', guest = '' }: LaunchOptions = {},
   ): Promise<LaunchResult> {
-    return this.#request((request) => ({ launch: { request, key, plan, stdio, diesWith } }));
+    return this.#request((request) => ({ launch: { request, key, plan, stdio, diesWith, guest } }));
   }
 
   proceed(key: string): Promise<LaunchResult> {
@@ -81,7 +85,7 @@ export class MonitorExecutor implements Executor {
       };
       for (const listener of this.#exitListeners) listener(exit);
     } else {
-      return false;
+      return this.guests.handle(message);
     }
     return true;
   }
@@ -91,6 +95,7 @@ export class MonitorExecutor implements Executor {
     const error = Object.assign(new Error('the monitor of this shim is gone'), { code: 'ECONNRESET' });
     for (const pending of this.#pending.values()) pending.reject(error);
     this.#pending.clear();
+    this.guests.close(error);
   }
 
   #request(build: (request: number) => ToMonitor): Promise<LaunchResult> {

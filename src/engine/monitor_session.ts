@@ -62,7 +62,7 @@ export class MonitorSession implements TaskPeer {
     this.namespace = hello.namespace ?? '';
     this.group = hello.group ?? '';
     this.name = `${this.namespace}/${this.group}`;
-    this.executor = new MonitorExecutor((message) => this.send(message));
+    this.executor = new MonitorExecutor((message) => this.send(message), hello.guests ?? []);
     this.tasks = new TaskService({
       ctx: deps.ctx,
       executor: this.executor,

@@ -79,7 +79,8 @@ async function applyState(
 ): Promise<void> {
   if (state === undefined || process.record.status !== Status.STATUS_CREATED) return;
   if (state.running === true) {
-    process.record.pid = state.pid ?? 0;
+    // An init in a guest is known to the host by another pid, which is on record.
+    if (process.pid === 0) process.record.pid = state.pid ?? 0;
     process.record.status = Status.STATUS_RUNNING;
     session.tasks.adoptStart(container, process);
   } else if (process.execId !== '' && state.exited !== true) {

@@ -18,6 +18,8 @@ export interface StdioPaths {
 export interface LaunchOptions {
   /** Key of a process that the launched one must not outlive: SIGKILL follows that one's end. */
   diesWith?: string;
+  /** Name of the guest in which the plan is carried out; pids and the paths of the plan are the guest's then. */
+  guest?: string;
 }
 
 export interface LaunchResult {
@@ -60,7 +62,43 @@ export class LaunchError extends Error {
   }
 }
 
+/** Why a guest did not do what was asked of it. */
+export class GuestError extends Error {
+  override readonly name = 'GuestError';
+  /** Name of the errno: the agent's own, or ENOTCONN, ECONNRESET, ETIMEDOUT, EBUSY of its channel. */
+  readonly code: string;
+  readonly errno: number;
+  /** What was waited for: "connect", "handshake", "channel", "call"; empty when the agent itself refused. */
+  readonly what: string;
+  /** The agent's answer, encoded; empty without one. */
+  readonly reply: Uint8Array;
+
+  constructor(message: string, fields: { code: string; errno: number; what: string; reply: Uint8Array }) {
+    super(message);
+    this.code = fields.code;
+    this.errno = fields.errno;
+    this.what = fields.what;
+    this.reply = fields.reply;
+  }
+}
+
+/** The guests to whose agents this executor holds the channels. Every rejection is a GuestError. */
+export interface Guests {
+  /** Waits until the agent behind the socket has said Hello; resolves with that (bulkhead.agent.v1.AgentHello). */
+  connect(guest: string, socketPath: string, deadlineMs: number): Promise<Uint8Array>;
+  /** An encoded bulkhead.agent.v1.Call; resolves with the CallReply. Default deadline: 30 s. */
+  call(guest: string, call: Uint8Array, deadlineMs?: number): Promise<Uint8Array>;
+  /** False once the channel is gone, which it is for good. */
+  isConnected(guest: string): boolean;
+  /** Encoded bulkhead.agent.v1.Event; returns what ends it. */
+  onEvent(listener: (guest: string, event: Uint8Array) => void): () => void;
+  /** The channel is gone: all that ran in the guest has been told as killed. Returns what ends it. */
+  onClosed(listener: (guest: string, reason: string) => void): () => void;
+}
+
 export interface Executor {
+  /** Undefined: this executor has no way into guests. */
+  readonly guests?: Guests;
   /** Carries out an encoded plan up to its first gate or execve. Rejects with LaunchError. */
   launch(key: string, plan: Uint8Array, stdio: StdioPaths, options?: LaunchOptions): Promise<LaunchResult>;
   /** Opens the gate at which the process waits. Rejects with LaunchError when a later step fails. */

@@ -18,10 +18,12 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define<launch_function>(env, exports, "launch");
   define_process(env, exports);
   define_files(env, exports);
+  define_memory(env, exports);
   define_sockets(env, exports);
   define_terminal(env, exports);
   define_cgroup(env, exports);
   define_seccomp(env, exports);
+  define_network(env, exports);
   return exports;
 }
 

@@ -28,11 +28,15 @@ NetlinkRequest::NetlinkRequest(uint16_t type, uint16_t flags, const void* fixed,
   nlmsghdr header{};
   header.nlmsg_type = type;
   header.nlmsg_flags = static_cast<uint16_t>(flags | NLM_F_REQUEST);
-  bytes_.resize(NLMSG_HDRLEN);
-  ::memcpy(bytes_.data(), &header, sizeof(header));
-  const auto* begin = static_cast<const uint8_t*>(fixed);
-  bytes_.insert(bytes_.end(), begin, begin + size);
+  append(&header, sizeof(header));
+  append(fixed, size);
   pad();
+}
+
+void NetlinkRequest::append(const void* data, size_t size) {
+  const size_t start = bytes_.size();
+  bytes_.resize(start + size);
+  if (size != 0) ::memcpy(bytes_.data() + start, data, size);
 }
 
 void NetlinkRequest::pad() {
@@ -41,9 +45,8 @@ void NetlinkRequest::pad() {
 
 void NetlinkRequest::put(uint16_t type, std::span<const uint8_t> data) {
   const nlattr header{static_cast<uint16_t>(NLA_HDRLEN + data.size()), type};
-  const auto* begin = reinterpret_cast<const uint8_t*>(&header);
-  bytes_.insert(bytes_.end(), begin, begin + sizeof(header));
-  bytes_.insert(bytes_.end(), data.begin(), data.end());
+  append(&header, sizeof(header));
+  append(data.data(), data.size());
   pad();
 }
 

@@ -48,6 +48,7 @@ class NetlinkRequest {
 
  private:
   NetlinkRequest(uint16_t type, uint16_t flags, const void* fixed, size_t size);
+  void append(const void* data, size_t size);
   void pad();
 
   std::vector<uint8_t> bytes_;

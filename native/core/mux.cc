@@ -54,6 +54,12 @@ std::array<uint8_t, kMuxPreamble> mux_preamble(const MuxNonce& nonce) {
   return bytes;
 }
 
+void MuxReader::expect(const MuxNonce& nonce) {
+  resync();
+  nonce_ = nonce;
+  only_this_ = true;
+}
+
 void MuxReader::release() {
   if (used_ > 0) bytes_.consume(used_);
   used_ = 0;
@@ -159,7 +165,10 @@ void MuxWriter::data(uint32_t stream, std::span<const uint8_t> bytes) {
 }
 
 void MuxWriter::commit_data(uint32_t stream, size_t size) {
-  if (size == 0) return;
+  if (size == 0) {
+    if (queue_.empty()) queue_.clear();  // gives the reserved block back
+    return;
+  }
   store_header(queue_.reserve(kMuxHeader + size), size, stream, MuxKind::kData);
   queue_.commit(kMuxHeader + size);
 }

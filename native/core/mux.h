@@ -62,7 +62,8 @@ class MuxReader {
   // The agent: any preamble opens a session, also in the place of a frame.
   MuxReader() = default;
   // The monitor: only its own preamble opens the session, and it comes once.
-  explicit MuxReader(const MuxNonce& nonce) : nonce_(nonce), only_this_(true) {}
+  explicit MuxReader(const MuxNonce& nonce) { expect(nonce); }
+  void expect(const MuxNonce& nonce);
 
   // Where the next read(2) may put its bytes, to be followed by commit().
   std::span<uint8_t> reserve();

@@ -7,7 +7,7 @@
 
 namespace bulkhead {
 
-bool Watch::start(Poller& poller, UniqueFd fd, uint32_t events, Callback callback, void* owner) {
+bool Watch::start(Poller& poller, UniqueFd&& fd, uint32_t events, Callback callback, void* owner) {
   stop();
   epoll_event event{};
   event.events = events;

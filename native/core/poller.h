@@ -25,7 +25,8 @@ class Watch {
   ~Watch() { stop(); }
 
   // `events` are EPOLLIN and the like, level-triggered; 0 still reports EPOLLERR and EPOLLHUP.
-  bool start(Poller& poller, UniqueFd fd, uint32_t events, Callback callback, void* owner);
+  // False: `fd` stays with the caller (EPERM: a plain file, which is always ready).
+  bool start(Poller& poller, UniqueFd&& fd, uint32_t events, Callback callback, void* owner);
   // No system call when nothing changes.
   void want(uint32_t events);
   // Not reported at all any more, not even EPOLLHUP; the descriptor stays open.

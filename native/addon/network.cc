@@ -21,7 +21,8 @@ namespace bulkhead::addon {
 namespace {
 
 Status enter(const std::string& path) {
-  UniqueFd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: a path that is a fifo must not hang the thread.
+  UniqueFd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!space) return last_error("open");
   if (::setns(space.get(), CLONE_NEWNET) != 0) return last_error("setns");
   return success();
@@ -265,11 +266,6 @@ class TapBridge : public NetworkCall {
     // The tap speaks for the guest alone.
     change.no_own_address = true;
     Status done = change_link(socket, tap.value().index, change);
-    // EAFNOSUPPORT, EOPNOTSUPP: the kernel has no IPv6, or it is off.
-    if (!done && (done.error().code == EAFNOSUPPORT || done.error().code == EOPNOTSUPP)) {
-      change.no_own_address = false;
-      done = change_link(socket, tap.value().index, change);
-    }
     if (!done) return Error{done.error().code, "link"};
     done = redirect_ingress(socket, link.index, tap.value().index);
     if (!done) return done;

@@ -138,14 +138,18 @@ Status change_link(NetlinkSocket& socket, uint32_t index, const LinkChange& chan
   NetlinkRequest request(RTM_NEWLINK, 0, fixed);
   if (change.name) request.put_string(IFLA_IFNAME, *change.name);
   if (change.mtu) request.put_u32(IFLA_MTU, *change.mtu);
-  if (change.no_own_address) {
-    const size_t families = request.begin(IFLA_AF_SPEC);
-    const size_t inet6 = request.begin(AF_INET6);
-    request.put_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
-    request.end(inet6);
-    request.end(families);
-  }
-  return socket.request(request);
+  if (!change.no_own_address) return socket.request(request);
+  const size_t families = request.begin(IFLA_AF_SPEC);
+  const size_t inet6 = request.begin(AF_INET6);
+  request.put_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+  request.end(inet6);
+  request.end(families);
+  const Status done = socket.request(request);
+  // The kernel has no IPv6, or it is off: then there is nothing to keep away either.
+  if (done || (done.error().code != EAFNOSUPPORT && done.error().code != EOPNOTSUPP)) return done;
+  LinkChange rest = change;
+  rest.no_own_address = false;
+  return change_link(socket, index, rest);
 }
 
 Status set_address(NetlinkSocket& socket, const NetAddress& address) {

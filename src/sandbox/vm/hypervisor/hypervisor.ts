@@ -1,0 +1,188 @@
+/**
+ * What runs a pod's virtual machine. A driver says what to launch (pure but for files of its own), the caller launches
+ * it by a plan as a process of the monitor, and the driver attaches to its control socket:
+ *
+ *   const launch = await hypervisor.prepare(config);
+ *   await executor.launch(key, encodePlan(machinePlan(launch, …)), launch.stdio);
+ *   const machine = await hypervisor.attach(launch);      // a template is restored here, and the guest runs
+ *   await machine.plug({ kind: 'block', … });
+ *
+ * After an engine restart `reattach(config)` finds the machine again: nothing here holds what cannot be asked for.
+ */
+import type { StdioPaths } from '../../executor.ts';
+
+export type MachineType = 'q35' | 'microvm';
+export type Accelerator = 'kvm' | 'tcg';
+
+/** Who the hypervisor runs as; it needs no rights but to read the kernel, the initrd and its own firmware. */
+export interface Credentials {
+  uid: number;
+  gid: number;
+  additionalGids?: readonly number[];
+}
+
+export interface GuestImage {
+  /** Absolute paths, readable by the credentials. The kernel is an uncompressed ELF image or a bzImage. */
+  kernel: string;
+  initrd: string;
+  /** Appended to the driver's own kernel arguments. */
+  commandLine?: string | undefined;
+}
+
+export interface MachineSize {
+  /** Mebibytes at the start. */
+  memoryMib: number;
+  /** Up to which memory can be plugged; absent or equal: it cannot grow. */
+  maxMemoryMib?: number | undefined;
+  vcpus: number;
+  maxVcpus?: number | undefined;
+}
+
+/** A saved machine that new ones begin as; made by `TemplateStore`. */
+export interface TemplateImage {
+  /** Guest memory, a sparse file of memoryMib. */
+  memory: string;
+  /** Device state. */
+  state: string;
+}
+
+export interface MachineConfig {
+  /** For messages. */
+  id: string;
+  /** Directory of the machine's sockets and fifos; exists. Short: a socket's path has 107 bytes. */
+  dir: string;
+  image: GuestImage;
+  size: MachineSize;
+  type: MachineType;
+  accelerator: Accelerator;
+  /** Guest memory that another process can map: what vhost-user devices (virtio-fs) need. */
+  sharedMemory: boolean;
+  /** How many devices can be plugged while it runs. */
+  ports: number;
+  credentials?: Credentials | undefined;
+  /** There from the start; everything else is plugged. */
+  devices?: readonly MachineDevice[] | undefined;
+  template?: TemplateImage | undefined;
+}
+
+/** A disk: a file or block device of the host, opened by the driver. */
+export interface BlockDevice {
+  kind: 'block';
+  id: string;
+  path: string;
+  readOnly: boolean;
+  /** Found in the guest by it (/sys/block/…/serial), at most 20 bytes; default: the id. */
+  serial?: string | undefined;
+}
+
+/** Persistent memory: the guest maps the file's pages themselves (DAX). */
+export interface PmemDevice {
+  kind: 'pmem';
+  id: string;
+  /** Must be openable by the credentials. */
+  path: string;
+  /** Bytes, a multiple of 2 MiB. */
+  size: number;
+  /** `private`: the guest's writes stay in the machine (the page cache is shared by all machines). */
+  mode: 'shared' | 'private' | 'read-only';
+}
+
+export interface NetDevice {
+  kind: 'net';
+  id: string;
+  /** Descriptor of a tap, borrowed. */
+  fd: number;
+  mac: string;
+  mtu?: number | undefined;
+  /** The tap has IFF_VNET_HDR. */
+  vnetHeader?: boolean | undefined;
+}
+
+/** A directory shared by a vhost-user daemon (virtiofsd). */
+export interface FsDevice {
+  kind: 'fs';
+  id: string;
+  tag: string;
+  /** The daemon's socket; it listens already. */
+  socketPath: string;
+}
+
+export type MachineDevice = BlockDevice | PmemDevice | NetDevice | FsDevice;
+
+/** Where the guest finds a plugged device. */
+export interface Placement {
+  /** PCI addresses from the root bus down: "0000:00:02.3/00.0"; empty when the device is not on PCI. */
+  pciPath: string;
+}
+
+/** How the agent of the guest is reached. */
+export interface AgentSocket {
+  /** A unix socket that listens from before the hypervisor's first instruction, or as soon as it has made it. */
+  path: string;
+  /** First bytes to send, and what the answer's line begins with: hybrid vsock ("CONNECT 1024\n", "OK "). */
+  greeting?: { send: string; expect: string } | undefined;
+}
+
+export interface MachineLaunch {
+  config: MachineConfig;
+  program: string;
+  /** With args[0]. */
+  args: string[];
+  env: string[];
+  /** Unix sockets that listen, and files that are open, from before the first instruction: by descriptor number. */
+  listen: readonly { path: string; descriptor: number }[];
+  files: readonly { path: string; flags: number; descriptor: number }[];
+  credentials?: Credentials | undefined;
+  /** The console's fifo: what the guest's kernel and the hypervisor itself say. */
+  stdio: StdioPaths;
+  agent: AgentSocket;
+  /** Awaited by attach(): work that goes on beside the hypervisor's start. */
+  ready: Promise<void>;
+  /** Closes what only the launch needed; call it when the process runs or could not be started. */
+  release(): void;
+}
+
+export type MachineEvent =
+  | { type: 'shutdown'; guest: boolean; reason: string }
+  | { type: 'stopped' }
+  | { type: 'resumed' }
+  | { type: 'panicked' }
+  | { type: 'unplugged'; id: string }
+  /** The control connection is gone: the hypervisor has ended, or must be. */
+  | { type: 'closed'; reason: string };
+
+export interface MachineStatus {
+  running: boolean;
+  /** The hypervisor's own word: "running", "paused", "inmigrate", … */
+  state: string;
+}
+
+/** A running machine. Every call has a deadline; what a hypervisor cannot do is refused with Unimplemented. */
+export interface Machine {
+  readonly config: MachineConfig;
+  plug(device: MachineDevice): Promise<Placement>;
+  /** Resolves when the guest has let go. NotFound when there is no such device. */
+  unplug(id: string): Promise<void>;
+  /** More memory, in MiB (a multiple of 128); the guest has to bring it online. */
+  growMemory(mib: number): Promise<void>;
+  /** `count` more; the guest has to bring them online. */
+  addVcpus(count: number): Promise<void>;
+  stop(): Promise<void>;
+  cont(): Promise<void>;
+  status(): Promise<MachineStatus>;
+  /** Ends the hypervisor's process without asking the guest. */
+  quit(): Promise<void>;
+  /** Returns what ends it. */
+  onEvent(listener: (event: MachineEvent) => void): () => void;
+  /** Gives up the control connection; the machine runs on. */
+  close(): void;
+}
+
+export interface Hypervisor {
+  readonly name: 'qemu' | 'firecracker' | 'cloud-hypervisor';
+  prepare(config: MachineConfig): Promise<MachineLaunch>;
+  /** Of a process just launched. The guest runs when it resolves. */
+  attach(launch: MachineLaunch): Promise<Machine>;
+  /** Of a process that an earlier engine launched. */
+  reattach(config: MachineConfig): Promise<Machine>;
+}

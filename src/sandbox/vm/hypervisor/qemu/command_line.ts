@@ -1,0 +1,134 @@
+/** The QEMU machine of a configuration, as switches. Pure. */
+import type { MachineConfig } from '../hypervisor.ts';
+import type { Device, Machine, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
+
+/** Descriptors that the launch plan leaves for QEMU. */
+export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
+/** Set by which QEMU opens the console's fifo as /dev/fdset/N. */
+const CONSOLE_SET = 1;
+export const MEMORY_ID = 'memory';
+export const AGENT_PORT = 'bulkhead.agent';
+/** PCI slot of the first root port; eight of them share a slot as its functions. */
+const FIRST_PORT_SLOT = 4;
+const PORTS_A_SLOT = 8;
+export const MAX_PORTS = 64;
+
+/** How the machine comes to its memory. */
+export type MemorySource =
+  | { kind: 'anonymous' }
+  /** The descriptor FD.memory: a template's memory, or a memory file of its own. */
+  | { kind: 'file'; share: boolean };
+
+export interface CommandLineInput {
+  config: MachineConfig;
+  memory: MemorySource;
+  restore: boolean;
+  paused: boolean;
+}
+
+const SANDBOX: Sandbox = {
+  obsolete: 'deny',
+  elevateprivileges: 'deny',
+  spawn: 'deny',
+  resourcecontrol: 'deny',
+};
+
+/** What a guest without a screen, keyboard and SATA disk does not need. Each costs time at boot and memory. */
+const LEAN: Record<'q35' | 'microvm', Machine['options']> = {
+  q35: { sata: false, smbus: false, usb: false, vmport: false, i8042: false, hpet: false },
+  microvm: { acpi: true, 'isa-serial': true, rtc: true, pit: false, pic: false },
+};
+
+/** Time keeping as the accelerator has it; resets and panics end QEMU (-no-reboot). */
+const KERNEL_ARGUMENTS: Record<'tcg' | 'kvm', string> = {
+  // The clock of TCG is the host's TSC, which no watchdog needs to check.
+  tcg: 'tsc=reliable no_timer_check mitigations=off',
+  kvm: 'no_timer_check',
+};
+const COMMON_KERNEL_ARGUMENTS = 'console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests random.trust_cpu=on';
+
+export function qemuSwitches({ config, memory, restore, paused }: CommandLineInput): QemuSwitches {
+  const { size, type, accelerator } = config;
+  const pci = type === 'q35';
+  return {
+    name: config.id,
+    machine: { type, memoryBackend: MEMORY_ID, options: LEAN[type] },
+    accelerator,
+    cpu: accelerator === 'tcg' ? 'max' : 'host',
+    smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
+    memory: { sizeMib: size.memoryMib, maxMib: size.maxMemoryMib, slots: 8 },
+    objects: [memoryBackend(config, memory)],
+    descriptorSets: [{ fd: FD.console, set: CONSOLE_SET }],
+    chardevs: [
+      { backend: 'socket', id: 'monitor', fd: FD.monitor },
+      { backend: 'socket', id: 'agent', fd: FD.agent },
+      { backend: 'file', id: 'console', path: `/dev/fdset/${CONSOLE_SET}` },
+    ],
+    serial: 'console',
+    monitor: 'monitor',
+    devices: [
+      // Tells the guest that it is a copy: its kernel makes its random numbers anew (CONFIG_VMGENID).
+      ...(pci ? [{ driver: 'vmgenid', id: 'generation', guid: 'auto' }] : []),
+      ...agentPort(pci),
+      ...(pci ? rootPorts(config.ports) : []),
+    ],
+    boot: restore
+      ? { optionRom: 'pvh.bin' }
+      : { kernel: config.image.kernel, initrd: config.image.initrd, append: kernelArguments(config) },
+    incoming: restore,
+    paused,
+    sandbox: SANDBOX,
+  };
+}
+
+export function kernelArguments({ accelerator, image }: MachineConfig): string {
+  const own = image.commandLine ?? '';
+  return [COMMON_KERNEL_ARGUMENTS, KERNEL_ARGUMENTS[accelerator], own].filter((part) => part !== '').join(' ');
+}
+
+/** "rp0" is at 0000:00:04.0. */
+export function portName(index: number): string {
+  return `rp${index}`;
+}
+
+/** PCI address of a root port, without the domain and bus: "04.1". */
+export function portAddress(index: number): string {
+  const slot = FIRST_PORT_SLOT + Math.floor(index / PORTS_A_SLOT);
+  return `${slot.toString(16).padStart(2, '0')}.${index % PORTS_A_SLOT}`;
+}
+
+function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySource): MemoryBackend {
+  const bytes = size.memoryMib * 2 ** 20;
+  if (source.kind === 'file') {
+    return {
+      'qom-type': 'memory-backend-file',
+      id: MEMORY_ID,
+      size: bytes,
+      'mem-path': `/proc/self/fd/${FD.memory}`,
+      share: source.share,
+    };
+  }
+  if (sharedMemory) return { 'qom-type': 'memory-backend-memfd', id: MEMORY_ID, size: bytes, share: true };
+  return { 'qom-type': 'memory-backend-ram', id: MEMORY_ID, size: bytes };
+}
+
+function agentPort(pci: boolean): Device[] {
+  return [
+    // Two ports, for number 0 is the console's: each of the usual 31 has two queues that the guest sets up.
+    pci
+      ? { driver: 'virtio-serial-pci-non-transitional', id: 'serial', bus: 'pcie.0', addr: '1', max_ports: 2 }
+      : { driver: 'virtio-serial-device', id: 'serial', max_ports: 2 },
+    { driver: 'virtserialport', id: 'agent-port', bus: 'serial.0', chardev: 'agent', name: AGENT_PORT },
+  ];
+}
+
+function rootPorts(count: number): Device[] {
+  return Array.from({ length: count }, (_, index) => ({
+    driver: 'pcie-root-port',
+    id: portName(index),
+    bus: 'pcie.0',
+    addr: portAddress(index),
+    chassis: index + 1,
+    multifunction: true,
+  }));
+}

@@ -1,0 +1,77 @@
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "agent/devices.h"
+#include "agent/files.h"
+#include "agent/guest_calls.h"
+#include "agent/text_file.h"
+
+namespace bulkhead::agent {
+
+namespace {
+
+int make_target(const Mount& call) {
+  if (call.target.empty() || call.target[0] != '/') return EINVAL;
+  if (!call.file) return make_directories(call.target);
+  if (int err =
+          make_directories(call.target.substr(0, std::max<size_t>(call.target.rfind('/'), 1))))
+    return err;
+  UniqueFd file(::open(call.target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  return file ? 0 : errno;
+}
+
+int mount_once(const Mount& call, const std::string& source) {
+  const int done = ::mount(source.empty() ? "none" : source.c_str(), call.target.c_str(),
+                           call.fstype.empty() ? nullptr : call.fstype.c_str(), call.flags,
+                           call.data.empty() ? nullptr : call.data.c_str());
+  return done == 0 ? 0 : errno;
+}
+
+// Before Linux 6.9 a tag cannot be looked up, and one that is not there yet is EINVAL (ENOENT for
+// 9p).
+int mount_by_tag(const Mount& call, const std::string& tag, uint64_t deadline) {
+  Uevents uevents;
+  if (Status opened = uevents.open(); !opened) return opened.error().code;
+  for (;;) {
+    const int err = mount_once(call, tag);
+    if (err != EINVAL && err != ENOENT) return err;
+    if (!uevents.wait(deadline)) return err;
+  }
+}
+
+}  // namespace
+
+CallReply mount_one(const Mount& call) {
+  using By = DeviceMatch::By;
+  CallReply reply;
+  const uint32_t timeout = call.timeout_ms == 0 ? kDefaultTimeoutMs : call.timeout_ms;
+  std::string source = call.source;
+  if (call.device.by != By::kNothing) {
+    if (int err = wait_device(call.device, timeout, reply.device))
+      return CallReply::failed("wait", device_name(call.device), err);
+    reply.has_device = true;
+    source = reply.device.path.empty() ? reply.device.name : reply.device.path;
+  }
+  if (int err = make_target(call)) return CallReply::failed("mkdir", call.target, err);
+  const bool tagged = call.device.by == By::kVirtiofsTag || call.device.by == By::kP9Tag;
+  const int err =
+      tagged ? mount_by_tag(call, source, now_ms() + timeout) : mount_once(call, source);
+  return err == 0 ? reply : CallReply::failed("mount", call.target, err);
+}
+
+CallReply unmount_one(const Unmount& call) {
+  const int flags = UMOUNT_NOFOLLOW | (call.detach ? MNT_DETACH : 0);
+  if (::umount2(call.target.c_str(), flags) == 0) return {};
+  return CallReply::failed("unmount", call.target, errno);
+}
+
+CallReply sync_all(const Sync&) {
+  ::sync();
+  return {};
+}
+
+}  // namespace bulkhead::agent

@@ -184,6 +184,7 @@ class ProcessTable {
   void close_stdin(uint64_t request, std::string_view key);
   void forget(uint64_t request, std::string_view key);
 
+  bool has(std::string_view key) const;
   // Calls `visit(ProcessState)` for every process there is, exited ones too.
   template <class Visit>
   void each_state(Visit visit) const {

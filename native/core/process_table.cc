@@ -35,6 +35,12 @@ Process* ProcessTable::find(std::string_view key) {
   return process;
 }
 
+bool ProcessTable::has(std::string_view key) const {
+  const Process* process = processes_;
+  while (process != nullptr && process->key() != key) process = process->next_;
+  return process != nullptr;
+}
+
 Process* ProcessTable::find(pid_t pid) {
   Process* process = processes_;
   while (process != nullptr && !process->owns(pid)) process = process->next_;

@@ -40,17 +40,22 @@ struct ToMonitor {
     kCloseStdin,
     kForget,
     kShutdown,
+    kGuestConnect,
+    kGuestCall,
     kShimReply,
   };
   Kind kind = Kind::kNone;
   uint32_t protocol = 0;
   uint32_t conn = 0;
-  std::span<const uint8_t> data;
+  std::span<const uint8_t> data;  // also a GuestCall's call
   uint64_t request = 0;
   std::string_view key;
   std::span<const uint8_t> plan;
   StdioSpec stdio;
   std::string_view dies_with;
+  std::string_view guest;
+  std::string_view socket_path;
+  uint32_t deadline_ms = 0;
   uint32_t signal = 0;
   uint32_t width = 0;
   uint32_t height = 0;
@@ -104,12 +109,18 @@ std::string encode_started(uint64_t request, std::string_view key, uint32_t pid)
 std::string encode_exited(std::string_view key, uint32_t pid, uint32_t wait_status,
                           uint64_t exited_at_ns);
 std::string encode_reply(uint64_t request, int err);
+std::string encode_guest_reply(uint64_t request, int err, std::span<const uint8_t> bytes,
+                               std::string_view what);
+std::string encode_guest_event(std::string_view guest, std::span<const uint8_t> event);
+std::string encode_guest_closed(std::string_view guest, std::string_view reason);
 
-// Hello with any number of processes: call add() for each, then finish() once.
+// Hello with any number of processes and guests: call add() for each, then finish() once.
 class HelloBuilder {
  public:
   explicit HelloBuilder(const Hello& hello);
-  void add(const ProcessState& process);
+  // `guest`: that it runs in; empty: the host.
+  void add(const ProcessState& process, std::string_view guest = {});
+  void add_guest(std::string_view guest);
   std::string finish();
 
  private:

@@ -2,7 +2,7 @@
 //
 //   containerd ── Relay ──┐                    ┌── ProcessTable ── bulkhead-init, containers, ptys,
 //   fifos
-//                         ├── Monitor ─────────┤
+//                         ├── Monitor ─────────┼── Guests ── the agents in virtual machines
 //   engine ── EngineLink ─┘   (dispatch)       └── signalfd: SIGCHLD, SIGTERM, SIGINT
 //
 // It decides nothing: the engine says what to launch and what to answer. It must survive the
@@ -25,6 +25,7 @@
 #include "core/poller.h"
 #include "core/process.h"
 #include "shim/engine_link.h"
+#include "shim/guests.h"
 #include "shim/log.h"
 #include "shim/relay.h"
 #include "shim/stdio.h"
@@ -46,6 +47,7 @@ class Monitor : public EngineHandler, private ProcessEvents {
         engine_(poller_, install, *this),
         relay_(poller_, engine_),
         processes_(poller_, *this, install.init()),
+        guests_(poller_, engine_, *this),
         trim_(poller_, on_timer<Monitor, &Monitor::trim>, this),
         abandoned_(poller_, on_timer<Monitor, &Monitor::leave_if_abandoned>, this) {}
 
@@ -54,7 +56,10 @@ class Monitor : public EngineHandler, private ProcessEvents {
   void engine_up() override;
   void engine_down() override;
   bool engine_message(std::span<const uint8_t> bytes) override;
-  void engine_drained() override { relay_.engine_drained(); }
+  void engine_drained() override {
+    relay_.engine_drained();
+    guests_.engine_drained();
+  }
 
  private:
   void launched(uint64_t request, const ProcessState& process) override {
@@ -72,12 +77,16 @@ class Monitor : public EngineHandler, private ProcessEvents {
   void exited(const ProcessState& process) override {
     engine_.send(
         encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns));
+    guests_.host_process_ended(process.key);
   }
   void reply(uint64_t request, int err) override { engine_.send(encode_reply(request, err)); }
   void process_warning(const std::string& what, int err) override {
     log_warning(describe(what, err));
   }
   void launch(const ToMonitor& message);
+  void process_message(const ToMonitor& message);
+  void shut_down(const char* asked_by);
+  bool idle() { return processes_.idle() && guests_.idle(); }
   bool watch_signals();
   void signal_ready(uint32_t events);
   void trim() { ::malloc_trim(0); }
@@ -89,6 +98,7 @@ class Monitor : public EngineHandler, private ProcessEvents {
   EngineLink engine_;
   Relay relay_;
   ProcessTable processes_;
+  Guests guests_;
   Watch signals_;
   Timer trim_;
   Timer abandoned_;
@@ -125,26 +135,31 @@ void Monitor::signal_ready(uint32_t) {
   signalfd_siginfo info;
   while (::read(signals_.fd(), &info, sizeof info) == sizeof info) {
     if (info.ssi_signo == SIGCHLD) continue;
-    if (processes_.idle()) {
-      running_ = false;
-    } else {
-      log_warning("monitor: signal ignored: its processes still run");
-    }
+    shut_down("signal");
   }
   processes_.reap_orphans();
+}
+
+void Monitor::shut_down(const char* asked_by) {
+  if (idle()) {
+    running_ = false;
+  } else {
+    log_warning(std::string("monitor: ") + asked_by + " ignored: its processes still run");
+  }
 }
 
 void Monitor::engine_down() {
   served_ = false;
   if (!abandoned_.armed()) abandoned_.arm(kAbandonedMs);
   relay_.engine_down();
+  guests_.engine_down();
 }
 
 // Without an engine nobody could tell us to leave: a monitor that nobody is connected to and that
 // has nothing to remember would stay for ever where Bulkhead was removed, or cannot start.
 void Monitor::leave_if_abandoned() {
   if (served_) return;
-  if (processes_.empty() && relay_.empty()) {
+  if (processes_.empty() && guests_.empty() && relay_.empty()) {
     log_warning("monitor: no engine, no containers, no connections: leaving");
     running_ = false;
   } else {
@@ -155,17 +170,58 @@ void Monitor::leave_if_abandoned() {
 void Monitor::engine_up() {
   HelloBuilder hello(hello_);
   processes_.each_state([&hello](const ProcessState& process) { hello.add(process); });
+  guests_.add_states(hello);
   engine_.send(hello.finish());
+  guests_.engine_up();
   relay_.engine_up();
 }
 
 void Monitor::launch(const ToMonitor& message) {
+  bool on_host = message.guest.empty();
+  if (guests_.has(message.key) || (!on_host && processes_.has(message.key))) {
+    LaunchFailure failure;
+    failure.request = message.request;
+    failure.key = message.key;
+    failure.op = "duplicate key";
+    failure.err = EEXIST;
+    launch_failed(failure);
+    return;
+  }
+  if (!on_host) {
+    guests_.launch(message);
+    return;
+  }
   LaunchRequest request;
   request.request = message.request;
   request.key = message.key;
   request.plan = message.plan;
   request.dies_with = message.dies_with;
   processes_.launch(request, std::make_unique<ProcessStdio>(poller_, message.stdio));
+}
+
+// What names a process goes to whoever has it; an unknown one is the host's to refuse.
+void Monitor::process_message(const ToMonitor& message) {
+  using Kind = ToMonitor::Kind;
+  bool in_guest = guests_.has(message.key);
+  switch (message.kind) {
+    case Kind::kContinue:
+      if (in_guest) return guests_.proceed(message);
+      return processes_.proceed(message.request, message.key);
+    case Kind::kSignal:
+      if (in_guest) return guests_.signal(message);
+      return processes_.signal(message.request, message.key, static_cast<int>(message.signal));
+    case Kind::kResize:
+      if (in_guest) return guests_.resize(message);
+      return processes_.resize(message.request, message.key, message.width, message.height);
+    case Kind::kCloseStdin:
+      if (in_guest) return guests_.close_stdin(message);
+      return processes_.close_stdin(message.request, message.key);
+    case Kind::kForget:
+      if (in_guest) return guests_.forget(message);
+      return processes_.forget(message.request, message.key);
+    default:
+      return;
+  }
 }
 
 bool Monitor::engine_message(std::span<const uint8_t> bytes) {
@@ -191,26 +247,20 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
       launch(message);
       break;
     case Kind::kContinue:
-      processes_.proceed(message.request, message.key);
-      break;
     case Kind::kSignal:
-      processes_.signal(message.request, message.key, static_cast<int>(message.signal));
-      break;
     case Kind::kResize:
-      processes_.resize(message.request, message.key, message.width, message.height);
-      break;
     case Kind::kCloseStdin:
-      processes_.close_stdin(message.request, message.key);
-      break;
     case Kind::kForget:
-      processes_.forget(message.request, message.key);
+      process_message(message);
+      break;
+    case Kind::kGuestConnect:
+      guests_.connect(message);
+      break;
+    case Kind::kGuestCall:
+      guests_.call(message);
       break;
     case Kind::kShutdown:
-      if (processes_.idle()) {
-        running_ = false;
-      } else {
-        log_warning("monitor: shutdown ignored: its processes still run");
-      }
+      shut_down("shutdown");
       break;
     case Kind::kShimReply:
     case Kind::kNone:

@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <string>
 
+#include "shim/fifo.h"
+
 namespace bulkhead::shim {
 
 namespace {
@@ -19,18 +21,6 @@ constexpr uint32_t kLastCheckMs = 50;
 // A terminal is for people: a page each way keeps up with any of them, and bounds what a sleeping
 // reader costs.
 constexpr size_t kConsoleBuffer = 4096;
-
-// A second open file of what `fd` has open: the same inode, whatever happens to its path.
-UniqueFd reopen(int fd, int flags) {
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  return UniqueFd(::open(path, flags | O_CLOEXEC | O_NOCTTY));
-}
-
-bool is_fifo(int fd) {
-  struct stat info;
-  return ::fstat(fd, &info) == 0 && S_ISFIFO(info.st_mode);
-}
 
 bool set_blocking(int fd) {
   int flags = ::fcntl(fd, F_GETFL);

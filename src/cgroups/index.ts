@@ -18,5 +18,6 @@ export { removeCgroups } from './remove.ts';
 export { watchOom, type OomAddon, type OomWatch } from './oom.ts';
 export { readMetrics, type ContainerMetrics } from './stats.ts';
 export type { MetricsV1 } from './stats_v1.ts';
-export type { MetricsV2 } from './stats_v2.ts';
+export { metricsFilesV2, readMetricsV2, type MetricsV2 } from './stats_v2.ts';
+export { resourceSettings, type PlacedSetting } from './settings.ts';
 export { subCgroupView } from './sub_cgroup.ts';

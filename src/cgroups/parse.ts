@@ -20,14 +20,17 @@ export function parseValue(text: string): number {
   return trimmed === 'max' ? unlimited : toCount(trimmed);
 }
 
+/** Where the text of a cgroup file comes from: undefined when there is no such file. */
+export type Read = (path: string) => string | undefined;
+
 /** The single value in a file; 0 when there is no such file. */
-export function readValue(path: string): number {
-  return parseValue(readText(path) ?? '');
+export function readValue(path: string, read: Read = readText): number {
+  return parseValue(read(path) ?? '');
 }
 
 /** "name value" lines of a file; empty when there is no such file. */
-export function readKeyed(path: string): Record<string, number> {
-  return parseKeyed(readText(path) ?? '');
+export function readKeyed(path: string, read: Read = readText): Record<string, number> {
+  return parseKeyed(read(path) ?? '');
 }
 
 /** Negative values appear when per-CPU counters are summed while they change. */
@@ -57,8 +60,11 @@ function rdmaCount(text: string): number {
 }
 
 /** rdma.current and rdma.max of a directory; undefined when it has neither. */
-export function readRdma(directory: string): { current: RdmaEntry[]; limit: RdmaEntry[] } | undefined {
-  const current = readText(`${directory}/rdma.current`);
+export function readRdma(
+  directory: string,
+  read: Read = readText,
+): { current: RdmaEntry[]; limit: RdmaEntry[] } | undefined {
+  const current = read(`${directory}/rdma.current`);
   if (current === undefined) return undefined;
-  return { current: parseRdma(current), limit: parseRdma(readText(`${directory}/rdma.max`) ?? '') };
+  return { current: parseRdma(current), limit: parseRdma(read(`${directory}/rdma.max`) ?? '') };
 }

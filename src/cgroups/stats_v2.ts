@@ -2,28 +2,43 @@
 import type { io } from '../gen/containerd.js';
 import { readText } from './files.ts';
 import { hugePageSizes } from './hugepages.ts';
-import { parseKeyed, readKeyed, readRdma, readValue, toCount } from './parse.ts';
+import { parseKeyed, readKeyed, readRdma, readValue, toCount, type Read } from './parse.ts';
 
 export type MetricsV2 = io.containerd.cgroups.v2.IMetrics;
 type PressureStats = NonNullable<NonNullable<MetricsV2['cpu']>['psi']>;
 type IoEntry = NonNullable<NonNullable<MetricsV2['io']>['usage']>[number];
 
-/** Reads everything once from the container's directory; sizes in bytes, times in microseconds. */
-export function readMetricsV2(directory: string): MetricsV2 {
+/** All files that `readMetricsV2` reads, those of huge pages apart. */
+export const metricsFilesV2: readonly string[] = [
+  ...['pids.current', 'pids.max', 'cpu.stat', 'io.stat', 'rdma.current', 'rdma.max'],
+  ...['memory.stat', 'memory.current', 'memory.max', 'memory.peak', 'memory.events'],
+  ...['memory.swap.current', 'memory.swap.max', 'memory.swap.peak'],
+  ...['cpu.pressure', 'memory.pressure', 'io.pressure'],
+];
+
+/**
+ * Reads everything once from the container's directory; sizes in bytes, times in microseconds. `read` is for files of
+ * another kernel; then there are none of huge pages.
+ */
+export function readMetricsV2(directory: string, read: Read = readText): MetricsV2 {
+  const sizes = read === readText ? hugePageSizes(directory, '.max') : [];
   const metrics: MetricsV2 = {
-    pids: { current: readValue(`${directory}/pids.current`), limit: readValue(`${directory}/pids.max`) },
-    cpu: readCpu(directory),
-    memory: readMemory(directory),
-    io: { usage: parseIo(readText(`${directory}/io.stat`) ?? ''), psi: readPressure(directory, 'io') },
-    hugetlb: hugePageSizes(directory, '.max').map((pagesize) => ({
+    pids: {
+      current: readValue(`${directory}/pids.current`, read),
+      limit: readValue(`${directory}/pids.max`, read),
+    },
+    cpu: readCpu(directory, read),
+    memory: readMemory(directory, read),
+    io: { usage: parseIo(read(`${directory}/io.stat`) ?? ''), psi: readPressure(directory, 'io', read) },
+    hugetlb: sizes.map((pagesize) => ({
       pagesize,
       current: readValue(`${directory}/hugetlb.${pagesize}.current`),
       max: readValue(`${directory}/hugetlb.${pagesize}.max`),
       failcnt: readKeyed(`${directory}/hugetlb.${pagesize}.events`)['max'],
     })),
-    rdma: readRdma(directory) ?? {},
+    rdma: readRdma(directory, read) ?? {},
   };
-  const events = readText(`${directory}/memory.events`);
+  const events = read(`${directory}/memory.events`);
   if (events !== undefined) {
     const counts = parseKeyed(events);
     metrics.memoryEvents = {
@@ -38,8 +53,8 @@ export function readMetricsV2(directory: string): MetricsV2 {
   return metrics;
 }
 
-function readCpu(directory: string): NonNullable<MetricsV2['cpu']> {
-  const stat = readKeyed(`${directory}/cpu.stat`);
+function readCpu(directory: string, read: Read): NonNullable<MetricsV2['cpu']> {
+  const stat = readKeyed(`${directory}/cpu.stat`, read);
   return {
     usageUsec: stat['usage_usec'],
     userUsec: stat['user_usec'],
@@ -49,12 +64,12 @@ function readCpu(directory: string): NonNullable<MetricsV2['cpu']> {
     throttledUsec: stat['throttled_usec'],
     nrBursts: stat['nr_bursts'],
     burstUsec: stat['burst_usec'],
-    psi: readPressure(directory, 'cpu'),
+    psi: readPressure(directory, 'cpu', read),
   };
 }
 
-function readMemory(directory: string): NonNullable<MetricsV2['memory']> {
-  const text = readText(`${directory}/memory.stat`);
+function readMemory(directory: string, read: Read): NonNullable<MetricsV2['memory']> {
+  const text = read(`${directory}/memory.stat`);
   // No memory controller in this cgroup.
   if (text === undefined) return {};
   const stat = parseKeyed(text);
@@ -94,13 +109,13 @@ function readMemory(directory: string): NonNullable<MetricsV2['memory']> {
     workingsetRefaultFile: stat['workingset_refault_file'],
     workingsetActivateAnon: stat['workingset_activate_anon'],
     workingsetActivateFile: stat['workingset_activate_file'],
-    usage: readValue(`${directory}/memory.current`),
-    usageLimit: readValue(`${directory}/memory.max`),
-    maxUsage: readValue(`${directory}/memory.peak`),
-    swapUsage: readValue(`${directory}/memory.swap.current`),
-    swapLimit: readValue(`${directory}/memory.swap.max`),
-    swapMaxUsage: readValue(`${directory}/memory.swap.peak`),
-    psi: readPressure(directory, 'memory'),
+    usage: readValue(`${directory}/memory.current`, read),
+    usageLimit: readValue(`${directory}/memory.max`, read),
+    maxUsage: readValue(`${directory}/memory.peak`, read),
+    swapUsage: readValue(`${directory}/memory.swap.current`, read),
+    swapLimit: readValue(`${directory}/memory.swap.max`, read),
+    swapMaxUsage: readValue(`${directory}/memory.swap.peak`, read),
+    psi: readPressure(directory, 'memory', read),
   };
 }
 
@@ -128,10 +143,14 @@ export function parseIo(text: string): IoEntry[] {
 }
 
 /** Documentation/accounting/psi.rst. undefined without the file, or with PSI turned off (reading says EOPNOTSUPP). */
-function readPressure(directory: string, resource: 'cpu' | 'memory' | 'io'): PressureStats | undefined {
+function readPressure(
+  directory: string,
+  resource: 'cpu' | 'memory' | 'io',
+  read: Read,
+): PressureStats | undefined {
   let text: string | undefined;
   try {
-    text = readText(`${directory}/${resource}.pressure`);
+    text = read(`${directory}/${resource}.pressure`);
   } catch {
     return undefined;
   }

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { Level } from '../base/log.ts';
+import { defaultVmConfig, parseVmConfig, type VmConfig } from '../sandbox/vm/config.ts';
 
 export interface EngineConfig {
   /** State root of the instance: sockets, locks, records. */
@@ -13,6 +14,7 @@ export interface EngineConfig {
   protocol: 'ttrpc' | 'grpc';
   /** Directories of CDI specs, lowest priority first; undefined: those of the CDI specification. */
   cdiSpecDirs?: string[];
+  vm: VmConfig;
 }
 
 export const DEFAULT_ROOT = '/run/bulkhead';
@@ -26,6 +28,7 @@ export async function loadConfig(env: NodeJS.ProcessEnv): Promise<EngineConfig> 
     logLevel: 'info',
     idleTimeoutMs: DEFAULT_IDLE_MS,
     protocol: 'ttrpc',
+    vm: defaultVmConfig,
   };
   const path = env['BULKHEAD_CONFIG'] || '/etc/bulkhead/config.toml';
   if (!existsSync(path)) return config;
@@ -38,6 +41,7 @@ export async function loadConfig(env: NodeJS.ProcessEnv): Promise<EngineConfig> 
   }
   const engine = (table['engine'] ?? {}) as Record<string, unknown>;
   for (const [key, value] of Object.entries(engine)) applyKey(config, path, key, value);
+  config.vm = parseVmConfig(path, (table['vm'] ?? {}) as Record<string, unknown>);
   return config;
 }
 

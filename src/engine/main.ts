@@ -13,6 +13,8 @@ import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
 import { SentryBackend } from '../sandbox/sentry/backend.ts';
 import { sentryHost } from '../sandbox/sentry/host.ts';
+import { VmBackend } from '../sandbox/vm/backend.ts';
+import { vmHost } from '../sandbox/vm/host.ts';
 import { seccompInfo } from '../native/seccomp.ts';
 import { features } from '../runtime/features.ts';
 import { StateStore } from '../state/index.ts';
@@ -44,6 +46,7 @@ async function main(): Promise<void> {
   const host = backendHost((id, message) => log.warning(message, { id }));
   backends.register(new NamespaceBackend(host));
   backends.register(new SentryBackend(host, sentryHost(import.meta.dirname, config.root)));
+  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log)));
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
   const router = new Router<TaskPeer>();
   bindTaskService(router);

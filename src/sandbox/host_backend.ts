@@ -249,7 +249,7 @@ function rootfsAt(path: string, mounts: RootfsMount[], stage: string | undefined
 }
 
 /** A mount is known by where it goes; the step that failed may only know its file system type. */
-function nameMount(error: unknown, plan: LaunchPlan): unknown {
+export function nameMount(error: unknown, plan: LaunchPlan): unknown {
   if (!(error instanceof LaunchError) || error.failure.index === undefined) return error;
   const slot = plan.steps?.[error.failure.index]?.fsMount?.slot;
   if (slot === undefined) return error;

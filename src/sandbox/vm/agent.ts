@@ -1,0 +1,115 @@
+/** Calls to the agent of a guest (proto/agent.proto), as functions; failures as the sentence that a user reads. */
+import { randomBytes } from 'node:crypto';
+import { errnoName, errnoText } from '../../base/errno.ts';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { bulkhead } from '../../gen/bulkhead.js';
+import { GuestError, type Guests } from '../executor.ts';
+import { GUEST } from './layout.ts';
+
+const { Call, CallReply, Event } = bulkhead.agent.v1;
+type ICall = bulkhead.agent.v1.ICall;
+type CallReply = bulkhead.agent.v1.CallReply;
+type IFileWrite = bulkhead.agent.v1.IFileWrite;
+type IMount = bulkhead.agent.v1.IMount;
+type IDevice = bulkhead.agent.v1.IDevice;
+type IDeviceMatch = bulkhead.agent.v1.IDeviceMatch;
+
+const ENTROPY_BYTES = 256;
+
+const codes: Readonly<Record<string, ErrorCode>> = {
+  ENOENT: ErrorCode.NotFound,
+  EINVAL: ErrorCode.InvalidArgument,
+  ETIMEDOUT: ErrorCode.DeadlineExceeded,
+  ENOTCONN: ErrorCode.Unavailable,
+  ECONNRESET: ErrorCode.Unavailable,
+  ENOSPC: ErrorCode.ResourceExhausted,
+};
+
+export class GuestAgent {
+  readonly #guests: Guests;
+
+  constructor(guests: Guests) {
+    this.#guests = guests;
+  }
+
+  /** Makes this guest this guest: its name, clock, random numbers and machine id. */
+  async setup(id: string, hostname: string): Promise<void> {
+    await this.call('create', id, {
+      setup: {
+        hostname,
+        clockRealtimeNs: Date.now() * 1e6,
+        entropy: randomBytes(ENTROPY_BYTES),
+        machineId: randomBytes(16).toString('hex'),
+      },
+    });
+  }
+
+  async mount(id: string, mount: IMount): Promise<void> {
+    await this.call('create', id, { mount });
+  }
+
+  async unmount(id: string, target: string): Promise<void> {
+    await this.call('delete', id, { unmount: { target, detach: true } });
+  }
+
+  async waitDevice(id: string, device: IDeviceMatch): Promise<IDevice> {
+    const reply = await this.call('create', id, { waitDevice: { device } });
+    return reply.device ?? {};
+  }
+
+  /** Text by path; a file that cannot be read is left out. A directory's text are the names in it. */
+  async readFiles(op: string, id: string, paths: readonly string[]): Promise<Map<string, string>> {
+    const { files } = await this.call(op, id, { readFiles: { paths: [...paths] } });
+    const found = (files ?? []).filter(({ errno }) => (errno ?? 0) === 0);
+    return new Map(found.map(({ path, data }) => [path ?? '', Buffer.from(data ?? []).toString('latin1')]));
+  }
+
+  /** Each in one write(2), in order. */
+  async writeFiles(op: string, id: string, files: readonly IFileWrite[]): Promise<void> {
+    await this.call(op, id, { writeFiles: { files: [...files] } });
+  }
+
+  async awaitFile(op: string, id: string, path: string, line: string): Promise<void> {
+    await this.call(op, id, { awaitFile: { path, line } });
+  }
+
+  async remove(id: string, paths: readonly string[]): Promise<void> {
+    await this.call('delete', id, { remove: { paths: [...paths] } });
+  }
+
+  /** Calls back whenever the memory limit of the cgroup has killed; returns what ends the interest. */
+  watchOom(id: string, cgroup: string, onOom: () => void): () => void {
+    const forget = this.#guests.onEvent((guest, bytes) => {
+      if (guest === GUEST && Event.decode(bytes).oom?.cgroup === cgroup) onOom();
+    });
+    // A guest that is gone kills nobody any more.
+    this.call('watch', id, { watchOom: { cgroup } }).catch(() => {});
+    return forget;
+  }
+
+  /** @throws RuntimeError with the agent's own words, or those of its channel */
+  async call(op: string, id: string, call: ICall, deadlineMs?: number): Promise<CallReply> {
+    try {
+      return CallReply.decode(await this.#guests.call(GUEST, Call.encode(call).finish(), deadlineMs));
+    } catch (error) {
+      throw callError(op, id, error);
+    }
+  }
+}
+
+function callError(op: string, id: string, error: unknown): unknown {
+  if (!(error instanceof GuestError)) return error;
+  const failure = error.reply.length > 0 ? (CallReply.decode(error.reply).failure ?? {}) : {};
+  const { op: what = error.what, path = '', errno = error.errno } = failure;
+  const number = errno ?? 0;
+  return new RuntimeError({
+    code: codes[errnoName(number)] ?? ErrorCode.Unknown,
+    op,
+    id,
+    object: ['guest', what, path].filter((word) => word !== '' && word !== null).join(' '),
+    reason: errnoText(number),
+    path: path || undefined,
+    errno: errnoName(number),
+    cause: error,
+  });
+}

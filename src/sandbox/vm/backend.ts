@@ -1,0 +1,254 @@
+/**
+ * The vm wall: a pod in a virtual machine of its own. Containers are launched by the guest's agent, through the same
+ * executor protocol and by the same plans as on the host.
+ *
+ *   create: config.json → guest's configuration (refusals first) → machine of the pod, made for its first container →
+ *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
+ */
+import { statSync } from 'node:fs';
+import type { Any } from '../../metrics/index.ts';
+import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
+import { encodePlan } from '../../plan/encode.ts';
+import type { SeccompProgram } from '../../plan/inputs.ts';
+import type { ContainerRecord } from '../../state/index.ts';
+import { specOf } from '../../state/spec.ts';
+import type { Backend, CreateInput, ExecInput } from '../backend.ts';
+import type { Executor } from '../executor.ts';
+import { nameMount, type BackendHost } from '../host_backend.ts';
+import { guestContainer } from './guest_container.ts';
+import { guestCreatePlan, guestExecPlan, sharedRootfs } from './guest_plan.ts';
+import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
+import { runHelper } from './processes.ts';
+import { loadSandbox, type SandboxContainer } from './record.ts';
+import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
+import { containerSharePlan, containerUnsharePlan } from './share.ts';
+import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
+
+export interface VmHost {
+  /** Directory of all machines of this instance. */
+  top: string;
+  sandbox: SandboxDeps;
+}
+
+export class VmBackend implements Backend {
+  readonly wall = 'vm';
+  readonly #host: BackendHost;
+  readonly #vm: VmHost;
+  readonly #sandboxes = new Map<string, VmSandbox>();
+
+  constructor(host: BackendHost, vm: VmHost) {
+    this.#host = host;
+    this.#vm = vm;
+  }
+
+  async create(record: ContainerRecord, input: CreateInput): Promise<void> {
+    const id = record.id ?? '';
+    const { executor, spec } = input;
+    const sandbox = this.#sandbox(record, executor);
+    // What cannot be had is refused before anything is made.
+    this.#adapt(record, spec, sandbox, 0);
+    record.privatePidNamespace = true;
+    record.spec = Buffer.from(JSON.stringify({ ...spec, hooks: hostHooks(spec.hooks) }));
+    input.journal(record);
+    const own = await sandbox.join(id, spec);
+    const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
+    await this.#share(record, input, sandbox, own, adapted);
+    await input.runCreateHooks(sandbox.pid);
+    await this.#launch(record, input, sandbox, own, adapted);
+  }
+
+  async #share(
+    record: ContainerRecord,
+    input: CreateInput,
+    sandbox: VmSandbox,
+    own: SandboxContainer,
+    { shares }: GuestSpec,
+  ): Promise<void> {
+    const serial = own.serial ?? 0;
+    own.shares = ['rootfs', ...shares.map(({ name }) => name)];
+    sandbox.save();
+    const plan = containerSharePlan({
+      id: record.id ?? '',
+      bundle: record.bundle ?? '',
+      spec: input.spec,
+      serial,
+      daemonPid: sandbox.sharePid,
+      share: sandbox.paths.share,
+      rootfs: record.rootfs ?? '',
+      rootfsMounts: input.rootfsMounts,
+      shares,
+      host: this.#host.facts(),
+    });
+    await runHelper(input.executor, `/vm/share-${serial}`, plan).catch((error: unknown) => {
+      throw nameMount(error, plan);
+    });
+  }
+
+  async #launch(
+    record: ContainerRecord,
+    input: CreateInput,
+    sandbox: VmSandbox,
+    own: SandboxContainer,
+    { spec }: GuestSpec,
+  ): Promise<void> {
+    const id = record.id ?? '';
+    const warn = (message: string): void => this.#host.warn(id, message);
+    const rootfs = sharedRootfs(own.serial ?? 0);
+    const { options } = input;
+    const plan = guestCreatePlan({ id, spec, rootfs, seccomp: this.#seccomp(id, spec), options }, warn);
+    const stdio = { ...input.stdio, stdinAtGate: true };
+    const { pid } = await input.executor
+      .launch(id, encodePlan(plan), stdio, { guest: GUEST })
+      .catch((error: unknown) => {
+        throw nameMount(error, plan);
+      });
+    own.guestPid = pid;
+    record.guestPid = pid;
+    if (record.init) record.init.pid = sandbox.pid;
+    sandbox.save();
+  }
+
+  async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+    const id = record.id ?? '';
+    const spec = specOf(record);
+    const sandbox = this.#sandbox(record, input.executor);
+    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0);
+    const plan = guestExecPlan(
+      {
+        id,
+        execId: input.execId,
+        process: guestProcess(input.process),
+        spec: adapted.spec,
+        pid: record.guestPid ?? 0,
+        seccomp: this.#seccomp(id, spec),
+        options: input.options,
+      },
+      (message) => this.#host.warn(id, message),
+    );
+    const key = `${id}/${input.execId}`;
+    const result = await input.executor.launch(key, encodePlan(plan), input.stdio, { guest: GUEST });
+    return result.pid;
+  }
+
+  pause(record: ContainerRecord, executor: Executor): Promise<void> {
+    return this.#guest(record, executor).freeze();
+  }
+
+  resume(record: ContainerRecord, executor: Executor): Promise<void> {
+    return this.#guest(record, executor).thaw();
+  }
+
+  update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
+    const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
+    return this.#guest(record, executor).update(resources, warn);
+  }
+
+  stats(record: ContainerRecord, executor: Executor): Promise<Any> {
+    return this.#guest(record, executor).stats(this.#host.layout().mode);
+  }
+
+  pids(record: ContainerRecord, executor: Executor): Promise<number[]> {
+    return this.#guest(record, executor).pids();
+  }
+
+  async killAll(record: ContainerRecord, executor?: Executor): Promise<void> {
+    if (executor === undefined) return this.#endLost(record);
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.isRunning) await this.#guest(record, executor).kill();
+  }
+
+  watchOom(record: ContainerRecord, onOom: () => void, executor: Executor): () => void {
+    return this.#guest(record, executor).watchOom(onOom);
+  }
+
+  async destroy(record: ContainerRecord, executor?: Executor): Promise<void> {
+    const key = keyOf(record);
+    if (executor === undefined) return this.#endLost(record);
+    const id = record.id ?? '';
+    const sandbox = this.#sandbox(record, executor);
+    const own = sandbox.container(id);
+    if (await sandbox.leave(id)) this.#sandboxes.delete(key);
+    else if (own !== undefined && sandbox.isRunning) await this.#unshare(record, sandbox, own);
+  }
+
+  /** The guest lets go of a container's files first, so that its mounts end and not only their names. */
+  async #unshare(record: ContainerRecord, sandbox: VmSandbox, own: SandboxContainer): Promise<void> {
+    const id = record.id ?? '';
+    const serial = own.serial ?? 0;
+    const names = own.shares ?? [];
+    const guest = guestContainer(id, sandbox.agent);
+    await Promise.all([
+      guest.remove(),
+      ...names.map((name) =>
+        sandbox.agent.unmount(id, `${GUEST_SHARE}/${shareDirectory(serial)}/${name}`).catch(() => {}),
+      ),
+    ]);
+    const { share } = sandbox.paths;
+    const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, share, names });
+    await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
+  }
+
+  /** The monitor is gone, and its end of the channel with it: whatever is left of the machine ends. */
+  async #endLost(record: ContainerRecord): Promise<void> {
+    const paths = this.#paths(record);
+    this.#sandboxes.delete(keyOf(record));
+    const sandbox = loadSandbox(paths.record);
+    if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#host.layout());
+  }
+
+  #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {
+    return guestContainer(record.id ?? '', this.#sandbox(record, executor).agent);
+  }
+
+  #adapt(record: ContainerRecord, spec: Spec, sandbox: VmSandbox, serial: number): GuestSpec {
+    const { first } = sandbox;
+    return guestSpec({
+      id: record.id ?? '',
+      spec,
+      bundle: record.bundle ?? '',
+      serial,
+      sandbox:
+        first === undefined || first.id === record.id
+          ? undefined
+          : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
+      inspect: fileKind,
+    });
+  }
+
+  #sandbox(record: ContainerRecord, executor: Executor): VmSandbox {
+    const key = keyOf(record);
+    const known = this.#sandboxes.get(key);
+    if (known !== undefined && known.executor === executor) return known;
+    const names = { namespace: record.namespace ?? '', group: record.group ?? '' };
+    const sandbox = VmSandbox.open(this.#vm.sandbox, this.#paths(record), names, executor);
+    this.#sandboxes.set(key, sandbox);
+    return sandbox;
+  }
+
+  #paths(record: ContainerRecord): SandboxPaths {
+    return sandboxPaths(this.#vm.top, record.namespace ?? '', record.group ?? '');
+  }
+
+  #seccomp(id: string, spec: Spec): SeccompProgram | undefined {
+    const profile: LinuxSeccomp | undefined = spec.linux?.seccomp;
+    if (profile === undefined) return undefined;
+    const { program, flags, warnings } = this.#host.compileSeccomp(profile);
+    for (const warning of warnings) this.#host.warn(id, warning);
+    return { program, flags };
+  }
+}
+
+function keyOf(record: ContainerRecord): string {
+  return `${record.namespace ?? ''}/${record.group ?? ''}`;
+}
+
+/** What a path of the host leads to; links are followed, as mounting does. */
+function fileKind(path: string): FileKind {
+  const info = statSync(path, { throwIfNoEntry: false });
+  if (info === undefined) return 'missing';
+  if (info.isDirectory()) return 'directory';
+  if (info.isCharacterDevice()) return 'character device';
+  if (info.isBlockDevice()) return 'block device';
+  if (info.isSocket()) return 'socket';
+  return info.isFIFO() ? 'fifo' : 'file';
+}

@@ -1,0 +1,90 @@
+/** The table [vm] of the engine's configuration. */
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { Accelerator, MachineType } from './hypervisor/hypervisor.ts';
+import type { SizingConfig } from './sizing.ts';
+
+export interface VmConfig extends SizingConfig {
+  /** qemu-system-x86_64 and virtiofsd, absolute. */
+  qemu: string;
+  virtiofsd: string;
+  /** Guest kernel and initrd; empty: those that `bulkhead guest build` put into the cache. */
+  kernel: string;
+  initrd: string;
+  /** Guest images and templates, named by what shaped them. */
+  cache: string;
+  machine: MachineType;
+  /** "auto": KVM when it works. */
+  accelerator: Accelerator | 'auto';
+  /** Start from a saved machine; false: boot each. */
+  template: boolean;
+  bootTimeoutMs: number;
+}
+
+export const defaultVmConfig: VmConfig = {
+  qemu: '/usr/bin/qemu-system-x86_64',
+  virtiofsd: '/usr/lib/qemu/virtiofsd',
+  kernel: '',
+  initrd: '',
+  cache: '/var/cache/bulkhead',
+  machine: 'q35',
+  accelerator: 'auto',
+  template: true,
+  bootTimeoutMs: 60_000,
+  memoryMib: 256,
+  overheadMib: 64,
+  maxMemoryMib: 4096,
+  vcpus: 1,
+  maxVcpus: 4,
+  annotations: [],
+};
+
+type Check = (value: unknown) => boolean;
+const isPath: Check = (value) => typeof value === 'string' && value.startsWith('/');
+const isFlag: Check = (value) => typeof value === 'boolean';
+const isCount: Check = (value) => Number.isInteger(value) && (value as number) > 0;
+const isNames: Check = (value) => Array.isArray(value) && value.every((name) => typeof name === 'string');
+const oneOf =
+  (...names: string[]): Check =>
+  (value) =>
+    names.includes(value as string);
+
+const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?: number }>> = {
+  qemu: { key: 'qemu', check: isPath },
+  virtiofsd: { key: 'virtiofsd', check: isPath },
+  kernel: { key: 'kernel', check: isPath },
+  initrd: { key: 'initrd', check: isPath },
+  cache: { key: 'cache', check: isPath },
+  machine: { key: 'machine', check: oneOf('q35', 'microvm') },
+  accelerator: { key: 'accelerator', check: oneOf('auto', 'tcg', 'kvm') },
+  template: { key: 'template', check: isFlag },
+  boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
+  memory_mib: { key: 'memoryMib', check: isCount },
+  overhead_mib: { key: 'overheadMib', check: isCount },
+  max_memory_mib: { key: 'maxMemoryMib', check: isCount },
+  vcpus: { key: 'vcpus', check: isCount },
+  max_vcpus: { key: 'maxVcpus', check: isCount },
+  annotations: { key: 'annotations', check: isNames },
+};
+
+/** InvalidArgument, naming the file and the key. */
+export function parseVmConfig(path: string, table: Readonly<Record<string, unknown>>): VmConfig {
+  const config: VmConfig = { ...defaultVmConfig };
+  for (const [name, value] of Object.entries(table)) {
+    const known = Object.hasOwn(keys, name) ? keys[name] : undefined;
+    if (known === undefined || !known.check(value)) throw invalid(path, name, value);
+    const { key, scale } = known;
+    Object.assign(config, { [key]: scale === undefined ? value : (value as number) * scale });
+  }
+  config.maxMemoryMib = Math.max(config.maxMemoryMib, config.memoryMib);
+  config.maxVcpus = Math.max(config.maxVcpus, config.vcpus);
+  return config;
+}
+
+function invalid(path: string, name: string, value: unknown): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.InvalidArgument,
+    op: 'configure',
+    object: path,
+    reason: `vm.${name}: unknown key or bad value ${JSON.stringify(value)}`,
+  });
+}

@@ -1,0 +1,88 @@
+/** Launch plans that the guest's agent carries out: the same compiler as on the host, with the guest's facts. */
+import { contributeCgroups, joinSteps, locateCgroup } from '../../cgroups/index.ts';
+import type { Process, Spec } from '../../oci/types.ts';
+import { compileCreate } from '../../plan/compile.ts';
+import { compileExec } from '../../plan/exec.ts';
+import type { LaunchPlan, SeccompProgram } from '../../plan/inputs.ts';
+import type { CreateOptions, ExecOptions, RootfsMount } from '../backend.ts';
+import { GUEST_SHARE, guestCgroupName, guestFacts, guestLayout, shareDirectory } from './layout.ts';
+
+export interface GuestRootfs {
+  /** Directory of the guest over which the root is attached. */
+  path: string;
+  /** Empty: the directory as it is. */
+  mounts: readonly RootfsMount[];
+}
+
+/** A root file system that lies in the share. */
+export function sharedRootfs(serial: number): GuestRootfs {
+  return { path: `${GUEST_SHARE}/${shareDirectory(serial)}/rootfs`, mounts: [] };
+}
+
+export interface GuestCreateInput {
+  id: string;
+  /** As guestSpec made it. */
+  spec: Spec;
+  rootfs: GuestRootfs;
+  seccomp: SeccompProgram | undefined;
+  options: CreateOptions;
+}
+
+/** @param warn gets what was asked for and cannot be had in the guest */
+export function guestCreatePlan(input: GuestCreateInput, warn: (message: string) => void): LaunchPlan {
+  const { id, spec, rootfs, seccomp, options } = input;
+  const location = { driver: 'cgroupfs' as const, name: guestCgroupName(id) };
+  const cgroup = contributeCgroups(spec.linux?.resources, guestLayout, location, { id });
+  cgroup.warnings.forEach(warn);
+  return compileCreate(
+    {
+      id,
+      bundle: '/',
+      spec,
+      rootfs,
+      cgroup,
+      seccomp,
+      host: guestFacts,
+      gate: { kind: 'sync' },
+      noNewKeyring: options.noNewKeyring,
+      noPivot: options.noPivot,
+    },
+    warn,
+  );
+}
+
+export interface GuestExecInput {
+  id: string;
+  execId: string;
+  process: Process;
+  /** As guestSpec made it for the container. */
+  spec: Spec;
+  /** Of the container's init, in the guest. */
+  pid: number;
+  seccomp: SeccompProgram | undefined;
+  options: ExecOptions | undefined;
+}
+
+export function guestExecPlan(input: GuestExecInput, warn: (message: string) => void): LaunchPlan {
+  const { id, execId, process, spec, pid, seccomp, options } = input;
+  const view = locateCgroup({ driver: 'cgroupfs', name: guestCgroupName(id) }, guestLayout);
+  return compileExec(
+    {
+      id,
+      execId,
+      process,
+      target: {
+        pid,
+        // The pod's own kernel has no other use for a pid so soon, and the agent knows its processes.
+        startTime: 0,
+        namespaces: (spec.linux?.namespaces ?? []).map(({ type }) => type),
+      },
+      cgroup: { outer: joinSteps(view) },
+      linux: spec.linux,
+      seccomp,
+      host: guestFacts,
+      noNewKeyring: options?.noNewKeyring,
+    },
+    warn,
+  );
+}

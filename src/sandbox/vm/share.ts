@@ -1,0 +1,198 @@
+/**
+ * The directory that a pod's guest sees of the host, by virtio-fs. It exists in the mount namespace of its daemon
+ * (virtiofsd) only: a small tmpfs, on which every container's root file system and volumes are attached when it comes,
+ * and detached when it goes. So the guest can reach what the pod was given and nothing else, "read-only" is the host's
+ * to enforce, and when the daemon ends nothing is left to unmount.
+ *
+ *   daemon's plan:  own mount namespace (slave of the host's) ── tmpfs, shared ── virtiofsd, which makes a further
+ *                   namespace of its own with that tmpfs as its root and gets what is attached later by propagation
+ *   container:      sources opened by the host's names ── daemon's namespace joined ── attached
+ */
+import { CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUTS, MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
+import { bulkhead } from '../../gen/bulkhead.js';
+import type { Spec } from '../../oci/types.ts';
+import { createContext } from '../../plan/context.ts';
+import type { HostFacts, LaunchPlan, Step } from '../../plan/inputs.ts';
+import { rootfs } from '../../plan/rootfs.ts';
+import type { RootfsMount } from '../backend.ts';
+import { shareDirectory } from './layout.ts';
+import type { Share } from './spec.ts';
+
+const { Propagation, TargetKind } = bulkhead.plan.v1;
+
+const RLIMIT_NOFILE = 7;
+const PLAN_VERSION = 1;
+
+export interface ShareDaemonInput {
+  /** virtiofsd. */
+  program: string;
+  socket: string;
+  /** Mount point for the tmpfs. */
+  share: string;
+  /** Make and join the pod's cgroups. */
+  cgroupSteps: readonly Step[];
+  /** How many files it may hold open: one for every file that the guest knows. */
+  openFiles: number;
+}
+
+/** The daemon's socket listens before its first instruction, so that nobody has to wait for it. */
+export function shareDaemonPlan(input: ShareDaemonInput): LaunchPlan {
+  const { program, socket, share, cgroupSteps, openFiles } = input;
+  const tmpfs = 1;
+  return {
+    version: PLAN_VERSION,
+    id: 'vm/fs',
+    steps: [
+      { listen: { path: socket, index: 0 } },
+      ...cgroupSteps,
+      { clone: { namespaces: CLONE_NEWNS + CLONE_NEWIPC + CLONE_NEWUTS } },
+      { setPropagation: { path: '/', propagation: Propagation.PROPAGATION_SLAVE, recursive: true } },
+      {
+        fsMount: {
+          slot: tmpfs,
+          fstype: 'tmpfs',
+          source: 'tmpfs',
+          options: ['mode=755', 'size=4m'],
+        },
+      },
+      { attach: { slot: tmpfs, target: share, make: TargetKind.TARGET_KIND_EXISTING, hostTarget: true } },
+      { mountSetattr: { slot: tmpfs, propagation: Propagation.PROPAGATION_SHARED } },
+      { rlimit: { resource: RLIMIT_NOFILE, soft: openFiles, hard: openFiles } },
+      { umask: { mask: 0 } },
+      { noNewPrivs: {} },
+      {
+        exec: {
+          file: program,
+          args: [
+            program,
+            '--fd=3',
+            '--rlimit-nofile=0',
+            ...options(`source=${share}`, 'cache=auto', 'sandbox=namespace', 'announce_submounts', 'xattr'),
+          ],
+          env: [],
+          preserveFds: 1,
+        },
+      },
+    ],
+  };
+}
+
+/** Both virtiofsd, the one in C and the one in Rust, take these. */
+function options(...names: string[]): string[] {
+  return names.flatMap((name) => ['-o', name]);
+}
+
+export interface ContainerShareInput {
+  id: string;
+  bundle: string;
+  spec: Spec;
+  serial: number;
+  /** Of the daemon, in whose mount namespace all this is attached. */
+  daemonPid: number;
+  share: string;
+  /** Directory of the root file system, for a bundle without `rootfsMounts`; undefined: it is no part of the share. */
+  rootfs: string | undefined;
+  rootfsMounts: readonly RootfsMount[];
+  shares: readonly Share[];
+  host: HostFacts;
+}
+
+/** Attaches what a container sees. Its root file system is at cN/rootfs in the share, its volumes at cN/NAME. */
+export function containerSharePlan(input: ContainerShareInput): LaunchPlan {
+  const { id, serial, daemonPid, share, shares } = input;
+  const directory = `/${shareDirectory(serial)}`;
+  const root = rootContribution(input, `${share}${directory}/rootfs`);
+  const attached = shares.map((each, index) => shareSteps(each, directory, root.slots + index + 1));
+  return {
+    version: PLAN_VERSION,
+    id,
+    steps: [
+      ...root.sources,
+      ...attached.flatMap(({ sources }) => sources),
+      { joinNamespace: { pid: daemonPid, types: CLONE_NEWNS } },
+      { enterRoot: { path: share } },
+      { mkdir: { target: directory } },
+      ...root.inner,
+      ...attached.flatMap(({ inner }) => inner),
+      { exit: {} },
+    ],
+  };
+}
+
+/** Takes away what a container saw. */
+export function containerUnsharePlan(input: {
+  id: string;
+  serial: number;
+  daemonPid: number;
+  share: string;
+  names: readonly string[];
+}): LaunchPlan {
+  const { id, serial, daemonPid, share, names } = input;
+  const directory = `${share}/${shareDirectory(serial)}`;
+  return {
+    version: PLAN_VERSION,
+    id,
+    steps: [
+      { joinNamespace: { pid: daemonPid, types: CLONE_NEWNS } },
+      ...names.map((name): Step => ({ unmount: { path: `${directory}/${name}` } })),
+      { exit: {} },
+    ],
+  };
+}
+
+/** The steps by which every wall makes a root file system, without those that belong to a namespace of its own. */
+function rootContribution(
+  input: ContainerShareInput,
+  path: string,
+): { sources: Step[]; inner: Step[]; slots: number } {
+  const { id, bundle, spec, serial, host } = input;
+  if (input.rootfs === undefined) return { sources: [], inner: [], slots: 0 };
+  const own: RootfsMount = { type: 'bind', source: input.rootfs, options: ['rbind'] };
+  const mounts = input.rootfsMounts.length > 0 ? input.rootfsMounts : [own];
+  const context = createContext(
+    {
+      id,
+      bundle,
+      // Ids are mapped in the guest, if at all.
+      spec: { ...spec, linux: { ...spec.linux, namespaces: [], rootfsPropagation: '' } },
+      rootfs: { path, mounts },
+      cgroup: { outer: [], view: { mode: 'v2', hierarchies: [] } },
+      host,
+      gate: { kind: 'sync' },
+    },
+    () => {},
+  );
+  const { sources, inner } = rootfs(context);
+  const mount = inner.filter(({ setPropagation, enterRoot }) => !setPropagation && !enterRoot);
+  const target = `/${shareDirectory(serial)}/rootfs`;
+  return { sources, inner: [{ mkdir: { target } }, ...mount], slots: context.slots.next() };
+}
+
+function shareSteps(share: Share, directory: string, slot: number): { sources: Step[]; inner: Step[] } {
+  const { source, recursive, readOnly, readOnlyBelow, name } = share;
+  const set = readOnly || readOnlyBelow ? MOUNT_ATTR_RDONLY : 0;
+  return {
+    sources: [
+      { openTree: { slot, path: source, recursive } },
+      {
+        mountSetattr: {
+          slot,
+          set,
+          recursive: readOnlyBelow,
+          // What is mounted below the source on the host later comes along; nothing goes the other way.
+          propagation: Propagation.PROPAGATION_SLAVE,
+          propagationRecursive: true,
+        },
+      },
+    ],
+    inner: [
+      {
+        attach: {
+          slot,
+          target: `${directory}/${name}`,
+          make: TargetKind.TARGET_KIND_LIKE_SOURCE,
+        },
+      },
+    ],
+  };
+}

@@ -1,0 +1,131 @@
+/**
+ * How large a pod's virtual machine is. Memory is what the guest itself needs and what the containers may use; a
+ * container without a limit gets the default. Sizes also come from annotations with Kata's names, when the operator
+ * allows them.
+ */
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { LinuxResources, Spec } from '../../oci/types.ts';
+import type { MachineSize } from './hypervisor/hypervisor.ts';
+
+export interface SizingConfig {
+  /** MiB of a machine whose containers have no memory limit. */
+  memoryMib: number;
+  /** MiB for the guest's kernel, agent and page tables, on top of a limit. */
+  overheadMib: number;
+  /** MiB up to which it can grow. */
+  maxMemoryMib: number;
+  vcpus: number;
+  maxVcpus: number;
+  /** Annotations that may change this, by name; a "*" at the end stands for any rest. */
+  annotations: readonly string[];
+}
+
+const MIB = 1024 * 1024;
+/** Memory is plugged in blocks of this size on x86-64. */
+export const MEMORY_BLOCK_MIB = 128;
+const PREFIX = 'io.katacontainers.config.hypervisor.';
+
+/** Of a pod at its start. CRI tells the whole pod's size in annotations of its first container. */
+export function machineSize(id: string, spec: Spec, config: SizingConfig): MachineSize {
+  const { annotations = {} } = spec;
+  const asked = askedSize(id, annotations, config);
+  const limit = podLimits(annotations, spec.linux?.resources ?? {});
+  const wanted = limit.memoryMib === undefined ? config.memoryMib : limit.memoryMib + config.overheadMib;
+  const memoryMib = asked.memoryMib ?? Math.max(config.memoryMib, blocks(wanted));
+  const vcpus = asked.vcpus ?? Math.max(config.vcpus, Math.ceil(limit.cpus ?? 0));
+  if (memoryMib > config.maxMemoryMib) {
+    refuse(id, `memory of ${memoryMib} MiB`, `is above the largest machine of ${config.maxMemoryMib} MiB`);
+  }
+  const maxVcpus = Math.max(config.maxVcpus, vcpus);
+  return { memoryMib, maxMemoryMib: config.maxMemoryMib, vcpus: Math.min(vcpus, maxVcpus), maxVcpus };
+}
+
+/** MiB that a machine must have for all these limits (bytes; undefined: no limit) at once. */
+export function memoryFor(limits: readonly (number | undefined)[], config: SizingConfig): number {
+  const sum = limits.reduce<number>((total, limit) => total + (limit ?? 0), 0);
+  if (sum === 0) return config.memoryMib;
+  return Math.max(config.memoryMib, blocks(Math.ceil(sum / MIB) + config.overheadMib));
+}
+
+/** Bytes that a container may use; undefined when that is not limited. */
+export function memoryLimit(resources: LinuxResources | undefined): number | undefined {
+  const limit = resources?.memory?.limit ?? 0;
+  return limit > 0 && limit < 2 ** 60 ? limit : undefined;
+}
+
+function blocks(mib: number): number {
+  return Math.ceil(mib / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
+}
+
+interface Limits {
+  memoryMib: number | undefined;
+  cpus: number | undefined;
+}
+
+/** containerd 1.6 and later tells a pod's sum with its pause container, which has no limits of its own. */
+function podLimits(annotations: Readonly<Record<string, string>>, resources: LinuxResources): Limits {
+  const number = (name: string): number => Number(annotations[`io.kubernetes.cri.sandbox-${name}`] ?? 0);
+  const memory = number('memory') || (memoryLimit(resources) ?? 0);
+  const { quota = 0, period = 100_000 } = resources.cpu ?? {};
+  const podQuota = number('cpu-quota');
+  const podPeriod = number('cpu-period') || 100_000;
+  const cpus = podQuota > 0 ? podQuota / podPeriod : quota > 0 ? quota / (period || 100_000) : 0;
+  return {
+    memoryMib: memory > 0 ? Math.ceil(memory / MIB) : undefined,
+    cpus: cpus > 0 ? cpus : undefined,
+  };
+}
+
+interface Asked {
+  memoryMib?: number;
+  vcpus?: number;
+}
+
+/** An annotation that is not on the list is passed over: it may be meant for another runtime. */
+function askedSize(
+  id: string,
+  annotations: Readonly<Record<string, string>>,
+  { annotations: allowed }: SizingConfig,
+): Asked {
+  const asked: Asked = {};
+  for (const [name, value] of Object.entries(annotations)) {
+    if (!name.startsWith(PREFIX) || !isAllowed(name, allowed)) continue;
+    const key = name.slice(PREFIX.length);
+    if (key === 'default_memory') asked.memoryMib = wholeNumber(id, name, value);
+    else if (key === 'default_vcpus') asked.vcpus = Math.ceil(positive(id, name, value));
+  }
+  return asked;
+}
+
+export function isAllowed(name: string, allowed: readonly string[]): boolean {
+  return allowed.some((entry) =>
+    entry.endsWith('*') ? name.startsWith(entry.slice(0, -1)) : name === entry,
+  );
+}
+
+function wholeNumber(id: string, name: string, value: string): number {
+  const number = positive(id, name, value);
+  if (!Number.isInteger(number)) invalid(id, name, value);
+  return number;
+}
+
+function positive(id: string, name: string, value: string): number {
+  const number = /^\d+(\.\d+)?$/.test(value) ? Number(value) : 0;
+  if (!(number > 0) || number > 2 ** 31) invalid(id, name, value);
+  return number;
+}
+
+function invalid(id: string, name: string, value: string): never {
+  throw new RuntimeError({
+    code: ErrorCode.InvalidArgument,
+    op: 'create',
+    id,
+    object: `annotation ${name}`,
+    reason: `${JSON.stringify(value.slice(0, 64))} is not a positive number`,
+  });
+}
+
+function refuse(id: string, object: string, reason: string): never {
+  const remedy = 'lower the limit, or raise vm.max_memory_mib';
+  throw new RuntimeError({ code: ErrorCode.ResourceExhausted, op: 'create', id, object, reason, remedy });
+}

@@ -1,0 +1,236 @@
+/**
+ * The configuration that a container has inside its guest: config.json without what is the host's, and with the paths
+ * of the share in place of the host's. Pure; what kind of file a path is, is asked of `inspect`. What this wall cannot
+ * give is refused here, by name and with the wall that can.
+ */
+import { MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { parseMountOptions } from '../../oci/mount_options.ts';
+import { cleanAbsolute, isBelow, resolveFrom } from '../../oci/paths.ts';
+import type {
+  Hooks,
+  Linux,
+  LinuxNamespace,
+  LinuxResources,
+  Mount,
+  NamespaceType,
+  Process,
+  Spec,
+} from '../../oci/types.ts';
+import { isBind } from '../../oci/validate/checks_mounts.ts';
+import { GUEST_SHARE, GUEST_SHM, shareDirectory } from './layout.ts';
+
+export type FileKind =
+  'file' | 'directory' | 'socket' | 'fifo' | 'character device' | 'block device' | 'missing';
+
+export interface GuestSpecInput {
+  id: string;
+  spec: Spec;
+  /** Relative sources of mounts start here. */
+  bundle: string;
+  /** Of the container in its sandbox. */
+  serial: number;
+  /** The pod's first container, for one that joins it: the pid that the host knows, and the guest's. */
+  sandbox?: { hostPid: number; guestPid: number } | undefined;
+  inspect: (path: string) => FileKind;
+}
+
+/** A file or directory of the host that the container sees, and nothing more of it than that. */
+export interface Share {
+  /** Below the container's directory in the share. */
+  name: string;
+  /** Absolute, on the host. */
+  source: string;
+  /** With what is mounted in it. */
+  recursive: boolean;
+  readOnly: boolean;
+  /** Also what is mounted in it. */
+  readOnlyBelow: boolean;
+}
+
+export interface GuestSpec {
+  spec: Spec;
+  shares: Share[];
+  /** The pod's /dev/shm is asked for. */
+  shm: boolean;
+}
+
+const needed: readonly NamespaceType[] = ['pid', 'network', 'ipc', 'uts'];
+const plainDevices = new Set(['null', 'zero', 'full', 'random', 'urandom', 'tty', 'ptmx', 'console']);
+
+/** @throws RuntimeError FailedPrecondition for what this wall does not give */
+export function guestSpec(input: GuestSpecInput): GuestSpec {
+  const { id, spec } = input;
+  refuseHostAccess(id, spec);
+  const shares: Share[] = [];
+  let shm = false;
+  const mounts = (spec.mounts ?? []).map((mount, index) => {
+    if (!isBind(mount)) return localMount(id, mount);
+    if (isSharedMemory(mount)) {
+      shm = true;
+      return { ...mount, source: GUEST_SHM };
+    }
+    return bindMount(input, mount, index, shares);
+  });
+  const { startContainer } = spec.hooks ?? {};
+  return {
+    spec: {
+      ...spec,
+      ...(spec.process === undefined ? {} : { process: guestProcess(spec.process) }),
+      mounts,
+      hooks: startContainer === undefined ? {} : { startContainer },
+      linux: guestLinux(input),
+    },
+    shares,
+    shm,
+  };
+}
+
+/** A process, a container's first or an exec: labels are those of the host's security modules. */
+export function guestProcess(process: Process): Process {
+  const { apparmorProfile: _profile, selinuxLabel: _label, ...rest } = process;
+  return rest;
+}
+
+/** Limits that mean something in the guest. CPUs and memory nodes are numbered otherwise there; devices are others. */
+export function guestResources({
+  cpu,
+  blockIO: _io,
+  network: _network,
+  rdma: _rdma,
+  ...rest
+}: LinuxResources): LinuxResources {
+  const { hugepageLimits: _pages, ...resources } = rest;
+  if (cpu === undefined) return resources;
+  const { cpus: _cpus, mems: _mems, realtimePeriod: _period, realtimeRuntime: _runtime, ...own } = cpu;
+  return { ...resources, cpu: own };
+}
+
+/** createContainer hooks run on the host as well: in the guest there is nothing of what they could prepare. */
+export function hostHooks(hooks: Hooks = {}): Hooks {
+  const { createContainer = [], createRuntime = [], startContainer: _start, ...rest } = hooks;
+  return { ...rest, createRuntime: [...createRuntime, ...createContainer] };
+}
+
+function guestLinux({ id, spec, sandbox }: GuestSpecInput): Linux {
+  const {
+    mountLabel: _label,
+    intelRdt: _rdt,
+    memoryPolicy: _policy,
+    netDevices,
+    ...linux
+  } = spec.linux ?? {};
+  if (Object.keys(netDevices ?? {}).length > 0) {
+    refuse(
+      id,
+      'config.json: linux.netDevices',
+      'the vm wall moves no network devices of the host',
+      'namespace',
+    );
+  }
+  return {
+    ...linux,
+    resources: guestResources(linux.resources ?? {}),
+    namespaces: guestNamespaces(id, linux.namespaces ?? [], sandbox),
+  };
+}
+
+function refuseHostAccess(id: string, { linux = {} }: Spec): void {
+  const types = new Set((linux.namespaces ?? []).map(({ type }) => type));
+  for (const type of needed) {
+    if (types.has(type)) continue;
+    const reason = `the vm wall does not share the host's ${type} namespace`;
+    refuse(id, 'config.json: linux.namespaces', reason, 'namespace');
+  }
+  const device = (linux.devices ?? []).find(({ path }) => !plainDevices.has(path.replace(/^\/dev\//, '')));
+  if (device !== undefined) {
+    refuse(id, `device ${device.path}`, 'the vm wall hands no devices of the host over', 'namespace');
+  }
+  if ((linux.seccomp?.listenerPath ?? '') !== '') {
+    const reason = 'a listener on the host cannot look into a process of the guest';
+    refuse(id, 'config.json: linux.seccomp.listenerPath', reason, 'namespace');
+  }
+}
+
+/**
+ * The pod's network is the guest's own. Other namespaces of the pod's first container are joined by its pid in the
+ * guest; containerd names them by the pid that it knows.
+ */
+function guestNamespaces(
+  id: string,
+  given: readonly LinuxNamespace[],
+  sandbox: GuestSpecInput['sandbox'],
+): LinuxNamespace[] {
+  const namespaces = given
+    .filter(({ type }) => type !== 'network')
+    .map(({ type, path = '' }): LinuxNamespace => {
+      if (path === '') return { type };
+      const [, pid, file] = /^\/proc\/([1-9]\d*)\/ns\/(\w+)$/.exec(path) ?? [];
+      if (pid !== undefined && sandbox !== undefined && Number(pid) === sandbox.hostPid) {
+        return { type, path: `/proc/${sandbox.guestPid}/ns/${file}` };
+      }
+      return refuse(id, `namespace ${path}`, 'is not of the same virtual machine', 'namespace');
+    });
+  if (!namespaces.some(({ type }) => type === 'cgroup')) namespaces.push({ type: 'cgroup' });
+  return namespaces;
+}
+
+/** The tmpfs that CRI and nerdctl make for a pod's shared memory: the guest has one of its own. */
+function isSharedMemory({ destination, source = '' }: Mount): boolean {
+  return cleanAbsolute(destination) === '/dev/shm' && /\/(shm|dev-shm)$/.test(source);
+}
+
+/** File systems that show a kernel's own things; they are the guest's. */
+function localMount(id: string, mount: Mount): Mount {
+  if (mount.type === 'hugetlbfs') {
+    refuse(id, `mount ${mount.destination}`, 'the guest has no huge pages of its own', 'namespace');
+  }
+  return mount;
+}
+
+function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: Share[]): Mount {
+  const { id, bundle, serial, inspect } = input;
+  const source = resolveFrom(bundle, mount.source ?? '');
+  const object = `mount ${mount.destination}`;
+  // What shows the host's kernel, the guest has of its own.
+  if (source === '/sys' || source === '/proc' || isBelow('/sys', source) || isBelow('/proc', source)) {
+    return refuse(id, object, `${source} is the host's kernel`, 'namespace');
+  }
+  const kind = inspect(source);
+  if (kind === 'missing') {
+    throw new RuntimeError({
+      code: ErrorCode.NotFound,
+      op: 'create',
+      id,
+      object: `${object}: ${source}`,
+      reason: 'no such file or directory',
+      path: source,
+      errno: 'ENOENT',
+    });
+  }
+  if (kind === 'character device' || kind === 'block device') {
+    refuse(id, object, `${source} is a ${kind} of the host`, 'namespace');
+  }
+  const options = parseMountOptions(mount.options ?? []);
+  if (options.propagation.some((change) => change.kind === 'shared')) {
+    const reason = 'mounts made in the guest cannot be seen on the host (option shared)';
+    refuse(id, object, reason, 'namespace');
+  }
+  const name = `m${index}`;
+  const { attributes, recursiveAttributes, recursiveBind: recursive } = options;
+  const readOnly = (attributes.set & MOUNT_ATTR_RDONLY) !== 0;
+  const readOnlyBelow = (recursiveAttributes.set & MOUNT_ATTR_RDONLY) !== 0;
+  shares.push({ name, source, recursive, readOnly, readOnlyBelow });
+  return { ...mount, source: `${GUEST_SHARE}/${shareDirectory(serial)}/${name}` };
+}
+
+function refuse(id: string, object: string, reason: string, wall: string): never {
+  throw new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object,
+    reason,
+    remedy: `use the ${wall} wall`,
+  });
+}

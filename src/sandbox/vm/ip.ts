@@ -2,9 +2,7 @@
 
 /** "02:00:00:00:00:01" to its bytes; "" to none. */
 export function macBytes(text: string): Uint8Array {
-  return Uint8Array.from(
-    text.split(':').flatMap((part) => (part === '' ? [] : [Number.parseInt(part, 16)])),
-  );
+  return Uint8Array.from(text.split(':').flatMap((part) => (part === '' ? [] : [Number.parseInt(part, 16)])));
 }
 
 /** 4 bytes for IPv4, 16 for IPv6 (RFC 4291, 2.2). `text` is an address, as inet_ntop(3) writes it. */

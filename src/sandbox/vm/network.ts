@@ -69,14 +69,25 @@ export class SandboxNetwork {
     const inventory = await this.#inventory();
     const network = podNetwork(this.#id, inventory);
     const taps = inventory.links.filter(isOwnTap).map(({ name }) => name);
-    const missing = network.nics.filter(({ tap }) => !taps.includes(tap));
+    const before = this.state.links;
+    // A tap that is not in the state is another machine's.
+    const missing = network.nics.filter(({ tap, link }) => !taps.includes(tap) || !before.includes(link));
     const encoded = Buffer.from(NetworkSetup.encode(network.setup).finish()).toString('base64');
     if (missing.length === 0 && encoded === this.#configured) return;
     for (const sentence of network.ignored) this.#deps.warn(sentence);
-    this.state.links = network.nics.map(({ link }) => link);
-    save();
-    await this.#plugAll(missing, network);
+    this.#note([...before, ...missing.map(({ link }) => link)], save);
+    try {
+      await this.#plugAll(missing, network);
+    } catch (error) {
+      this.#note(before, save);
+      throw error;
+    }
     this.#configured = encoded;
+  }
+
+  #note(links: readonly string[], save: () => void): void {
+    this.state.links = [...new Set(links)];
+    save();
   }
 
   async #plugAll(missing: readonly PodNic[], { setup }: PodNetwork): Promise<void> {

@@ -381,7 +381,8 @@ struct Listen {
   static constexpr uint32_t kAction = 67;
   Text path;
   uint32_t index = 0;
-  void fields(auto& f) { f(1, path), f(2, index); }
+  bool blocking = false;
+  void fields(auto& f) { f(1, path), f(2, index), f(3, blocking); }
 };
 struct Unmount {
   static constexpr uint32_t kAction = 68;

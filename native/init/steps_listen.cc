@@ -33,7 +33,8 @@ Outcome carry_out(Context&, const Listen& step) {
   if (step.path.size >= sizeof address.sun_path)
     return fail_with(ENAMETOOLONG, "bind", step.path.view());
   std::memcpy(address.sun_path, step.path.c_str(), step.path.size);
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  UniqueFd socket(
+      ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (step.blocking ? 0 : SOCK_NONBLOCK), 0));
   if (!socket) return fail("socket", step.path.view());
   // Before bind(2) puts a name on it: the mode of the name is that of the socket (unix(7)).
   if (::fchmod(socket.get(), 0600) < 0) return fail("mode", step.path.view());

@@ -43,7 +43,7 @@ export function shareDaemonPlan(input: ShareDaemonInput): LaunchPlan {
     version: PLAN_VERSION,
     id: 'vm/fs',
     steps: [
-      { listen: { path: socket, index: 0 } },
+      { listen: { path: socket, index: 0, blocking: true } },
       ...cgroupSteps,
       { clone: { namespaces: CLONE_NEWNS + CLONE_NEWIPC + CLONE_NEWUTS } },
       { setPropagation: { path: '/', propagation: Propagation.PROPAGATION_SLAVE, recursive: true } },

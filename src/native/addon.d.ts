@@ -218,8 +218,12 @@ export interface Addon {
   memfd(name: string, size: number): number;
   /** Fixes the size of a memfd; with `writes` also its content, but for private mappings. Nobody can undo it. */
   sealMemfd(fd: number, writes: boolean): void;
-  /** Copies the data of a file, but not its holes, to the same places of another; on a thread of the pool. */
-  copySparse(source: number, target: number): Promise<void>;
+  /**
+   * Copies a file's pages to the same places of another, without holes and pages of zeros; on a thread of the pool. With
+   * `sum` it answers a checksum of the data that does not depend on the holes (finds damage, not forgery), else 0. EIO
+   * when the source shrinks meanwhile.
+   */
+  copySparse(source: number, target: number, sum: boolean): Promise<bigint>;
   /**
    * openat2(RESOLVE_IN_ROOT) of a regular file beneath a root (passwd and group look-ups). Throws EFBIG when it is
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.

@@ -42,8 +42,10 @@ export interface MachineSize {
 export interface TemplateImage {
   /** Guest memory, a sparse file of memoryMib. */
   memory: string;
-  /** Device state. */
+  /** Devices' state. */
   state: string;
+  /** Checksum of the memory (copySparse). */
+  memorySum: bigint;
 }
 
 export interface MachineConfig {

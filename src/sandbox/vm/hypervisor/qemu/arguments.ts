@@ -40,8 +40,7 @@ export interface Memory {
 
 /** -chardev: a socket that listens already (its descriptor), or a file by descriptor set. */
 export type Chardev =
-  | { backend: 'socket'; id: string; fd: number }
-  | { backend: 'file'; id: string; path: string };
+  { backend: 'socket'; id: string; fd: number } | { backend: 'file'; id: string; path: string };
 
 /** -device: the driver and its properties. */
 export interface Device {

@@ -83,7 +83,9 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
 
 export function kernelArguments({ accelerator, image }: MachineConfig): string {
   const own = image.commandLine ?? '';
-  return [COMMON_KERNEL_ARGUMENTS, KERNEL_ARGUMENTS[accelerator], own].filter((part) => part !== '').join(' ');
+  return [COMMON_KERNEL_ARGUMENTS, KERNEL_ARGUMENTS[accelerator], own]
+    .filter((part) => part !== '')
+    .join(' ');
 }
 
 /** "rp0" is at 0000:00:04.0. */

@@ -1,5 +1,5 @@
 /** The QEMU driver: what to launch for a configuration, and the machine behind its QMP socket. */
-import { closeSync, constants, fstatSync, openSync, rmSync } from 'node:fs';
+import { closeSync, constants, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
@@ -8,13 +8,14 @@ import { renderArguments } from './arguments.ts';
 import { FD, MAX_PORTS, qemuSwitches, type MemorySource } from './command_line.ts';
 import { QemuMachine } from './machine.ts';
 import { Qmp } from './qmp.ts';
-import { restore } from './restore.ts';
+import { restoreState, saveState } from './state.ts';
+import { TemplateMemory } from './template_memory.ts';
 
 export interface QemuOptions {
   /** Absolute path of qemu-system-x86_64. */
   program: string;
   addon: Pick<Addon, 'connectUnix' | 'sendFdOver' | 'memfd' | 'sealMemfd' | 'copySparse' | 'mkfifo'>;
-  /** Milliseconds that QEMU gets for an answer; default 10 s. */
+  /** Milliseconds that QEMU gets for an answer; default 20 s. */
   deadlineMs?: number;
 }
 
@@ -23,48 +24,44 @@ const START_DEADLINE_MS = 20_000;
 
 export class QemuHypervisor implements Hypervisor {
   readonly name = 'qemu';
+  readonly program: string;
+  readonly templates: TemplateMemory;
   readonly #options: QemuOptions;
-  /** Templates' memory by path, as sealed memory files that all machines map privately. */
-  readonly #sealed = new Map<string, Promise<number>>();
 
   constructor(options: QemuOptions) {
     this.#options = options;
+    this.program = options.program;
+    this.templates = new TemplateMemory(options.addon);
   }
 
   async prepare(config: MachineConfig): Promise<MachineLaunch> {
     check(config);
-    const { addon, program } = this.#options;
-    const console = join(config.dir, 'console');
-    rmSync(console, { force: true });
-    addon.mkfifo(console, 0o600);
     const memory = await this.#memory(config);
-    const restored = config.template !== undefined;
-    const paused = restored || (config.devices ?? []).length > 0;
-    const switches = qemuSwitches({ config, memory: memory.source, restore: restored, paused });
-    return {
-      config,
-      program,
-      args: ['qemu', ...renderArguments(switches)],
-      // One arena: QEMU's threads allocate little, and each further arena costs memory that is never used.
-      env: ['MALLOC_ARENA_MAX=1'],
-      listen: [
-        { path: controlPath(config), descriptor: FD.monitor },
-        { path: agentPath(config), descriptor: FD.agent },
-      ],
-      files: [
-        // The monitor holds the reading end: opening does not wait, and what is said survives QEMU.
-        { path: console, flags: constants.O_WRONLY | constants.O_NONBLOCK, descriptor: FD.console },
-        ...memory.files,
-        ...(config.template === undefined
-          ? []
-          : [{ path: config.template.state, flags: constants.O_RDONLY, descriptor: FD.state }]),
-      ],
-      credentials: config.credentials,
-      stdio: { stdin: '', stdout: console, stderr: console, terminal: false },
-      agent: { path: agentPath(config) },
-      ready: memory.ready,
-      release: memory.release,
+    const restore = config.template !== undefined;
+    return this.#launch(config, memory, { restore, paused: restore || hasDevices(config) });
+  }
+
+  /** A machine that boots in a memory file, to be saved as a template. The descriptor is the caller's. */
+  prepareTemplate(config: MachineConfig): { launch: MachineLaunch; memory: number } {
+    check(config);
+    const fd = this.#options.addon.memfd('bulkhead new template', config.size.memoryMib * 2 ** 20);
+    const memory: PreparedMemory = {
+      source: { kind: 'file', share: true },
+      files: [memoryFile(fd)],
+      ready: done,
+      release: () => {},
     };
+    return { launch: this.#launch(config, memory, { restore: false, paused: false }), memory: fd };
+  }
+
+  /** Stops a machine of prepareTemplate() and writes its devices' state to a new file. */
+  async saveTemplate(config: MachineConfig, path: string): Promise<void> {
+    const qmp = await this.#connect(config);
+    try {
+      await saveState(qmp, config.id, path);
+    } finally {
+      qmp.close();
+    }
   }
 
   async attach(launch: MachineLaunch): Promise<Machine> {
@@ -72,10 +69,10 @@ export class QemuHypervisor implements Hypervisor {
     const qmp = await this.#connect(config);
     try {
       await launch.ready;
-      if (config.template !== undefined) await restore(qmp, config.id);
+      if (config.template !== undefined) await restoreState(qmp, config.id);
       const machine = new QemuMachine(config, qmp, this.#options.addon);
       for (const device of config.devices ?? []) await machine.plug(device);
-      if (config.template !== undefined || (config.devices ?? []).length > 0) await machine.cont();
+      if (config.template !== undefined || hasDevices(config)) await machine.cont();
       return machine;
     } catch (error) {
       qmp.close();
@@ -95,6 +92,39 @@ export class QemuHypervisor implements Hypervisor {
     }
   }
 
+  #launch(
+    config: MachineConfig,
+    memory: PreparedMemory,
+    { restore, paused }: { restore: boolean; paused: boolean },
+  ): MachineLaunch {
+    const console = join(config.dir, 'console');
+    rmSync(console, { force: true });
+    this.#options.addon.mkfifo(console, 0o600);
+    const state = config.template?.state;
+    return {
+      config,
+      program: this.program,
+      args: ['qemu', ...renderArguments(qemuSwitches({ config, memory: memory.source, restore, paused }))],
+      // One arena: QEMU's threads allocate little, and each further arena costs memory that is never used.
+      env: ['MALLOC_ARENA_MAX=1'],
+      listen: [
+        { path: controlPath(config), descriptor: FD.monitor },
+        { path: agentPath(config), descriptor: FD.agent },
+      ],
+      files: [
+        // The monitor holds the reading end: opening does not wait, and what was said outlives QEMU.
+        { path: console, flags: constants.O_WRONLY | constants.O_NONBLOCK, descriptor: FD.console },
+        ...memory.files,
+        ...(state === undefined ? [] : [{ path: state, flags: constants.O_RDONLY, descriptor: FD.state }]),
+      ],
+      credentials: config.credentials,
+      stdio: { stdin: '', stdout: console, stderr: console, terminal: false },
+      agent: { path: agentPath(config) },
+      ready: memory.ready,
+      release: memory.release,
+    };
+  }
+
   #connect(config: MachineConfig): Promise<Qmp> {
     const { addon, deadlineMs = START_DEADLINE_MS } = this.#options;
     return Qmp.connect(controlPath(config), {
@@ -105,56 +135,23 @@ export class QemuHypervisor implements Hypervisor {
     });
   }
 
-  async #memory(config: MachineConfig): Promise<PreparedMemory> {
-    const { template } = config;
-    if (template === undefined) return { source: { kind: 'anonymous' }, files: [], ready: done, release: () => {} };
-    if (!config.sharedMemory) {
-      const fd = await this.#sealedMemory(template.memory);
-      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ready: done, release: () => {} };
+  async #memory({ id, template, sharedMemory }: MachineConfig): Promise<PreparedMemory> {
+    const nothing = { ready: done, release: () => {} };
+    if (template === undefined) return { source: { kind: 'anonymous' }, files: [], ...nothing };
+    if (!sharedMemory) {
+      const fd = await this.templates.sealed(template);
+      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ...nothing };
     }
-    const sealed = await this.#sealedMemory(template.memory);
-    const { addon } = this.#options;
-    const fd = addon.memfd(`bulkhead ${config.id}`.slice(0, 200), config.size.memoryMib * 2 ** 20);
-    // Takes as long as QEMU takes to start.
-    const ready = addon.copySparse(sealed, fd);
+    // Takes about as long as QEMU takes to start.
+    const { fd, ready } = await this.templates.copy(template, `bulkhead ${id}`.slice(0, 200));
     // Told by attach(), which may never come.
     ready.catch(() => {});
     return {
       source: { kind: 'file', share: true },
       files: [memoryFile(fd)],
       ready,
-      release: () => closeSync(fd),
+      release: once(() => closeSync(fd)),
     };
-  }
-
-  /**
-   * QEMU wants to open memory for writing, also where it maps it privately, and one machine must not be able to change
-   * what all later ones begin as: it gets a copy in memory that is sealed against writing (F_SEAL_WRITE).
-   */
-  #sealedMemory(path: string): Promise<number> {
-    const known = this.#sealed.get(path);
-    if (known !== undefined) return known;
-    const made = this.#copyOf(path);
-    this.#sealed.set(path, made);
-    made.catch(() => this.#sealed.delete(path));
-    return made;
-  }
-
-  async #copyOf(path: string): Promise<number> {
-    const { addon } = this.#options;
-    const source = openSync(path, 'r');
-    let fd: number | undefined;
-    try {
-      fd = addon.memfd('bulkhead template', fstatSync(source).size);
-      await addon.copySparse(source, fd);
-      addon.sealMemfd(fd, true);
-      return fd;
-    } catch (error) {
-      if (fd !== undefined) closeSync(fd);
-      throw error;
-    } finally {
-      closeSync(source);
-    }
   }
 }
 
@@ -166,6 +163,18 @@ interface PreparedMemory {
 }
 
 const done = Promise.resolve();
+
+function once(run: () => void): () => void {
+  let ran = false;
+  return () => {
+    if (!ran) run();
+    ran = true;
+  };
+}
+
+function hasDevices({ devices }: MachineConfig): boolean {
+  return devices !== undefined && devices.length > 0;
+}
 
 /** By the name that it has in this process: the launch plan's executor opens it anew. */
 function memoryFile(fd: number): MachineLaunch['files'][number] {
@@ -182,21 +191,33 @@ export function agentPath({ dir }: MachineConfig): string {
 
 /** sockaddr_un's sun_path, with its end. */
 const MAX_SOCKET_PATH = 108;
+const MIN_MEMORY_MIB = 48;
 
 function check(config: MachineConfig): void {
-  const refuse = (object: string, reason: string): never => {
-    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op: 'vm', id: config.id, object, reason });
-  };
-  const { memoryMib, maxMemoryMib, vcpus, maxVcpus } = config.size;
-  const whole = (value: number): boolean => Number.isInteger(value) && value > 0;
-  if (!whole(memoryMib) || memoryMib < 32) refuse(`memory ${memoryMib} MiB`, 'at least 32 MiB are needed');
-  if (!whole(vcpus)) refuse(`vcpus ${vcpus}`, 'not a positive number');
-  if (maxVcpus !== undefined && !whole(maxVcpus)) refuse(`vcpus ${maxVcpus}`, 'not a positive number');
-  if (maxMemoryMib !== undefined && !whole(maxMemoryMib)) refuse(`memory ${maxMemoryMib} MiB`, 'not a positive number');
-  if (!Number.isInteger(config.ports) || config.ports < 0 || config.ports > MAX_PORTS)
-    refuse(`ports ${config.ports}`, `not between 0 and ${MAX_PORTS}`);
-  if (Buffer.byteLength(agentPath(config)) >= MAX_SOCKET_PATH)
-    refuse(`directory ${config.dir}`, 'too long for the path of a socket');
-  if (config.type === 'microvm' && config.template !== undefined && config.ports > 0)
-    refuse('machine microvm', 'has no ports');
+  const { size, ports, dir, type } = config;
+  const whole = (value: number | undefined): boolean =>
+    value === undefined || (Number.isInteger(value) && value > 0);
+  const rules: [ok: boolean, object: string, reason: string][] = [
+    [
+      whole(size.memoryMib) && size.memoryMib >= MIN_MEMORY_MIB,
+      `memory ${size.memoryMib} MiB`,
+      `less than ${MIN_MEMORY_MIB} MiB`,
+    ],
+    [whole(size.maxMemoryMib), `memory ${size.maxMemoryMib} MiB`, 'not a positive whole number'],
+    [whole(size.vcpus) && whole(size.maxVcpus), `${size.vcpus} vcpus`, 'not a positive whole number'],
+    [
+      Number.isInteger(ports) && ports >= 0 && ports <= MAX_PORTS,
+      `${ports} ports`,
+      `not between 0 and ${MAX_PORTS}`,
+    ],
+    [
+      Buffer.byteLength(agentPath(config)) < MAX_SOCKET_PATH,
+      `directory ${dir}`,
+      'too long for the path of a socket',
+    ],
+    [type === 'q35' || !hasDevices(config), 'machine microvm', 'takes no devices; use machine q35'],
+  ];
+  for (const [ok, object, reason] of rules)
+    if (!ok)
+      throw new RuntimeError({ code: ErrorCode.InvalidArgument, op: 'vm', id: config.id, object, reason });
 }

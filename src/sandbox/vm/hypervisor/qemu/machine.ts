@@ -302,7 +302,10 @@ export class QemuMachine implements Machine {
   #awaitUnplugged(device: string): Promise<void> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => finish(this.#error(ErrorCode.DeadlineExceeded, `device "${device}"`, 'the guest does not let go of it')),
+        () =>
+          finish(
+            this.#error(ErrorCode.DeadlineExceeded, `device "${device}"`, 'the guest does not let go of it'),
+          ),
         UNPLUG_DEADLINE_MS,
       );
       const end = this.#qmp.onEvent(({ event, data }) => {
@@ -357,13 +360,18 @@ function backend(kind: MachineDevice['kind'], id: string): string {
 async function removeDescriptorSet(qmp: Qmp, id: string): Promise<void> {
   const sets = await qmp.execute<{ 'fdset-id': number; fds: { opaque?: string }[] }[]>('query-fdsets');
   for (const { 'fdset-id': set, fds } of sets)
-    if (fds.some(({ opaque }) => opaque === backend('block', id))) await qmp.execute('remove-fd', { 'fdset-id': set });
+    if (fds.some(({ opaque }) => opaque === backend('block', id)))
+      await qmp.execute('remove-fd', { 'fdset-id': set });
 }
 
 function translate({ event, data }: QmpEvent): MachineEvent | undefined {
   switch (event) {
     case 'SHUTDOWN':
-      return { type: 'shutdown', guest: data['guest'] === true, reason: String(data['reason'] ?? '') };
+      return {
+        type: 'shutdown',
+        guest: data['guest'] === true,
+        reason: typeof data['reason'] === 'string' ? data['reason'] : '',
+      };
     case 'STOP':
       return { type: 'stopped' };
     case 'RESUME':

@@ -236,7 +236,8 @@ export class Qmp {
     const pending = typeof id === 'number' ? this.#pending.get(id) : undefined;
     if (pending === undefined) {
       // Of a request whose deadline has passed; but only such ids were ever given out.
-      if (typeof id !== 'number' || id <= 0 || id >= this.#nextId) this.#fail('answered a request that was not made');
+      if (typeof id !== 'number' || id <= 0 || id >= this.#nextId)
+        this.#fail('answered a request that was not made');
       return;
     }
     this.#pending.delete(id as number);
@@ -246,7 +247,9 @@ export class Qmp {
       const { class: name, desc } = error;
       pending.reject(new QmpCommandError(this.#id, pending.command, text(name), text(desc)));
     } else {
-      pending.reject(this.#problem(ErrorCode.Internal, `qemu ${pending.command}`, 'an answer without result'));
+      pending.reject(
+        this.#problem(ErrorCode.Internal, `qemu ${pending.command}`, 'an answer without result'),
+      );
       this.#fail('sent an answer without result');
     }
   }

@@ -183,8 +183,7 @@ export class VmBackend implements Backend {
         sandbox.agent.unmount(id, `${GUEST_SHARE}/${shareDirectory(serial)}/${name}`).catch(() => {}),
       ),
     ]);
-    const { share } = sandbox.paths;
-    const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, share, names });
+    const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, names });
     await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
   }
 

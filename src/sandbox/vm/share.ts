@@ -4,9 +4,9 @@
  * and detached when it goes. So the guest can reach what the pod was given and nothing else, "read-only" is the host's
  * to enforce, and when the daemon ends nothing is left to unmount.
  *
- *   daemon's plan:  own mount namespace (slave of the host's) ── tmpfs, shared ── virtiofsd, which makes a further
- *                   namespace of its own with that tmpfs as its root and gets what is attached later by propagation
- *   container:      sources opened by the host's names ── daemon's namespace joined ── attached
+ *   daemon's plan:  own mount namespace ── tmpfs ── virtiofsd, which makes a further namespace whose root is that tmpfs
+ *   container:      sources opened by the host's names, root file system made in a namespace of the moment ── daemon's
+ *                   namespace joined, in which nothing of the host is any more ── attached
  */
 import { CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUTS, MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
@@ -56,7 +56,6 @@ export function shareDaemonPlan(input: ShareDaemonInput): LaunchPlan {
         },
       },
       { attach: { slot: tmpfs, target: share, make: TargetKind.TARGET_KIND_EXISTING, hostTarget: true } },
-      { mountSetattr: { slot: tmpfs, propagation: Propagation.PROPAGATION_SHARED } },
       { rlimit: { resource: RLIMIT_NOFILE, soft: openFiles, hard: openFiles } },
       { umask: { mask: 0 } },
       { noNewPrivs: {} },
@@ -97,20 +96,23 @@ export interface ContainerShareInput {
   host: HostFacts;
 }
 
-/** Attaches what a container sees. Its root file system is at cN/rootfs in the share, its volumes at cN/NAME. */
+/**
+ * Attaches what a container sees: its root file system at cN/rootfs of the share, its volumes at cN/NAME. For when the
+ * guest has mounted the share: only then has the daemon shut itself in.
+ */
 export function containerSharePlan(input: ContainerShareInput): LaunchPlan {
   const { id, serial, daemonPid, share, shares } = input;
   const directory = `/${shareDirectory(serial)}`;
-  const root = rootContribution(input, `${share}${directory}/rootfs`);
-  const attached = shares.map((each, index) => shareSteps(each, directory, root.slots + index + 1));
+  const root = rootContribution(input, share, directory);
+  const attached = shares.map((each, index) => shareSteps(each, directory, root.slots + index));
   return {
     version: PLAN_VERSION,
     id,
     steps: [
-      ...root.sources,
       ...attached.flatMap(({ sources }) => sources),
+      ...root.sources,
       { joinNamespace: { pid: daemonPid, types: CLONE_NEWNS } },
-      { enterRoot: { path: share } },
+      { enterRoot: { path: '/' } },
       { mkdir: { target: directory } },
       ...root.inner,
       ...attached.flatMap(({ inner }) => inner),
@@ -124,11 +126,10 @@ export function containerUnsharePlan(input: {
   id: string;
   serial: number;
   daemonPid: number;
-  share: string;
   names: readonly string[];
 }): LaunchPlan {
-  const { id, serial, daemonPid, share, names } = input;
-  const directory = `${share}/${shareDirectory(serial)}`;
+  const { id, serial, daemonPid, names } = input;
+  const directory = `/${shareDirectory(serial)}`;
   return {
     version: PLAN_VERSION,
     id,
@@ -140,32 +141,46 @@ export function containerUnsharePlan(input: {
   };
 }
 
-/** The steps by which every wall makes a root file system, without those that belong to a namespace of its own. */
+/**
+ * The root file system as every wall makes it, in a mount namespace that only this helper is in, at the place where the
+ * daemon had its tmpfs; then taken along as a whole. (mount(2), which old kernels need for long options, cannot make a
+ * mount that is attached nowhere.) `slots`: the first that is free.
+ */
 function rootContribution(
   input: ContainerShareInput,
   path: string,
+  directory: string,
 ): { sources: Step[]; inner: Step[]; slots: number } {
-  const { id, bundle, spec, serial, host } = input;
-  if (input.rootfs === undefined) return { sources: [], inner: [], slots: 0 };
+  const { id, bundle, spec, host } = input;
+  const volumes = 1 + input.shares.length;
+  if (input.rootfs === undefined) return { sources: [], inner: [], slots: 1 };
   const own: RootfsMount = { type: 'bind', source: input.rootfs, options: ['rbind'] };
-  const mounts = input.rootfsMounts.length > 0 ? input.rootfsMounts : [own];
   const context = createContext(
     {
       id,
       bundle,
       // Ids are mapped in the guest, if at all.
       spec: { ...spec, linux: { ...spec.linux, namespaces: [], rootfsPropagation: '' } },
-      rootfs: { path, mounts },
+      rootfs: { path, mounts: input.rootfsMounts.length > 0 ? input.rootfsMounts : [own] },
       cgroup: { outer: [], view: { mode: 'v2', hierarchies: [] } },
       host,
       gate: { kind: 'sync' },
     },
     () => {},
   );
+  for (let slot = 1; slot < volumes; slot++) context.slots.next();
   const { sources, inner } = rootfs(context);
-  const mount = inner.filter(({ setPropagation, enterRoot }) => !setPropagation && !enterRoot);
-  const target = `/${shareDirectory(serial)}/rootfs`;
-  return { sources, inner: [{ mkdir: { target } }, ...mount], slots: context.slots.next() };
+  const slot = context.slots.next();
+  return {
+    sources: [
+      ...sources,
+      { unshare: { flags: CLONE_NEWNS } },
+      ...inner.filter(({ enterRoot }) => !enterRoot),
+      { openTree: { slot, path, recursive: true } },
+    ],
+    inner: [{ attach: { slot, target: `${directory}/rootfs`, make: TargetKind.TARGET_KIND_DIRECTORY } }],
+    slots: 1,
+  };
 }
 
 function shareSteps(share: Share, directory: string, slot: number): { sources: Step[]; inner: Step[] } {

@@ -60,6 +60,8 @@ class Agent : private MuxHandler, private ProcessEvents, private CallsOwner {
   int run();
 
  private:
+  // Init of a machine of its own, not a process that a test runs on a host.
+  bool machine() const { return options_.connect.empty() && options_.listen.empty(); }
   bool watch_signals();
   void signal_ready(uint32_t events);
   bool open_channel();
@@ -70,6 +72,7 @@ class Agent : private MuxHandler, private ProcessEvents, private CallsOwner {
   void port_ready(uint32_t events);
   void trim() { ::malloc_trim(0); }
   void end_machine();
+  void session_ended();
   void launch(const ToAgent& message);
 
   // MuxHandler
@@ -142,8 +145,7 @@ void Agent::signal_ready(uint32_t) {
   signalfd_siginfo info;
   while (::read(signals_.fd(), &info, sizeof info) == sizeof info) {
     // Only for tests on a host: what ends a machine is a call.
-    if (info.ssi_signo != SIGCHLD && !options_.connect.empty() + !options_.listen.empty() > 0)
-      running_ = false;
+    if (info.ssi_signo != SIGCHLD && !machine()) running_ = false;
   }
   processes_.reap_orphans();
 }
@@ -188,7 +190,7 @@ void Agent::serve_next() {
 }
 
 bool Agent::open_channel() {
-  if (!options_.connect.empty() || !options_.listen.empty()) return open_socket();
+  if (!machine()) return open_socket();
   auto port = open_port(kPortName, kPortTimeoutMs);
   if (!port) {
     log_error(describe("port bulkhead.agent", port.error().code));
@@ -212,15 +214,20 @@ void Agent::port_ready(uint32_t events) {
   link_.listen();
 }
 
-void Agent::mux_session() {
+void Agent::session_ended() {
   calls_.session_ended();
+  streams_.session_ended();
+}
+
+void Agent::mux_session() {
+  session_ended();
   utsname kernel{};
   ::uname(&kernel);
   send_bytes(encode_hello(kVersion, kernel.release, now_ms(), processes_));
 }
 
 void Agent::mux_lost(const char* reason) {
-  calls_.session_ended();
+  session_ended();
   pollfd state{port_.get(), 0, 0};
   if (::poll(&state, 1, 0) == 0 || (state.revents & (POLLHUP | POLLERR)) == 0) {
     // The host is there: it said what cannot be. Everything up to its next session is passed over.
@@ -294,20 +301,23 @@ void Agent::end_machine() {
   const uint64_t deadline = now_ms() + kSyncMs;
   while (pid > 0 && ::waitpid(pid, nullptr, WNOHANG) == 0 && now_ms() < deadline) ::usleep(1000);
   // Off a machine of its own there is nothing to switch off.
-  if (options_.connect.empty() && options_.listen.empty() && ::getpid() == 1)
-    ::reboot(reboot_ ? RB_AUTOBOOT : RB_POWER_OFF);
+  if (machine() && ::getpid() == 1) ::reboot(reboot_ ? RB_AUTOBOOT : RB_POWER_OFF);
   running_ = false;
 }
 
 int Agent::run() {
-  const bool machine = options_.connect.empty() && options_.listen.empty();
-  if (machine && !set_up_guest()) return 1;
+  if (machine() && !set_up_guest()) return 1;
   if (Status opened = poller_.open(); !opened) return 1;
   if (!watch_signals()) return 1;
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
-  // Now, so that a template has it.
-  if (Status ready = processes_.prepare(); !ready)
-    log_error(describe(options_.init, ready.error().code));
+  // Now, so that a template has it; a copy, since only Linux 6.15 lets an overlay be made of what
+  // is mounted nowhere, and older ones say so on the console.
+  auto init = open_init_copy(options_.init.c_str());
+  if (!init) {
+    log_error(describe(options_.init, init.error().code));
+    return 1;
+  }
+  processes_.set_init(init.take());
   if (!open_channel()) return 1;
   set_log_sink(
       [](void* self, std::string_view level, std::string_view message) {

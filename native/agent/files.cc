@@ -104,7 +104,7 @@ int empty_directory(int fd, dev_t device, int depth) {
     if (S_ISDIR(info.st_mode)) {
       UniqueFd child(::openat(fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       if (!child || info.st_dev != device) {
-        err = child ? EBUSY : errno;
+        err = child ? EXDEV : errno;
       } else {
         err = empty_directory(child.get(), device, depth + 1);
         if (err == 0 && ::unlinkat(fd, name.c_str(), AT_REMOVEDIR) < 0) err = errno;
@@ -130,6 +130,7 @@ int remove_one(const std::string& path) {
     int err = empty_directory(fd->get(), info.st_dev, 0);
     if (err == 0 && ::rmdir(path.c_str()) < 0) err = errno;
     if (err == 0 || err == ENOENT) return 0;
+    if (err == EXDEV) return EBUSY;  // something is mounted in there, and stays
     // A cgroup is busy until its last process is reaped.
     if (err != EBUSY || tries >= kBusyTries) return err;
     ::usleep(kBusyDelayUs);

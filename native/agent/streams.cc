@@ -25,6 +25,7 @@ StreamSet::StreamSet(StreamTable& table, Poller& poller, MuxLink& link, const ui
                      bool terminal)
     : table_(table),
       terminal_(terminal),
+      pending_(terminal),
       in_(poller, link, {changed, this}),
       out_(poller, link, {changed, this}),
       err_(poller, link, {changed, this}) {
@@ -32,7 +33,11 @@ StreamSet::StreamSet(StreamTable& table, Poller& poller, MuxLink& link, const ui
 }
 
 bool StreamSet::uses(uint32_t id) const {
-  return std::find(std::begin(ids_), std::end(ids_), id) != std::end(ids_);
+  const MuxStream* const streams[] = {&in_, &out_, &err_};
+  for (int i = 0; i < 3; i++) {
+    if (ids_[i] == id && (pending_ || streams[i]->attached())) return true;
+  }
+  return false;
 }
 
 void StreamSet::changed(void* self) {
@@ -57,6 +62,8 @@ void StreamSet::open_pipes(UniqueFd in, UniqueFd out, UniqueFd err) {
 }
 
 void StreamSet::open_console(const UniqueFd& master) {
+  if (!pending_) return;
+  pending_ = false;
   set_nonblocking(master.get());
   if (ids_[0] != 0) {
     in_.open(duplicate(master));
@@ -100,6 +107,10 @@ StreamSet* StreamTable::add(const uint32_t (&ids)[3], bool terminal) {
   first_ = std::move(set);
   count_++;
   return first_.get();
+}
+
+void StreamTable::session_ended() {
+  for (StreamSet* set = first_.get(); set != nullptr; set = set->next_.get()) set->session_ended();
 }
 
 // Ends of streams that have come to their end, and whole sets of which nothing is left.

@@ -21,11 +21,14 @@ class StreamSet {
   StreamSet(StreamTable& table, Poller& poller, MuxLink& link, const uint32_t (&ids)[3],
             bool terminal);
 
+  // A stream of this set has the id, or is to have it.
   bool uses(uint32_t id) const;
   // Takes our ends of the pipes; an invalid one: that stream is /dev/null.
   void open_pipes(UniqueFd in, UniqueFd out, UniqueFd err);
   void open_console(const UniqueFd& master);
   void process_ended();
+  // Its ids mean nothing any more: what has no stream yet gets none.
+  void session_ended() { pending_ = false; }
   // The process is forgotten: what it left goes on until its end.
   void release();
 
@@ -37,6 +40,7 @@ class StreamSet {
   StreamTable& table_;
   uint32_t ids_[3];
   bool terminal_;
+  bool pending_;  // the terminal has not come yet
   bool released_ = false;
   StreamSink in_;
   StreamSource out_;
@@ -53,6 +57,7 @@ class StreamTable {
 
   // nullptr: one of the ids is taken, given twice, or too many are open.
   StreamSet* add(const uint32_t (&ids)[3], bool terminal);
+  void session_ended();
   void sweep_soon() { sweep_.arm(0); }
 
  private:

@@ -68,6 +68,7 @@ Names list_names(int dir_fd, bool mark, size_t limit) {
     return names;
   }
   (void)copy.release();
+  ::rewinddir(dir);  // the copy shares its position with the original
   while (const dirent* entry = ::readdir(dir)) {
     const std::string_view name = entry->d_name;
     if (name == "." || name == "..") continue;

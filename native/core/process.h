@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/fd.h"
 #include "core/launch.h"
@@ -173,8 +174,10 @@ class ProcessTable {
   ProcessTable& operator=(const ProcessTable&) = delete;
   ~ProcessTable();
 
-  // Opens bulkhead-init now.
+  // Opens bulkhead-init now (open_init).
   Status prepare();
+  // Uses this descriptor of bulkhead-init instead.
+  void set_init(UniqueFd init) { init_ = std::move(init); }
 
   // The messages of that name; each is answered through ProcessEvents.
   void launch(const LaunchRequest& request, std::unique_ptr<ProcessStreams> streams);
@@ -195,13 +198,6 @@ class ProcessTable {
   }
   // Reaps orphans that came to us as their subreaper, or as init.
   void reap_orphans();
-  // Children of the owner that are no processes of this table: true when `pid` was one of them and
-  // has been reaped.
-  using ReapOwn = bool (*)(void* owner, pid_t pid);
-  void set_reap_own(ReapOwn reap_own, void* owner) {
-    reap_own_ = reap_own;
-    reap_owner_ = owner;
-  }
   // Nothing is launched, runs or waits.
   bool idle() const;
   // Nothing is remembered either.
@@ -226,8 +222,6 @@ class ProcessTable {
   Process* leaving_ = nullptr;  // forgotten, but output is still being read
   Timer sweep_;
   Timer orphans_;
-  ReapOwn reap_own_ = nullptr;
-  void* reap_owner_ = nullptr;
 };
 
 }  // namespace bulkhead

@@ -198,7 +198,6 @@ void ProcessTable::reap_orphans() {
       process->look();
       continue;
     }
-    if (reap_own_ != nullptr && reap_own_(reap_owner_, info.si_pid)) continue;
     // A clone that died faster than its report travels is no orphan.
     bool unsure = look_for_clones();
     if (find(info.si_pid) != nullptr) continue;

@@ -20,6 +20,8 @@ export type CallMessage = bulkhead.agent.v1.ICall;
 /** BULKHEAD_NATIVE: another build of the binaries, such as the one under AddressSanitizer. */
 const NATIVE = resolve(process.env.BULKHEAD_NATIVE ?? join(import.meta.dirname, '../../../build/native'));
 
+export const AGENT = join(NATIVE, 'bulkhead-agent');
+
 /** What has come on one stream. Gives credit back at once unless `hold`. */
 export class Incoming {
   bytes = 0;
@@ -167,7 +169,9 @@ export class HostSession {
   }
 
   events(): bulkhead.agent.v1.Event[] {
-    return this.messages.flatMap(({ event }) => (event ? [Event.decode(event.event ?? new Uint8Array())] : []));
+    return this.messages.flatMap(({ event }) =>
+      event ? [Event.decode(event.event ?? new Uint8Array())] : [],
+    );
   }
 }
 
@@ -179,12 +183,23 @@ export class AgentRig {
   #sockets: Socket[] = [];
 
   /** Starts the agent listening. `prepare` is run by a shell in its namespaces before it. */
-  async start(prepare = 'true'): Promise<void> {
-    const agent = `exec ${NATIVE}/bulkhead-agent --init ${NATIVE}/bulkhead-init --listen ${this.socketPath}`;
+  start(prepare = 'true'): void {
+    const agent = `exec ${AGENT} --init ${NATIVE}/bulkhead-init --listen ${this.socketPath}`;
     const own = 'mount -t tmpfs none /run && mount -t proc proc /proc && ip link set lo up 2>/dev/null; ';
     this.process = spawn(
       'unshare',
-      ['--mount', '--pid', '--uts', '--net', '--ipc', '--fork', '--kill-child=KILL', 'sh', '-c', `${own}${prepare}; ${agent}`],
+      [
+        '--mount',
+        '--pid',
+        '--uts',
+        '--net',
+        '--ipc',
+        '--fork',
+        '--kill-child=KILL',
+        'sh',
+        '-c',
+        `${own}${prepare}; ${agent}`,
+      ],
       { stdio: ['ignore', 'ignore', 'pipe'] },
     );
     this.process.stderr?.on('data', (chunk: Buffer) => (this.stderr += chunk.toString()));

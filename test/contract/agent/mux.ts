@@ -33,7 +33,7 @@ export const preamble = (nonce: Buffer = randomBytes(16)): Buffer => Buffer.conc
 
 /** Frames of a byte stream, once the expected preamble has come. */
 export class MuxReader {
-  #bytes = Buffer.alloc(0);
+  #bytes: Buffer = Buffer.alloc(0);
   #expected: Buffer;
   inSession = false;
 

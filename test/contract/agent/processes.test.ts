@@ -16,7 +16,7 @@ let rig: AgentRig;
 let host: HostSession;
 beforeEach(async () => {
   rig = new AgentRig();
-  await rig.start();
+  rig.start();
   host = await rig.session();
   await host.hello();
 });
@@ -115,7 +115,9 @@ describe('a process', () => {
     await host.answer('launched', 'web');
     host.write(1, 'hello\n');
     await until('an answer', () => host.incoming(2).text.includes('got hello'));
-    expect(await host.ask((request) => ({ resize: { request, key: 'web', width: 132, height: 43 } }))).toBe(0);
+    expect(await host.ask((request) => ({ resize: { request, key: 'web', width: 132, height: 43 } }))).toBe(
+      0,
+    );
     host.write(1, 'on\n');
     await host.answer('exited', 'web');
     await until('the end of the terminal', () => host.incoming(2).eof);

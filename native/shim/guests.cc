@@ -131,12 +131,14 @@ void Guests::host_process_ended(std::string_view key) {
   for (GuestLink* link = links_; link != nullptr; link = link->next) link->host_process_ended(key);
 }
 
-void Guests::engine_up() {
-  engine_.send(missed_);
+void Guests::engine_welcomed() {
+  welcomed_ = true;
+  if (!missed_.empty()) engine_.send(missed_);
   missed_ = {};
 }
 
 void Guests::engine_down() {
+  welcomed_ = false;
   for (GuestLink* link = links_; link != nullptr; link = link->next) link->engine_down();
 }
 
@@ -158,8 +160,8 @@ void Guests::guest_reply(uint64_t request, int err, std::span<const uint8_t> byt
   engine_.send(encode_guest_reply(request, err, bytes, what));
 }
 
-void Guests::tell(std::string frame) {
-  if (engine_.up()) {
+void Guests::tell(const std::string& frame) {
+  if (welcomed_) {
     engine_.send(frame);
   } else if (missed_.size() + frame.size() <= kMostMissed) {
     missed_ += frame;

@@ -35,7 +35,8 @@ class Guests final : private GuestEvents {
 
   void add_states(HelloBuilder& hello);
   void host_process_ended(std::string_view key);
-  void engine_up();
+  // The engine has said Welcome: it is told what was missed.
+  void engine_welcomed();
   void engine_down();
   void engine_drained();
   // Nothing is launched, runs or waits.
@@ -53,15 +54,16 @@ class Guests final : private GuestEvents {
 
   GuestLink* find_guest(std::string_view name);
   GuestLink* find(std::string_view key, GuestProcess*& process);
-  void tell(std::string frame);
+  void tell(const std::string& frame);
   void sweep();
 
   Poller& poller_;
   EngineLink& engine_;
   ProcessEvents& processes_;
   GuestLink* links_ = nullptr;
-  // What happened while the engine was away, framed.
+  // What happened while no engine was there to say Welcome, framed.
   std::string missed_;
+  bool welcomed_ = false;
   Timer sweep_;
 };
 

@@ -172,7 +172,6 @@ void Monitor::engine_up() {
   processes_.each_state([&hello](const ProcessState& process) { hello.add(process); });
   guests_.add_states(hello);
   engine_.send(hello.finish());
-  guests_.engine_up();
   relay_.engine_up();
 }
 
@@ -235,6 +234,7 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
       engine_.welcomed();
       served_ = true;
       abandoned_.cancel();
+      guests_.engine_welcomed();
       if (message.protocol != kProtocol) log_warning("monitor: the engine speaks another protocol");
       break;
     case Kind::kStreamData:

@@ -1,39 +1,35 @@
-import { execFileSync } from 'node:child_process';
-import {
-  closeSync,
-  constants,
-  openSync,
-  readFileSync,
-  readSync,
-  readlinkSync,
-  readdirSync,
-  writeSync,
-} from 'node:fs';
+import { readFileSync, readlinkSync, readdirSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { bulkhead } from '../../../src/gen/bulkhead.js';
 import type { Session } from './fake_engine.ts';
+import { Fifos } from './fifos.ts';
+import type { FifoReader } from './fifos.ts';
 import { ShimRig, execPlan, messageFor, pause, until } from './harness.ts';
 
 let rig: ShimRig;
 let session: Session;
 let pid: number;
 let request = 100;
-const open: number[] = [];
+let fifos: Fifos;
 beforeEach(async () => {
   rig = new ShimRig();
+  fifos = new Fifos(rig.dir);
   await rig.engine.listen();
   ({ session, pid } = await rig.monitor());
 });
 afterEach(async () => {
-  for (const fd of open.splice(0)) closeSync(fd);
+  fifos.dispose();
   await rig.dispose();
 });
 
-function fifo(name: string): string {
-  const path = join(rig.dir, name);
-  execFileSync('mkfifo', [path]);
-  return path;
+const fifo = (name: string): string => fifos.make(name);
+const writer = (path: string): number => fifos.writer(path);
+const closeWriter = (fd: number): void => fifos.close(fd);
+/** The end of file that the launched process leaves. */
+async function toEnd(reader: FifoReader): Promise<void> {
+  await answer('launched', 'web');
+  await reader.toEnd();
 }
 function launch(key: string, plan: Uint8Array, stdio = {}): void {
   session.send({ launch: { request: ++request, key, plan, stdio } });
@@ -55,66 +51,14 @@ const monitorHolds = (path: string): number =>
     }
   }).length;
 
-/** A reader of a fifo that never blocks this process. */
-class Reader {
-  readonly fd: number;
-  text = '';
-  ended = false;
-  constructor(path: string) {
-    this.fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    open.push(this.fd);
-  }
-  poll(): string {
-    const chunk = Buffer.alloc(65536);
-    for (;;) {
-      try {
-        const got = readSync(this.fd, chunk);
-        if (got === 0) {
-          this.ended = true;
-          return this.text;
-        }
-        this.text += chunk.subarray(0, got).toString('latin1');
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return this.text;
-        throw error;
-      }
-    }
-  }
-  until(what: string, check: (text: string) => boolean): Promise<boolean> {
-    return until(what, () => check(this.poll()));
-  }
-  /** The end of file that the launched process leaves; before it runs, a fifo without a writer looks the same. */
-  async toEnd(): Promise<boolean> {
-    await answer('launched', 'web');
-    this.ended = false;
-    return until('end of file', () => {
-      this.poll();
-      return this.ended;
-    });
-  }
-  close(): void {
-    closeSync(this.fd);
-    open.splice(open.indexOf(this.fd), 1);
-  }
-}
-function writer(path: string): number {
-  const fd = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
-  open.push(fd);
-  return fd;
-}
-function closeWriter(fd: number): void {
-  closeSync(fd);
-  open.splice(open.indexOf(fd), 1);
-}
-
 describe('without a terminal', () => {
   it('the process has the fifos themselves; the reader sees the end', async () => {
     const paths = { stdout: fifo('out'), stderr: fifo('err') };
-    const out = new Reader(paths.stdout);
-    const err = new Reader(paths.stderr);
+    const out = fifos.reader(paths.stdout);
+    const err = fifos.reader(paths.stderr);
     launch('web', execPlan('readlink /proc/self/fd/1; readlink /proc/self/fd/0 >&2'), paths);
-    await out.toEnd();
-    await err.toEnd();
+    await toEnd(out);
+    await toEnd(err);
     expect(out.text).toBe(`${paths.stdout}\n`);
     expect(err.text).toBe('/dev/null\n');
     expect((await answer('exited', 'web')).waitStatus).toBe(0);
@@ -122,9 +66,9 @@ describe('without a terminal', () => {
 
   it('one path may serve both streams', async () => {
     const path = fifo('both');
-    const both = new Reader(path);
+    const both = fifos.reader(path);
     launch('web', execPlan('echo out; echo err >&2'), { stdout: path, stderr: path });
-    await both.toEnd();
+    await toEnd(both);
     expect(both.text).toBe('out\nerr\n');
   });
 
@@ -133,8 +77,8 @@ describe('without a terminal', () => {
     launch('web', execPlan('echo early'), { stdout });
     await answer('exited', 'web');
     await pause(60);
-    const late = new Reader(stdout);
-    await late.toEnd();
+    const late = fifos.reader(stdout);
+    await toEnd(late);
     expect(late.text).toBe('early\n');
     await until('the keeper to go', () => monitorHolds(stdout) === 0);
   });
@@ -150,20 +94,20 @@ describe('without a terminal', () => {
 
   it('a reader may go and come back: no SIGPIPE, nothing lost', async () => {
     const stdout = fifo('out');
-    const first = new Reader(stdout);
+    const first = fifos.reader(stdout);
     launch('web', execPlan('echo one; sleep 0.15; echo two; sleep 0.15; echo three'), { stdout });
     await first.until('the first line', (text) => text === 'one\n');
     first.close();
     await pause(200);
-    const second = new Reader(stdout);
-    await second.toEnd();
+    const second = fifos.reader(stdout);
+    await toEnd(second);
     expect(second.text).toBe('two\nthree\n');
     expect((await answer('exited', 'web')).waitStatus).toBe(0);
   });
 
   it('a client of stdin may go and come back; only CloseStdin is the end', async () => {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
-    const out = new Reader(paths.stdout);
+    const out = fifos.reader(paths.stdout);
     launch('web', execPlan('cat; echo end'), paths);
     await answer('launched', 'web');
     for (const word of ['one', 'two']) {
@@ -175,13 +119,13 @@ describe('without a terminal', () => {
     await pause(50);
     expect(out.text).toBe('one\ntwo\n');
     expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toBe('one\ntwo\nend\n');
   });
 
   it('a stdin that nobody ever opens blocks nothing', async () => {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
-    const out = new Reader(paths.stdout);
+    const out = fifos.reader(paths.stdout);
     launch('web', execPlan('echo ready; cat'), paths);
     await out.until('its word', (text) => text === 'ready\n');
     expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 80, height: 24 } }))).toBe(0);
@@ -191,7 +135,7 @@ describe('without a terminal', () => {
 
   it('stdin may get its reader with the start gate: a client cannot write before', async () => {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
-    const out = new Reader(paths.stdout);
+    const out = fifos.reader(paths.stdout);
     launch('web', execPlan('cat; echo end', [{ gate: { point: 'start' } }]), { ...paths, stdinAtGate: true });
     await answer('launched', 'web');
     expect(() => writer(paths.stdin)).toThrow('ENXIO');
@@ -204,18 +148,18 @@ describe('without a terminal', () => {
     await pause(30);
     expect(out.text).toBe('late\n');
     expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toBe('late\nend\n');
   });
 
   it('closed before its reader came, stdin is at its end', async () => {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
-    const out = new Reader(paths.stdout);
+    const out = fifos.reader(paths.stdout);
     launch('web', execPlan('cat; echo end', [{ gate: { point: 'start' } }]), { ...paths, stdinAtGate: true });
     await answer('launched', 'web');
     expect(await reply((id) => ({ closeStdin: { request: id, key: 'web' } }))).toBe(0);
     session.send({ continue: { request: ++request, key: 'web' } });
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toBe('end\n');
   });
 
@@ -230,18 +174,18 @@ describe('without a terminal', () => {
 
   it('only its own descriptors reach the process', async () => {
     const stdout = fifo('out');
-    const out = new Reader(stdout);
+    const out = fifos.reader(stdout);
     launch('web', execPlan('ls /proc/self/fd'), { stdout });
-    await out.toEnd();
+    await toEnd(out);
     // 3 is the directory that ls itself has open.
     expect(out.text.trim().split('\n')).toEqual(['0', '1', '2', '3']);
   });
 
   it('ten megabytes arrive whole', async () => {
     const stdout = fifo('out');
-    const out = new Reader(stdout);
+    const out = fifos.reader(stdout);
     launch('web', execPlan('head -c 10485760 /dev/zero'), { stdout });
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text.length).toBe(10 << 20);
   });
 });
@@ -250,9 +194,9 @@ describe('with a terminal', () => {
   const TTY: bulkhead.plan.v1.IStep = { terminal: { width: 100, height: 30 } };
   async function terminal(
     script: string,
-  ): Promise<{ out: Reader; stdin: number; paths: { stdin: string; stdout: string } }> {
+  ): Promise<{ out: FifoReader; stdin: number; paths: { stdin: string; stdout: string } }> {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
-    const out = new Reader(paths.stdout);
+    const out = fifos.reader(paths.stdout);
     launch('web', execPlan(script, [{ enterRoot: { path: '/' } }, TTY]), { ...paths, terminal: true });
     const failed = () => messageFor(session, 'launchFailed', 'web');
     await until('launch', () => messageFor(session, 'launched', 'web') ?? failed());
@@ -264,7 +208,7 @@ describe('with a terminal', () => {
     const { out, stdin } = await terminal('tty; read line; echo "got $line"; exit 6');
     await out.until('tty', (text) => text.includes('/dev/pts/'));
     writeSync(stdin, 'hello\n');
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toContain('hello\n');
     expect(out.text).toContain('got hello\n');
     expect((await answer('exited', 'web')).waitStatus).toBe(6 << 8);
@@ -275,7 +219,7 @@ describe('with a terminal', () => {
     await out.until('a size', (text) => text.includes('30 100'));
     expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 132, height: 50 } }))).toBe(0);
     writeSync(stdin, '\n');
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toContain('50 132');
     await answer('exited', 'web');
     expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 1, height: 1 } }))).toBe(3);
@@ -283,7 +227,7 @@ describe('with a terminal', () => {
 
   it('delivers everything that was written before the exit', async () => {
     const { out } = await terminal('seq 1 20000');
-    await out.toEnd();
+    await toEnd(out);
     const lines = out.text.trimEnd().split('\n');
     expect(lines.length).toBe(20000);
     expect(lines.at(-1)).toBe('20000');
@@ -296,10 +240,10 @@ describe('with a terminal', () => {
     out.close();
     writeSync(stdin, 'two\n');
     await pause(50);
-    const second = new Reader(paths.stdout);
+    const second = fifos.reader(paths.stdout);
     await second.until('the second', (text) => text.includes('got two'));
     await reply((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
-    await second.toEnd();
+    await toEnd(second);
   });
 
   it('takes no end of input from CloseStdin', async () => {
@@ -307,7 +251,7 @@ describe('with a terminal', () => {
     writeSync(stdin, 'x\n');
     closeWriter(stdin);
     await reply((id) => ({ closeStdin: { request: id, key: 'web' } }));
-    await out.toEnd();
+    await toEnd(out);
     expect(out.text).toContain('got x');
     expect(out.text).toContain('still');
   });
@@ -317,8 +261,8 @@ describe('with a terminal', () => {
     launch('web', execPlan('echo early', [{ enterRoot: { path: '/' } }, TTY]), { stdout, terminal: true });
     await answer('exited', 'web');
     await pause(60);
-    const late = new Reader(stdout);
-    await late.toEnd();
+    const late = fifos.reader(stdout);
+    await toEnd(late);
     expect(late.text).toBe('early\n');
   });
 });

@@ -13,6 +13,7 @@ import { launchSentence } from './launch_sentence.ts';
 export async function startContainer(ctx: RuntimeContext, container: Container): Promise<number> {
   const { init } = container;
   const next = transition('start', init.record.status, container.id);
+  await container.backend.beforeStart?.(container.record, container.executor);
   await container.executor.proceed(init.key).catch((error: unknown) => {
     throw launchSentence('start', container.id, error);
   });

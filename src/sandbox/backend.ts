@@ -63,6 +63,8 @@ export interface Backend {
   readonly wall: Wall;
   /** Makes the container up to the start gate; fills `record` (pid, cgroups). Leaves nothing behind when it rejects. */
   create(record: ContainerRecord, input: CreateInput): Promise<void>;
+  /** Before the start gate opens: takes in what has changed around the container since its create. */
+  beforeStart?(record: ContainerRecord, executor: Executor): Promise<void>;
   /** Starts a further process in the container; resolves with its pid after execve. */
   exec(record: ContainerRecord, input: ExecInput): Promise<number>;
   pause(record: ContainerRecord, executor: Executor): Promise<void>;

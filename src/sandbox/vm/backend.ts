@@ -18,6 +18,7 @@ import { nameMount, type BackendHost } from '../host_backend.ts';
 import { guestContainer } from './guest_container.ts';
 import { guestCreatePlan, guestExecPlan, sharedRootfs } from './guest_plan.ts';
 import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
+import { podNamespace } from './network.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
@@ -47,6 +48,7 @@ export class VmBackend implements Backend {
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
     this.#adapt(record, spec, sandbox, 0);
+    podNamespace(id, spec);
     record.privatePidNamespace = true;
     record.spec = Buffer.from(JSON.stringify({ ...spec, hooks: hostHooks(spec.hooks) }));
     input.journal(record);
@@ -54,6 +56,7 @@ export class VmBackend implements Backend {
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
     await this.#share(record, input, sandbox, own, adapted);
     await input.runCreateHooks(sandbox.pid);
+    await sandbox.connectNetwork();
     await this.#launch(record, input, sandbox, own, adapted);
   }
 
@@ -106,6 +109,12 @@ export class VmBackend implements Backend {
     record.guestPid = pid;
     if (record.init) record.init.pid = sandbox.pid;
     sandbox.save();
+  }
+
+  /** Docker 26 and later configure the network between create and start. */
+  async beforeStart(record: ContainerRecord, executor: Executor): Promise<void> {
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.isRunning) await sandbox.connectNetwork();
   }
 
   async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
@@ -192,7 +201,7 @@ export class VmBackend implements Backend {
     const paths = this.#paths(record);
     this.#sandboxes.delete(keyOf(record));
     const sandbox = loadSandbox(paths.record);
-    if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#host.layout());
+    if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#vm.sandbox);
   }
 
   #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {

@@ -8,6 +8,11 @@ import { addon } from '../../native/index.ts';
 import type { Spec } from '../../oci/types.ts';
 import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
+import { findGuest, guestProgram } from '../../guest/index.ts';
+import { probeAgent } from './agent_probe.ts';
+import { launchBuilder } from './builder.ts';
+import { TemplateStore } from './hypervisor/qemu/template.ts';
+import type { SizedMachine } from './sandbox.ts';
 import type { VmConfig } from './config.ts';
 import type { GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
@@ -19,38 +24,75 @@ const DEFAULT_OPEN_FILES = 1_000_000;
 
 /** @param root the engine's state root */
 export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
-  let hypervisor: QemuHypervisor | undefined;
+  let made: { hypervisor: QemuHypervisor; templates: TemplateStore } | undefined;
+  const open = (): { hypervisor: QemuHypervisor; templates: TemplateStore } => {
+    checkPrograms(config);
+    if (made !== undefined) return made;
+    const hypervisor = new QemuHypervisor({ program: config.qemu, addon: addon() });
+    const templates = new TemplateStore({
+      cache: config.cache,
+      hypervisor,
+      addon: addon(),
+      launch: (launch) => launchBuilder(guestProgram('bulkhead-init'), launch),
+      probe: (launch, deadlineMs) => probeAgent(launch.agent.path, 'template', deadlineMs),
+      log,
+      bootDeadlineMs: config.bootTimeoutMs,
+    });
+    return (made = { hypervisor, templates });
+  };
   return {
     top: join(root, 'vm'),
     sandbox: {
-      hypervisor: () => {
-        checkPrograms(config);
-        hypervisor ??= new QemuHypervisor({ program: config.qemu, addon: addon() });
-        return Promise.resolve(hypervisor);
-      },
-      machineConfig: (id, spec) => machineConfig(config, id, spec),
+      hypervisor: () => open().hypervisor,
+      machineConfig: (id, spec, dir) =>
+        machineConfig(config, { id, spec, dir, log, templates: open().templates }),
+      discardTemplate: (machine) => open().templates.discard(machine),
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
       bootDeadlineMs: config.bootTimeoutMs,
+      network: () => addon(),
       log,
     },
   };
 }
 
-function machineConfig(config: VmConfig, id: string, spec: Spec): Promise<Omit<MachineConfig, 'dir'>> {
-  return Promise.resolve({
+interface MachineInput {
+  id: string;
+  spec: Spec;
+  dir: string;
+  log: Logger;
+  templates: TemplateStore;
+}
+
+/** A clone begins as large as all templates are, and grows. */
+async function machineConfig(config: VmConfig, input: MachineInput): Promise<SizedMachine> {
+  const { id, spec, dir, log, templates } = input;
+  const size = machineSize(id, spec, config);
+  const machine: MachineConfig = {
     id: id.slice(0, 64),
+    dir,
     image: guestImage(config, id),
-    size: machineSize(id, spec, config),
+    size,
     type: config.machine,
     accelerator: config.accelerator === 'auto' ? 'tcg' : config.accelerator,
     sharedMemory: true,
     ports: PORTS,
-  });
+  };
+  if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
+  const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
+  try {
+    const template = await templates.ensure(small);
+    return { machine: { ...small, template }, growMib: size.memoryMib - config.memoryMib };
+  } catch (error) {
+    log.warning('no template: the machine boots', { id, error: (error as Error).message });
+    return { machine, growMib: 0 };
+  }
 }
 
-function guestImage({ kernel, initrd }: VmConfig, id: string): GuestImage {
+function guestImage(config: VmConfig, id: string): GuestImage {
+  const { kernel, initrd } = config;
+  if (kernel === '' && initrd === '') return findGuest({ cache: config.cache }, 'create', id);
   for (const [what, path] of Object.entries({ kernel, initrd })) {
     if (path !== '' && existsSync(path)) continue;
     throw new RuntimeError({
@@ -58,8 +100,8 @@ function guestImage({ kernel, initrd }: VmConfig, id: string): GuestImage {
       op: 'create',
       id,
       object: `guest ${what}${path === '' ? '' : ` ${path}`}`,
-      reason: path === '' ? 'is not configured' : 'no such file or directory',
-      remedy: 'make one with `bulkhead guest build`',
+      reason: path === '' ? 'is not configured, and only both can be' : 'no such file or directory',
+      remedy: 'make a guest with `bulkhead guest build` and configure none',
     });
   }
   return { kernel, initrd };

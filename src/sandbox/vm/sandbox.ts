@@ -26,17 +26,32 @@ import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
+import {
+  releaseNetwork,
+  SandboxNetwork,
+  podNamespace,
+  type NetworkAddon,
+  type NetworkState,
+} from './network.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
 import { GUEST, GUEST_SHARE, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
 
+/** A machine, and what it is to grow by (MiB) once it runs. */
+export interface SizedMachine {
+  machine: MachineConfig;
+  growMib: number;
+}
+
 /** What a sandbox needs of the machine and of the configuration. */
 export interface SandboxDeps {
-  hypervisor: () => Promise<Hypervisor>;
-  /** All of a machine's configuration but its directory. */
-  machineConfig: (id: string, spec: Spec) => Promise<Omit<MachineConfig, 'dir'>>;
+  hypervisor: () => Hypervisor;
+  machineConfig: (id: string, spec: Spec, dir: string) => Promise<SizedMachine>;
+  /** It was found to be damaged. */
+  discardTemplate: (config: MachineConfig) => Promise<void>;
+  network: () => NetworkAddon;
   layout: () => CgroupLayout;
   /** virtiofsd. */
   shareDaemon: string;
@@ -48,6 +63,8 @@ export interface SandboxDeps {
 
 /** Whether QEMU's and virtiofsd's last words are worth showing. */
 const LAST_LINES = 20;
+/** The guest has found its network cards and configured them. */
+const NETWORK_DEADLINE_MS = 15_000;
 
 export class VmSandbox {
   readonly paths: SandboxPaths;
@@ -56,6 +73,7 @@ export class VmSandbox {
   readonly agent: GuestAgent;
   readonly #deps: SandboxDeps;
   #booted: Promise<void> | undefined;
+  #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
   #ending = false;
   #stopListening: (() => void)[] = [];
@@ -163,7 +181,7 @@ export class VmSandbox {
       () => {},
     );
     await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
-    await removeSandbox(this.paths, this.record, this.#deps.layout());
+    await removeSandbox(this.paths, this.record, this.#deps.network());
   }
 
   /** The hypervisor's handle; found again after a restart of the engine. */
@@ -173,9 +191,8 @@ export class VmSandbox {
   }
 
   async #reattach(): Promise<Machine> {
-    const config = JSON.parse(Buffer.from(this.record.machine ?? []).toString()) as MachineConfig;
-    const hypervisor = await this.#deps.hypervisor();
-    return hypervisor.reattach(config);
+    const config = decodeJson<MachineConfig>(this.record.machine);
+    return this.#deps.hypervisor().reattach(config);
   }
 
   /** What will have to be undone, known before it is done. */
@@ -191,32 +208,43 @@ export class VmSandbox {
   }
 
   async #boot(id: string, spec: Spec): Promise<void> {
-    const hypervisor = await this.#deps.hypervisor();
+    const hypervisor = this.#deps.hypervisor();
+    const watch = stopwatch();
+    const netns = podNamespace(id, spec);
     mkdirSync(this.paths.share, { recursive: true, mode: 0o711 });
-    const config: MachineConfig = { ...(await this.#deps.machineConfig(id, spec)), dir: this.paths.dir };
-    this.record.machine = Buffer.from(JSON.stringify(config));
+    const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, this.paths.dir);
+    this.record.machine = encodeJson({ ...config, template: undefined });
     const launch = await hypervisor.prepare(config);
+    watch.lap('prepared');
     try {
       const { pid } = await this.#launch(id, spec, launch);
       this.record.pid = pid;
       this.record.pidStartTime = processStartTime(pid) ?? 0;
+      this.record.network = encodeJson({ netns: netns === '' ? `/proc/${pid}/ns/net` : netns, links: [] });
       this.save();
+      watch.lap('launched');
       this.#machine = hypervisor.attach(launch);
       const { guests } = this.executor;
       await Promise.all([
-        this.#machine.then((machine) =>
-          machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath: this.paths.shareSocket }),
-        ),
-        guests?.connect(GUEST, launch.agent.path, this.#deps.bootDeadlineMs),
+        this.#machine.then((machine) => {
+          watch.lap('attached');
+          return this.#plug(machine, growMib);
+        }),
+        guests?.connect(GUEST, launch.agent.path, this.#deps.bootDeadlineMs).then(() => watch.lap('agent')),
       ]);
-      await this.#setUp(id, spec);
+      watch.lap('plugged');
+      await this.#setUp(id, spec, growMib);
     } catch (error) {
+      if (error instanceof RuntimeError && error.object === 'template')
+        await this.#deps.discardTemplate(config);
       throw this.#bootError(id, error);
     } finally {
       launch.release();
     }
     this.record.ready = true;
     this.save();
+    watch.lap('ready');
+    this.#deps.log.debug('virtual machine is up', { id, ...watch.laps });
   }
 
   /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */
@@ -251,13 +279,36 @@ export class VmSandbox {
     return result;
   }
 
-  async #setUp(id: string, spec: Spec): Promise<void> {
+  async #plug(machine: Machine, growMib: number): Promise<void> {
+    const { shareSocket: socketPath } = this.paths;
+    await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
+    if (growMib > 0) await machine.growMemory(growMib);
+  }
+
+  /** Ties the pod's network to the guest, and what has been added to it since. */
+  async connectNetwork(): Promise<void> {
+    this.#network ??= new SandboxNetwork(this.id, decodeJson<NetworkState>(this.record.network), {
+      addon: this.#deps.network(),
+      plug: async (device) => (await this.machine()).plug(device),
+      unplug: async (device) => (await this.machine()).unplug(device),
+      configure: (network) => this.agent.call('create', this.id, { network }, NETWORK_DEADLINE_MS),
+      warn: (message) => this.#deps.log.warning(message, { id: this.id }),
+    });
+    const { state } = this.#network;
+    await this.#network.attach(() => {
+      this.record.network = encodeJson(state);
+      this.save();
+    });
+  }
+
+  async #setUp(id: string, spec: Spec, growMib: number): Promise<void> {
     const mounted = this.agent.mount(id, {
       device: { virtiofsTag: SHARE_TAG },
       target: GUEST_SHARE,
       fstype: 'virtiofs',
     });
-    await Promise.all([this.agent.setup(id, spec.hostname ?? id.slice(0, 63)), mounted]);
+    const grown = growMib > 0 ? this.agent.call('create', id, { onlineMemory: {} }) : undefined;
+    await Promise.all([this.agent.setup(id, spec.hostname ?? id.slice(0, 63)), mounted, grown]);
   }
 
   #bootError(id: string, error: unknown): unknown {
@@ -309,19 +360,37 @@ export class VmSandbox {
 export async function endByCgroup(
   paths: SandboxPaths,
   record: SandboxRecord,
-  layout: CgroupLayout,
+  deps: Pick<SandboxDeps, 'layout' | 'network'>,
 ): Promise<void> {
-  await killCgroup(viewOfPaths(layout, record.cgroupPaths ?? []), { id: record.group ?? '' });
-  await removeSandbox(paths, record, layout);
+  await killCgroup(viewOfPaths(deps.layout(), record.cgroupPaths ?? []), { id: record.group ?? '' });
+  await removeSandbox(paths, record, deps.network());
 }
 
 async function removeSandbox(
   paths: SandboxPaths,
   record: SandboxRecord,
-  _layout: CgroupLayout,
+  network: NetworkAddon,
 ): Promise<void> {
+  if ((record.network?.length ?? 0) > 0) {
+    await releaseNetwork(network, decodeJson<NetworkState>(record.network));
+  }
   await removeCgroups(record.cgroupPaths ?? [], { id: record.group ?? '' });
   rmSync(paths.dir, { recursive: true, force: true });
+}
+
+/** Milliseconds since its start, by the name of what was reached. */
+function stopwatch(): { laps: Record<string, number>; lap: (name: string) => void } {
+  const began = performance.now();
+  const laps: Record<string, number> = {};
+  return { laps, lap: (name) => void (laps[name] = Math.round(performance.now() - began)) };
+}
+
+function encodeJson(value: object): Uint8Array {
+  return Buffer.from(JSON.stringify(value));
+}
+
+function decodeJson<T>(bytes: Uint8Array | null | undefined): T {
+  return JSON.parse(Buffer.from(bytes ?? []).toString()) as T;
 }
 
 /** The hypervisor lives in the pod's network namespace, where the other ends of its network cards are. */

@@ -39,6 +39,7 @@ struct ToMonitor {
     kCloseStdin,
     kForget,
     kShutdown,
+    kStateAnswer,
     kShimReply,
   };
   Kind kind = Kind::kNone;
@@ -53,6 +54,9 @@ struct ToMonitor {
   uint32_t signal = 0;
   uint32_t width = 0;
   uint32_t height = 0;
+  // StateAnswer
+  std::span<const uint8_t> state_request;
+  std::span<const uint8_t> state_response;
   // ShimReply
   std::string_view error;
   std::string_view output;

@@ -174,6 +174,9 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
     case Kind::kForget:
       processes_.forget(message);
       break;
+    case Kind::kStateAnswer:
+      relay_.state_answer(message.state_request, message.state_response);
+      break;
     case Kind::kShutdown:
       if (processes_.idle()) {
         running_ = false;

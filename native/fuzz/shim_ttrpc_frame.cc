@@ -73,7 +73,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       !inside(call.payload.data(), call.payload.size()))
     std::abort();
   std::string whole_answer = answer_frame(78, input);
-  frame = look_at_frame({reinterpret_cast<const uint8_t*>(whole_answer.data()), whole_answer.size()});
+  frame =
+      look_at_frame({reinterpret_cast<const uint8_t*>(whole_answer.data()), whole_answer.size()});
   if (frame.status != TtrpcFrame::Status::kWhole || frame.size != whole_answer.size() ||
       frame.stream != 78)
     std::abort();

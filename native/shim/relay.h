@@ -1,7 +1,6 @@
 // containerd's connections. ttrpc is relayed frame by frame, and every request is kept until its
-// response went out, so that a new engine can be asked again (but for what the engine left an answer
-// to); HTTP/2 is relayed as bytes and ends
-// with the engine that served it.
+// response went out, so that a new engine can be asked again (but for what the engine left an
+// answer to); HTTP/2 is relayed as bytes and ends with the engine that served it.
 #pragma once
 
 #include <cstddef>

@@ -11,16 +11,15 @@ std::string_view view(std::span<const uint8_t> bytes) {
 }
 
 bool is_state(const TtrpcCall& call) {
-  return call.method == "State" && (call.service == "containerd.task.v2.Task" ||
-                                    call.service == "containerd.task.v3.Task");
+  return call.method == "State" &&
+         (call.service == "containerd.task.v2.Task" || call.service == "containerd.task.v3.Task");
 }
 
 }  // namespace
 
 void StateAnswers::set(std::span<const uint8_t> request, std::span<const uint8_t> response) {
-  auto known = std::find_if(answers_.begin(), answers_.end(), [&](const Answer& answer) {
-    return answer.request == view(request);
-  });
+  auto known = std::find_if(answers_.begin(), answers_.end(),
+                            [&](const Answer& answer) { return answer.request == view(request); });
   if (response.empty()) {
     if (known != answers_.end()) answers_.erase(known);
   } else if (known != answers_.end()) {
@@ -36,8 +35,8 @@ std::string StateAnswers::frame_for(std::span<const uint8_t> payload, uint32_t s
   if (!is_state(call)) return {};
   for (const Answer& answer : answers_) {
     if (answer.request != view(call.payload)) continue;
-    return answer_frame(stream, {reinterpret_cast<const uint8_t*>(answer.response.data()),
-                                 answer.response.size()});
+    return answer_frame(
+        stream, {reinterpret_cast<const uint8_t*>(answer.response.data()), answer.response.size()});
   }
   return {};
 }

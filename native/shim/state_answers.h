@@ -1,5 +1,5 @@
-// Answers to Task.State that the engine left with the monitor (StateAnswer in proto/executor.proto).
-// They are bytes: what a state is, the monitor does not know.
+// Answers to Task.State that the engine left with the monitor (StateAnswer in
+// proto/executor.proto). They are bytes: what a state is, the monitor does not know.
 #pragma once
 
 #include <cstddef>

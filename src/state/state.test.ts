@@ -115,6 +115,7 @@ describe('StateStore', () => {
 
   it('tells who asked when a save fails later, and saves the others', () => {
     const errors: unknown[] = [];
+    mkdirSync(join(root, 'state'), { recursive: true });
     writeFileSync(join(root, 'state/tasks'), 'in the way');
     store.saveLater(record('a'), (error) => errors.push(error));
     store.saveLater(record('b'), (error) => errors.push(error));

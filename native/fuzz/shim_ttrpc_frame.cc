@@ -62,5 +62,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TtrpcFrame frame = look_at_frame({answer, written});
   if (frame.status != TtrpcFrame::Status::kWhole || frame.size != written || frame.stream != 77)
     std::abort();
+
+  // A request is looked into without leaving it, and an answer left with us is one frame too.
+  TtrpcCall call = look_at_call(input);
+  auto inside = [&](const void* begin, size_t length) {
+    auto* at = static_cast<const uint8_t*>(begin);
+    return length == 0 || (at >= input.data() && at + length <= input.data() + input.size());
+  };
+  if (!inside(call.service.data(), call.service.size()) ||
+      !inside(call.method.data(), call.method.size()) ||
+      !inside(call.payload.data(), call.payload.size()))
+    std::abort();
+  std::string whole_answer = answer_frame(78, input);
+  frame =
+      look_at_frame({reinterpret_cast<const uint8_t*>(whole_answer.data()), whole_answer.size()});
+  if (frame.status != TtrpcFrame::Status::kWhole || frame.size != whole_answer.size() ||
+      frame.stream != 78)
+    std::abort();
   return 0;
 }

@@ -42,6 +42,7 @@ struct ToMonitor {
     kShutdown,
     kGuestConnect,
     kGuestCall,
+    kStateAnswer,
     kShimReply,
   };
   Kind kind = Kind::kNone;
@@ -59,6 +60,9 @@ struct ToMonitor {
   uint32_t signal = 0;
   uint32_t width = 0;
   uint32_t height = 0;
+  // StateAnswer
+  std::span<const uint8_t> state_request;
+  std::span<const uint8_t> state_response;
   // ShimReply
   std::string_view error;
   std::string_view output;

@@ -151,6 +151,21 @@ void decode_guest(pbf_reader body, ToMonitor& message) {
   }
 }
 
+void decode_state_answer(pbf_reader body, ToMonitor& message) {
+  while (body.next()) {
+    switch (body.tag_and_type()) {
+      case at(1, kBytes):
+        message.state_request = bytes_of(body);
+        break;
+      case at(2, kBytes):
+        message.state_response = bytes_of(body);
+        break;
+      default:
+        body.skip();
+    }
+  }
+}
+
 void decode_shim_reply(pbf_reader body, ToMonitor& message) {
   std::string_view* const members[] = {&message.error, &message.output, &message.group,
                                        &message.bootstrap, &message.shim_cgroup};
@@ -223,6 +238,10 @@ void decode_body(pbf_reader outer, ToMonitor& message) {
       case 12:
         message.kind = Kind::kGuestCall;
         decode_guest(body, message);
+        break;
+      case 30:
+        message.kind = Kind::kStateAnswer;
+        decode_state_answer(body, message);
         break;
       case 20:
         message.kind = Kind::kShimReply;

@@ -259,6 +259,9 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
     case Kind::kGuestCall:
       guests_.call(message);
       break;
+    case Kind::kStateAnswer:
+      relay_.state_answer(message.state_request, message.state_response);
+      break;
     case Kind::kShutdown:
       shut_down("shutdown");
       break;

@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 #include "shim/engine_link.h"
@@ -129,6 +130,12 @@ bool Connection::take_frame(std::span<const uint8_t> bytes, uint32_t stream, uin
                             uint8_t flags) {
   bool up = relay_.engine_.up();
   bool request = type == static_cast<uint8_t>(TtrpcType::kRequest);
+  if (request) {
+    std::string answer = relay_.answers_.frame_for(bytes.subspan(kTtrpcHeader), stream);
+    if (!answer.empty()) {
+      return queue({reinterpret_cast<const uint8_t*>(answer.data()), answer.size()});
+    }
+  }
   // Requests wait for their answer; the data of a streaming call only while there is nobody to give
   // it to.
   if (request || !up) remember(bytes, stream, type, flags, up);
@@ -327,6 +334,8 @@ void Relay::engine_up() {
 }
 
 void Relay::engine_down() {
+  // A new one may know better.
+  answers_.clear();
   for (Connection* connection = connections_; connection != nullptr;) {
     Connection* next = connection->next_;
     connection->engine_lost();

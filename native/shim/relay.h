@@ -1,6 +1,6 @@
 // containerd's connections. ttrpc is relayed frame by frame, and every request is kept until its
-// response went out, so that a new engine can be asked again; HTTP/2 is relayed as bytes and ends
-// with the engine that served it.
+// response went out, so that a new engine can be asked again (but for what the engine left an
+// answer to); HTTP/2 is relayed as bytes and ends with the engine that served it.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@
 #include "core/bytes.h"
 #include "core/fd.h"
 #include "core/poller.h"
+#include "shim/state_answers.h"
 #include "shim/ttrpc_frame.h"
 
 namespace bulkhead::shim {
@@ -95,6 +96,10 @@ class Relay {
   bool start(UniqueFd listener);
   void stream_data(uint32_t conn, std::span<const uint8_t> data);
   void stream_close(uint32_t conn);
+  // The engine leaves an answer with us, or takes it back.
+  void state_answer(std::span<const uint8_t> request, std::span<const uint8_t> response) {
+    answers_.set(request, response);
+  }
   void engine_up();
   void engine_down();
   void engine_drained() { balance(); }
@@ -116,6 +121,7 @@ class Relay {
   Poller& poller_;
   EngineLink& engine_;
   Watch listener_;
+  StateAnswers answers_;
   Connection* connections_ = nullptr;
   uint32_t next_id_ = 1;
   size_t pending_bytes_ = 0;

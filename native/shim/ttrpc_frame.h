@@ -1,10 +1,12 @@
 // The outside of a ttrpc frame (containerd/ttrpc PROTOCOL.md): u32 length, u32 stream id, u8 type,
-// u8 flags, all big-endian, then `length` bytes. The monitor looks no deeper.
+// u8 flags, all big-endian, then `length` bytes. The monitor looks
+// no deeper, but for the calls that it answers itself (state_answers.h).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace bulkhead::shim {
@@ -41,5 +43,16 @@ inline constexpr size_t kMaxErrorFrame = kTtrpcHeader + 8 + kMaxErrorText;
 // An answer that the monitor gives itself: a Response{status{code, text}} to `stream`, as one frame
 // in `out`, which holds kMaxErrorFrame bytes. A longer text is cut. Returns the size.
 size_t write_error(uint8_t* out, uint32_t stream, RpcCode code, std::string_view text);
+
+// The part of a ttrpc request that the relay reads: views into `payload`. Empty when it is none.
+struct TtrpcCall {
+  std::string_view service;
+  std::string_view method;
+  std::span<const uint8_t> payload;
+};
+TtrpcCall look_at_call(std::span<const uint8_t> payload);
+
+// An answer whose message is encoded already: a Response{payload} to `stream`, as one frame.
+std::string answer_frame(uint32_t stream, std::span<const uint8_t> message);
 
 }  // namespace bulkhead::shim

@@ -22,6 +22,7 @@ import { bindTaskService } from './bind.ts';
 import type { TaskPeer } from './bind.ts';
 import { VERSION } from '../base/version.ts';
 import { loadConfig } from './config.ts';
+import { rehearse } from './rehearsal.ts';
 import { EngineServer } from './server.ts';
 import { eventSinks } from './events.ts';
 import { grpcAcceptor } from './grpc.ts';
@@ -47,7 +48,7 @@ async function main(): Promise<void> {
   backends.register(new NamespaceBackend(host));
   backends.register(new SentryBackend(host, sentryHost(import.meta.dirname, config.root)));
   backends.register(new VmBackend(host, vmHost(config.vm, config.root, log)));
-  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
+  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
   const sinks = eventSinks(
@@ -66,6 +67,9 @@ async function main(): Promise<void> {
   });
   await server.listen(isSocket(LISTEN_FD) ? { fd: LISTEN_FD } : { path: join(config.root, 'engine.sock') });
   log.info('engine ready', { pid: process.pid, root: config.root, version: VERSION });
+  rehearse({ router, root: join(config.root, 'rehearsal'), quietMs: () => server.quietMs() }).catch(
+    (error: unknown) => log.warning('rehearsal ended', { error: String(error) }),
+  );
 }
 
 function isSocket(fd: number): boolean {

@@ -55,6 +55,8 @@ export class MonitorSession implements TaskPeer {
   readonly #deps: SessionDeps;
   readonly #socket: Socket;
   readonly #relays = new Map<number, Relay>();
+  /** Messages that go out together with the next one. */
+  readonly #held: Uint8Array[] = [];
 
   constructor(deps: SessionDeps, socket: Socket, hello: IHello) {
     this.#deps = deps;
@@ -73,13 +75,25 @@ export class MonitorSession implements TaskPeer {
       monitorPid: hello.monitorPid ?? 0,
       log: deps.log.with({ namespace: this.namespace, group: this.group }),
       shutdown: () => this.send({ shutdown: {} }),
+      leaveState: (request, response) => this.#sendWithNext({ stateAnswer: { request, response } }),
     });
     this.send({ welcome: { protocol: PROTOCOL } });
     this.ready = recoverContainers(deps.ctx, this, hello.processes ?? []);
   }
 
   send(message: IToMonitor): void {
-    this.#socket.write(frame(ToMonitor.encode(message).finish()));
+    const bytes = frame(ToMonitor.encode(message).finish());
+    this.#socket.write(this.#held.length === 0 ? bytes : Buffer.concat([...this.#held.splice(0), bytes]));
+  }
+
+  /** As send, but saves a write(2), which wakes the monitor: an answer follows in this turn of the event loop. */
+  #sendWithNext(message: IToMonitor): void {
+    if (this.#held.length === 0) setImmediate(() => this.#sendHeld());
+    this.#held.push(frame(ToMonitor.encode(message).finish()));
+  }
+
+  #sendHeld(): void {
+    if (this.#held.length > 0) this.#socket.write(Buffer.concat(this.#held.splice(0)));
   }
 
   handle(message: ToEngine): void {

@@ -33,6 +33,7 @@ export class EngineServer {
   readonly #sockets = new Set<Socket>();
   readonly #sweep: NodeJS.Timeout;
   #idleTimer: NodeJS.Timeout | undefined;
+  #lastMessage = 0;
 
   constructor(options: EngineServerOptions) {
     this.#o = options;
@@ -56,6 +57,11 @@ export class EngineServer {
     this.#o.idleTimeoutMs = 0;
     for (const socket of this.#sockets) socket.destroy();
     return new Promise((resolve) => this.#server.close(() => resolve()));
+  }
+
+  /** Milliseconds since the last message of anybody. */
+  quietMs(): number {
+    return performance.now() - this.#lastMessage;
   }
 
   /** The session whose containers an id belongs to. */
@@ -84,6 +90,7 @@ export class EngineServer {
     readMessages(
       socket,
       (bytes) => {
+        this.#lastMessage = performance.now();
         const message = ToEngine.decode(bytes);
         if (session !== undefined) session.handle(message);
         else if (message.hello) session = this.#hello(socket, message.hello);

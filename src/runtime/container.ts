@@ -3,7 +3,7 @@
  * service or one command-line invocation; the verbs beside this file change it.
  */
 import type { Backend } from '../sandbox/backend.ts';
-import type { Executor, ProcessExit } from '../sandbox/executor.ts';
+import type { Executor, LaunchResult, ProcessExit } from '../sandbox/executor.ts';
 import type { ContainerRecord, ProcessRecord } from '../state/index.ts';
 import { exitCodeOf } from '../base/proc.ts';
 import { Status, transition } from './lifecycle.ts';
@@ -23,6 +23,10 @@ export class ContainerProcess {
   #settle: (status: ExitStatus) => void = () => {};
   /** Settled when a start in flight has been answered: an exit seen before is told after it. */
   starting: Promise<unknown> = Promise.resolve();
+  /** Of an exec: its launch up to the gate, which may begin before its start is asked for. */
+  launch: Promise<LaunchResult> | undefined;
+  /** Pid of an exec that waits at its gate; 0 when none does. */
+  waitingPid = 0;
 
   constructor(containerId: string, record: ProcessRecord) {
     this.containerId = containerId;

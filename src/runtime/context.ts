@@ -1,7 +1,7 @@
 /** What every verb needs: where state is kept, which walls there are, where log lines go. */
 import type { Logger } from '../base/log.ts';
 import type { BackendRegistry } from '../sandbox/registry.ts';
-import type { StateStore } from '../state/index.ts';
+import type { ContainerRecord, StateStore } from '../state/index.ts';
 
 export interface RuntimeContext {
   store: StateStore;
@@ -9,6 +9,22 @@ export interface RuntimeContext {
   log: Logger;
   /** Directories of CDI spec files, lowest priority first; default: those of the CDI specification. */
   cdiSpecDirs?: readonly string[] | undefined;
+  /** Saves what a monitor would tell a new engine again only after the answer; for who lives longer than a request. */
+  savesLater?: boolean | undefined;
   /** Milliseconds since the epoch; tests inject their own. */
   now: () => number;
+}
+
+/**
+ * Saves a start, an exit or the end of an exec. When the engine ends before that was done, a monitor tells the next one
+ * of them again (recover.ts), so that nobody has to wait for the disk; on the command line there is no monitor.
+ */
+export function saveProgress(ctx: RuntimeContext, record: ContainerRecord): void {
+  if (ctx.savesLater !== true) {
+    ctx.store.save(record);
+    return;
+  }
+  ctx.store.saveLater(record, (error) =>
+    ctx.log.error('state not saved', { id: record.id ?? '', error: String(error) }),
+  );
 }

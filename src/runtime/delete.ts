@@ -1,6 +1,7 @@
 /** delete: everything a stopped (or never started) container left on the host goes away. */
 import type { Container, ContainerProcess, ExitStatus } from './container.ts';
-import type { RuntimeContext } from './context.ts';
+import { saveProgress, type RuntimeContext } from './context.ts';
+import { unprepareExec } from './exec.ts';
 import { runHooks } from './hooks.ts';
 import { Status, transition } from './lifecycle.ts';
 
@@ -17,6 +18,8 @@ export async function deleteContainer(
 ): Promise<ExitStatus> {
   const { init } = container;
   if (!force) transition('delete', init.record.status, container.id);
+  const execs = [...container.execs.values()];
+  await Promise.all(execs.filter(isUnstarted).map((exec) => unprepareExec(container, exec).catch(() => {})));
   await container.backend.killAll(container.record, container.executor);
   if (!init.isStopped && init.pid !== 0) {
     await container.executor.signal(init.key, SIGKILL).catch(() => {});
@@ -24,8 +27,8 @@ export async function deleteContainer(
   }
   container.stopOomWatch();
   await container.backend.destroy(container.record, container.executor);
-  const processes = [init, ...container.execs.values()];
-  await Promise.all(processes.map((process) => container.executor.forget(process.key).catch(() => {})));
+  const processes = [init, ...execs];
+  for (const { key } of processes) void container.executor.forget(key).catch(() => {});
   await runHooks(ctx, container, 'poststop');
   init.record.status = Status.STATUS_STOPPED;
   return init.exitStatus;
@@ -38,10 +41,16 @@ export async function deleteExec(
   exec: ContainerProcess,
 ): Promise<ExitStatus> {
   transition('delete', exec.record.status, exec.key);
-  await container.executor.forget(exec.key).catch(() => {});
+  if (isUnstarted(exec)) await unprepareExec(container, exec);
+  // Not waited for: it goes out before whatever may want its key again.
+  void container.executor.forget(exec.key).catch(() => {});
   container.removeExec(exec);
-  ctx.store.save(container.record);
+  saveProgress(ctx, container.record);
   return exec.exitStatus;
+}
+
+function isUnstarted(exec: ContainerProcess): boolean {
+  return exec.record.status === Status.STATUS_CREATED;
 }
 
 /** Drops the state on disk, after the delete has been answered. */

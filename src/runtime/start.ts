@@ -1,7 +1,7 @@
 /** start: opens the gate at which the container's init waits (runtime-spec, lifecycle steps 8-11). */
 import { processStartTime } from '../base/proc.ts';
 import type { Container } from './container.ts';
-import type { RuntimeContext } from './context.ts';
+import { saveProgress, type RuntimeContext } from './context.ts';
 import { runHooks } from './hooks.ts';
 import { transition } from './lifecycle.ts';
 import { launchSentence } from './launch_sentence.ts';
@@ -21,7 +21,7 @@ export async function startContainer(ctx: RuntimeContext, container: Container):
     init.record.status = next;
     init.record.pidStartTime ??= processStartTime(init.pid) ?? 0;
   }
-  ctx.store.save(container.record);
+  saveProgress(ctx, container.record);
   await runHooks(ctx, container, 'poststart');
   return init.pid;
 }

@@ -6,7 +6,7 @@
 import type { Any } from '../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
-import type { Executor, StdioPaths } from './executor.ts';
+import type { Executor, LaunchResult, StdioPaths } from './executor.ts';
 
 export type Wall = 'namespace' | 'vm' | 'sentry';
 
@@ -48,6 +48,8 @@ export interface ExecInput {
   stdio: StdioPaths;
   executor: Executor;
   options?: ExecOptions | undefined;
+  /** Ready but for execve, the process waits at the gate "start". */
+  gated?: boolean | undefined;
 }
 
 export interface ExecOptions extends Pick<CreateOptions, 'preserveFds' | 'listenFds' | 'noNewKeyring'> {
@@ -65,8 +67,8 @@ export interface Backend {
   create(record: ContainerRecord, input: CreateInput): Promise<void>;
   /** Before the start gate opens: takes in what has changed around the container since its create. */
   beforeStart?(record: ContainerRecord, executor: Executor): Promise<void>;
-  /** Starts a further process in the container; resolves with its pid after execve. */
-  exec(record: ContainerRecord, input: ExecInput): Promise<number>;
+  /** Launches a further process in the container, up to its gate or, without one, through execve. */
+  exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult>;
   pause(record: ContainerRecord, executor: Executor): Promise<void>;
   resume(record: ContainerRecord, executor: Executor): Promise<void>;
   update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void>;

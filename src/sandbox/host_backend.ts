@@ -33,7 +33,7 @@ import { encodePlan } from '../plan/encode.ts';
 import { compileExec } from '../plan/exec.ts';
 import type { HostFacts, LaunchPlan, PlanInput, SeccompProgram, Step } from '../plan/inputs.ts';
 import type { ContainerRecord } from '../state/index.ts';
-import { LaunchError, type LaunchOptions } from './executor.ts';
+import { LaunchError, type LaunchOptions, type LaunchResult } from './executor.ts';
 import type { Backend, CreateInput, ExecInput, RootfsMount, Wall } from './backend.ts';
 import { specOf } from '../state/spec.ts';
 
@@ -145,7 +145,7 @@ export abstract class HostBackend implements Backend {
     return { plan, cgroupSteps: cgroup.outer };
   }
 
-  async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+  exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult> {
     const id = record.id ?? '';
     const spec = specOf(record);
     const pid = record.init?.pid ?? 0;
@@ -162,14 +162,15 @@ export abstract class HostBackend implements Backend {
       linux: spec.linux,
       seccomp: this.#seccomp(id, spec),
       host: this.#host.facts(),
+      gate: input.gated === true ? { kind: 'sync' as const } : undefined,
       ...input.options,
     };
     const plan = this.finishExec(
       record,
       compileExec(planInput, (message) => this.#host.warn(id, message)),
     );
-    const result = await input.executor.launch(`${id}/${input.execId}`, encodePlan(plan), input.stdio);
-    return result.pid;
+    const stdio = { ...input.stdio, stdinAtGate: input.gated === true };
+    return input.executor.launch(`${id}/${input.execId}`, encodePlan(plan), stdio);
   }
 
   /** For walls that add to the plan of an exec. */

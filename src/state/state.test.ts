@@ -98,6 +98,32 @@ describe('StateStore', () => {
     });
   });
 
+  it('saves later once, unless it is saved or removed first', async () => {
+    const fail = (error: unknown): never => {
+      throw error;
+    };
+    const [a, b, c] = [record('a'), record('b'), record('c')];
+    for (const each of [a, b, c, a]) store.saveLater(each, fail);
+    store.save(c);
+    a.bundle = '/changed/meanwhile';
+    store.remove('default', 'b');
+    expect(store.exists('default', 'a')).toBe(false);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(store.list('default', noErrors).map(({ id }) => id)).toEqual(['a', 'c']);
+    expect(store.load('default', 'a').bundle).toBe('/changed/meanwhile');
+  });
+
+  it('tells who asked when a save fails later, and saves the others', () => {
+    const errors: unknown[] = [];
+    mkdirSync(join(root, 'state'), { recursive: true });
+    writeFileSync(join(root, 'state/tasks'), 'in the way');
+    store.saveLater(record('a'), (error) => errors.push(error));
+    store.saveLater(record('b'), (error) => errors.push(error));
+    store.flush();
+    expect(errors).toHaveLength(2);
+    expect(errors[0]).toMatchObject({ op: 'save', id: 'a' });
+  });
+
   it('keeps others out: records hold environments', () => {
     store.save(record('a'));
     expect(statSync(fileOf('a')).mode & 0o777).toBe(0o600);

@@ -30,6 +30,8 @@ const stateFile = 'state.pb';
 
 export class StateStore {
   readonly paths: StatePaths;
+  /** Records to be saved at the end of this turn of the event loop, and who hears when that fails. */
+  readonly #later = new Map<ContainerRecord, (error: unknown) => void>();
 
   /** @param root the instance's state root; made when missing, 0700: records hold environment and arguments. */
   constructor(root: string) {
@@ -55,6 +57,7 @@ export class StateStore {
 
   /** Writes a record; `id` and `namespace` in it say where. What a reader sees is the old record or the new one. */
   save(record: ContainerRecord): void {
+    this.#later.delete(record);
     const id = record.id ?? '';
     const directory = this.paths.container('save', record.namespace ?? '', id);
     const file = `${directory}/${stateFile}`;
@@ -73,8 +76,28 @@ export class StateStore {
     }
   }
 
+  /** Saves in the check phase of the event loop, once for all that changes until then, unless it is removed first. */
+  saveLater(record: ContainerRecord, onError: (error: unknown) => void): void {
+    if (this.#later.size === 0) setImmediate(() => this.flush());
+    this.#later.set(record, onError);
+  }
+
+  /** Saves now what was to be saved later. */
+  flush(): void {
+    for (const [record, onError] of this.#later) {
+      try {
+        this.save(record);
+      } catch (error) {
+        onError(error);
+      }
+    }
+    this.#later.clear();
+  }
+
   /** Removes a container's directory and lock. Idempotent. */
   remove(namespace: string, id: string): void {
+    for (const record of this.#later.keys())
+      if (record.id === id && record.namespace === namespace) this.#later.delete(record);
     const directory = this.paths.container('remove', namespace, id);
     try {
       removeDirectory(directory);

@@ -36,6 +36,8 @@ class Rig {
   readonly backend = new FakeBackend();
   readonly events: Told[] = [];
   ended = 0;
+  /** What the monitor answers to State requests, both as hex. */
+  readonly left = new Map<string, string>();
   readonly service: TaskService;
 
   constructor() {
@@ -61,6 +63,11 @@ class Rig {
       monitorPid: 7,
       log: silentLogger,
       shutdown: () => (this.ended += 1),
+      leaveState: (request, response) => {
+        const key = Buffer.from(request).toString('hex');
+        if (response.length === 0) this.left.delete(key);
+        else this.left.set(key, Buffer.from(response).toString('hex'));
+      },
     });
   }
 
@@ -229,6 +236,114 @@ describe('task service', () => {
       code: ErrorCode.FailedPrecondition,
       message: 'kill web/one: process not created',
     });
+  });
+
+  it('launches an exec before its start, which opens the gate', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await turn();
+    expect(rig.executor.calls).toContain('launch web/one');
+    expect(rig.service.state(new t.StateRequest({ id: 'web', execId: 'one' }))).toMatchObject({ pid: 0 });
+    expect(await rig.start('web', 'one')).toEqual({ pid: 1001 });
+    expect(rig.executor.calls.filter((call) => call.endsWith('web/one'))).toEqual([
+      'launch web/one',
+      'proceed web/one',
+    ]);
+  });
+
+  it('ends an exec that is deleted before its start, and tells nobody', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await turn();
+    expect(await rig.delete('web', 'one')).toMatchObject({ pid: 0, exitStatus: 0 });
+    expect(rig.executor.calls).toContain('signal web/one 9');
+    expect(rig.executor.processes.has('web/one')).toBe(false);
+    expect(rig.names()).toEqual(['create web', 'start web', 'exec-added one']);
+  });
+
+  it('refuses the start of an exec whose launch failed, and launches it anew the next time', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    const failed = { path: '/none', errno: 2, detail: 'exec', status: 0, op: '', index: 0, action: 65 };
+    for (const prepared of [true, false]) {
+      const id = `exec-${prepared}`;
+      rig.executor.failures.set(`web/${id}`, failed);
+      rig.exec('web', id);
+      if (prepared) await turn();
+      const error = await failure(() => rig.start('web', id));
+      expect(error.message).toBe(`exec web/${id}: exec "/none": no such file or directory`);
+      expect(rig.service.state(new t.StateRequest({ id: 'web', execId: id }))).toMatchObject({ pid: 0 });
+      await rig.start('web', id);
+      rig.executor.exit(`web/${id}`, 3 << 8);
+      expect(await rig.wait('web', id)).toMatchObject({ exitStatus: 3 });
+    }
+  });
+
+  it('tells no exit of an exec that its gate refused, or that ended at the gate', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await turn();
+    rig.executor.failures.set('web/one', { path: '', errno: 8, detail: '', status: 0, op: '', index: 1 });
+    await failure(() => rig.start('web', 'one'));
+    rig.exec('web', 'two');
+    await turn();
+    rig.executor.exit('web/two', SIGKILL);
+    await turn();
+    expect(rig.names().filter((name) => name.startsWith('exit'))).toEqual([]);
+    rig.executor.exit('web', 0);
+    await rig.wait('web');
+    expect(await failure(() => rig.start('web', 'two'))).toMatchObject({
+      message: 'exec web: container web init process is not running',
+    });
+    await rig.delete('web');
+    expect(rig.executor.processes.size).toBe(0);
+  });
+
+  it('refuses the start of an exec in a paused container', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await rig.service.pause(new t.PauseRequest({ id: 'web' }));
+    expect(await failure(() => rig.start('web', 'one'))).toMatchObject({
+      message: 'exec web: container is paused',
+    });
+  });
+
+  it('leaves with the monitor, at every change, what it would answer itself', async () => {
+    const expectCurrent = (...execIds: string[]): void => {
+      const expected = execIds.map((execId) => {
+        const request = new t.StateRequest(execId === '' ? { id: 'web' } : { id: 'web', execId });
+        const answer = rig.service.state(request);
+        return [t.StateRequest.encode(request), t.StateResponse.encode(answer)].map((writer) =>
+          Buffer.from(writer.finish()).toString('hex'),
+        );
+      });
+      expect([...rig.left]).toEqual(expected);
+    };
+    await rig.create('web');
+    expectCurrent('');
+    await rig.start('web');
+    expectCurrent('');
+    await rig.service.pause(new t.PauseRequest({ id: 'web' }));
+    expectCurrent('');
+    await rig.service.resume(new t.ResumeRequest({ id: 'web' }));
+    rig.exec('web', 'one');
+    expectCurrent('', 'one');
+    await rig.start('web', 'one');
+    expectCurrent('', 'one');
+    rig.executor.exit('web/one', 3 << 8);
+    await rig.wait('web', 'one');
+    expectCurrent('', 'one');
+    await rig.delete('web', 'one');
+    expectCurrent('');
+    rig.executor.exit('web', 0);
+    await rig.wait('web');
+    expectCurrent('');
+    await rig.delete('web');
+    expect(rig.left.size).toBe(0);
   });
 
   it('stops waiting when the caller does', async () => {

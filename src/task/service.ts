@@ -12,10 +12,10 @@ import { containerd } from '../gen/containerd.js';
 import type { LinuxResources } from '../oci/types.ts';
 import type { Container } from '../runtime/container.ts';
 import type { ContainerProcess, ExitStatus } from '../runtime/container.ts';
-import type { RuntimeContext } from '../runtime/context.ts';
+import { saveProgress, type RuntimeContext } from '../runtime/context.ts';
 import { createContainer } from '../runtime/create.ts';
 import { deleteContainer, deleteExec, forgetContainer } from '../runtime/delete.ts';
-import { addExec, startExec } from '../runtime/exec.ts';
+import { addExec, prepareExec, startExec } from '../runtime/exec.ts';
 import { killProcess } from '../runtime/kill.ts';
 import { Status } from '../runtime/lifecycle.ts';
 import { pauseContainer, resumeContainer } from '../runtime/pause.ts';
@@ -45,6 +45,8 @@ export interface TaskServiceOptions {
   wall: Wall;
   monitorPid: number;
   log: Logger;
+  /** Leaves the answer to a State request with the monitor; an empty one takes it back (StateAnswer of executor.proto). */
+  leaveState: (request: Uint8Array, response: Uint8Array) => void;
   /** Ends the monitor; called after the answer of Shutdown went out. */
   shutdown: () => void;
 }
@@ -78,6 +80,7 @@ export class TaskService {
     this.#adopted.add(container.id);
     for (const process of [container.init, ...container.execs.values()]) {
       if (process.record.status !== Status.STATUS_CREATED) this.#adoptedStarts.add(process);
+      this.#leaveState(container, process);
     }
     this.#watchOom(container);
   }
@@ -92,6 +95,7 @@ export class TaskService {
   /** Tells a start that a former engine did not; the request for it will come again. */
   adoptStart(container: Container, process: ContainerProcess): void {
     this.#adoptedStarts.add(process);
+    this.#leaveState(container, process);
     this.#publishStart(container, process);
   }
 
@@ -132,6 +136,7 @@ export class TaskService {
         io,
         pid: container.init.pid,
       });
+      this.#leaveState(container, container.init);
       return { pid: container.init.pid };
     } finally {
       this.#creating.delete(id);
@@ -164,6 +169,7 @@ export class TaskService {
   async #start(container: Container, process: ContainerProcess): Promise<number> {
     if (process.execId === '') await startContainer(this.#o.ctx, container);
     else await startExec(this.#o.ctx, container, process);
+    this.#leaveState(container, process);
     this.#publishStart(container, process);
     return process.pid;
   }
@@ -183,7 +189,11 @@ export class TaskService {
     }
     const container = this.#container('delete', request.id);
     const process = this.#process('delete', container, request.execId);
-    if (process.execId !== '') return deleteResponse(await deleteExec(this.#o.ctx, container, process));
+    if (process.execId !== '') {
+      const exit = await deleteExec(this.#o.ctx, container, process);
+      this.#takeStateBack(container, process);
+      return deleteResponse(exit);
+    }
     return deleteResponse(await this.remove(container, false));
   }
 
@@ -194,6 +204,8 @@ export class TaskService {
     const exit = await deleteContainer(ctx, container, force);
     container.record.deleted = true;
     ctx.store.save(container.record);
+    for (const process of [container.init, ...container.execs.values()])
+      this.#takeStateBack(container, process);
     this.#publishDelete(container);
     this.#containers.delete(container.id);
     this.#adopted.delete(container.id);
@@ -218,7 +230,10 @@ export class TaskService {
 
   state(request: Req<'StateRequest'>): containerd.task.v3.IStateResponse {
     const container = this.#container('state', request.id);
-    const process = this.#process('state', container, request.execId);
+    return this.#stateOf(container, this.#process('state', container, request.execId));
+  }
+
+  #stateOf(container: Container, process: ContainerProcess): containerd.task.v3.IStateResponse {
     const { status, terminal, stdin, stdout, stderr } = process.record;
     const exit = process.exitStatus;
     return {
@@ -236,10 +251,22 @@ export class TaskService {
     };
   }
 
+  /** From now on the monitor answers for this process; called before the answer of what changed its state. */
+  #leaveState(container: Container, process: ContainerProcess): void {
+    const response = containerd.task.v3.StateResponse.encode(this.#stateOf(container, process)).finish();
+    this.#o.leaveState(stateRequest(container, process), response);
+  }
+
+  #takeStateBack(container: Container, process: ContainerProcess): void {
+    this.#o.leaveState(stateRequest(container, process), new Uint8Array());
+  }
+
   async pids(request: Req<'PidsRequest'>): Promise<containerd.task.v3.IPidsResponse> {
     const container = this.#container('pids', request.id);
     const execOf = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.execId]));
-    const pids = await container.backend.pids(container.record, container.executor);
+    const waiting = new Set([...container.execs.values()].map((exec) => exec.waitingPid));
+    const all = await container.backend.pids(container.record, container.executor);
+    const pids = all.filter((pid) => !waiting.has(pid));
     const processes = pids.map((pid) => {
       const execId = execOf.get(pid);
       return execId === undefined ? { pid } : { pid, info: processDetails(execId) };
@@ -250,6 +277,7 @@ export class TaskService {
   async pause(request: Req<'PauseRequest'>): Promise<Empty> {
     const container = this.#container('pause', request.id);
     await pauseContainer(this.#o.ctx, container);
+    this.#leaveState(container, container.init);
     this.#o.events.publish('paused', { containerId: container.id });
     return empty;
   }
@@ -257,6 +285,7 @@ export class TaskService {
   async resume(request: Req<'ResumeRequest'>): Promise<Empty> {
     const container = this.#container('resume', request.id);
     await resumeContainer(this.#o.ctx, container);
+    this.#leaveState(container, container.init);
     this.#o.events.publish('resumed', { containerId: container.id });
     return empty;
   }
@@ -277,8 +306,11 @@ export class TaskService {
     const { execId } = request;
     if (this.#adopted.has(container.id) && container.execs.has(execId)) return empty;
     const stdio = stdioPaths('exec', `${container.id}/${execId}`, request);
-    addExec(this.#o.ctx, container, execId, text(request.spec?.value), stdio);
+    const added = addExec(this.#o.ctx, container, execId, text(request.spec?.value), stdio);
+    this.#leaveState(container, added);
     this.#o.events.publish('exec-added', { containerId: container.id, execId });
+    // The answer leaves in this turn of the event loop; the start will be a while in coming.
+    setImmediate(() => prepareExec(container, added));
     return empty;
   }
 
@@ -341,12 +373,20 @@ export class TaskService {
     const process = container?.process(execId);
     if (container === undefined && this.#creating.has(containerId)) this.#earlyExits.set(exit.key, exit);
     if (container === undefined || process === undefined || process.isStopped) return;
+    if (process !== container.init && !(await this.#hasStarted(process))) return;
     process.recordExit(exit);
     await process.starting;
     if (process === container.init) await this.#afterInit(container);
-    this.#o.ctx.store.save(container.record);
+    this.#leaveState(container, process);
+    saveProgress(this.#o.ctx, container.record);
     this.publishExit(container, process);
     process.announceExit();
+  }
+
+  /** An exec is launched before its start is asked for: the end of one that never started is nobody's business. */
+  async #hasStarted(exec: ContainerProcess): Promise<boolean> {
+    await exec.starting;
+    return exec.record.status !== Status.STATUS_CREATED;
   }
 
   /** Tells an exit that is on record. Until it has arrived, a new engine would tell it again. */
@@ -361,7 +401,7 @@ export class TaskService {
     });
     void this.#o.events.flush().then(() => {
       process.record.exitPublished = true;
-      if (this.#containers.get(container.id) === container) this.#o.ctx.store.save(container.record);
+      if (this.#containers.get(container.id) === container) saveProgress(this.#o.ctx, container.record);
     });
   }
 
@@ -433,6 +473,11 @@ function rootfsMount(mount: containerd.types.IMount): RootfsMount {
     ...(mount.target ? { target: mount.target } : {}),
     options: mount.options ?? [],
   };
+}
+
+/** Byte for byte as containerd sends it: fields in order, empty ones left out. */
+function stateRequest({ id }: Container, { execId }: ContainerProcess): Uint8Array {
+  return containerd.task.v3.StateRequest.encode(execId === '' ? { id } : { id, execId }).finish();
 }
 
 function deleteResponse(exit: ExitStatus): containerd.task.v3.IDeleteResponse {

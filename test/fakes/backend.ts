@@ -2,6 +2,7 @@
 import type { Backend, CreateInput, ExecInput } from '../../src/sandbox/backend.ts';
 import type { Any } from '../../src/metrics/index.ts';
 import type { LinuxResources } from '../../src/oci/types.ts';
+import type { LaunchResult } from '../../src/sandbox/executor.ts';
 import type { ContainerRecord } from '../../src/state/index.ts';
 
 export class FakeBackend implements Backend {
@@ -22,10 +23,9 @@ export class FakeBackend implements Backend {
     if (record.init) record.init.pid = result.pid;
   }
 
-  async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+  exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult> {
     this.calls.push(`exec ${record.id}/${input.execId}`);
-    const result = await input.executor.launch(`${record.id}/${input.execId}`, new Uint8Array(), input.stdio);
-    return result.pid;
+    return input.executor.launch(`${record.id}/${input.execId}`, new Uint8Array(), input.stdio);
   }
 
   pause(record: ContainerRecord): Promise<void> {

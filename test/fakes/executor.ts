@@ -19,8 +19,8 @@ export class FakeExecutor implements Executor {
   readonly processes = new Map<string, FakeProcess>();
   /** Makes the next launch or proceed of a key fail. */
   readonly failures = new Map<string, LaunchFailure>();
-  /** Gates of a launch, by key; default: a container waits at "start", an exec at none. */
-  gate: (key: string) => string = (key) => (key.includes('/') ? '' : 'start');
+  /** The first gate of a launch, by key; empty: none. */
+  gate: (key: string) => string = () => 'start';
   #listeners = new Set<(exit: ProcessExit) => void>();
   #nextPid = 1000;
 

@@ -19,7 +19,7 @@ import type { LaunchPlan, Step } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { CreateInput, ExecInput } from '../backend.ts';
-import { LaunchError, type Executor } from '../executor.ts';
+import { LaunchError, type Executor, type LaunchResult } from '../executor.ts';
 import { HostBackend, type BackendHost } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
 import { podMapping } from './ids.ts';
@@ -80,7 +80,7 @@ export class SentryBackend extends HostBackend {
     }
   }
 
-  override exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+  override exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult> {
     const process = sentryProcess('exec', record.id ?? '', input.process);
     return super.exec(record, { ...input, process });
   }

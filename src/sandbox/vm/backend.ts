@@ -13,7 +13,7 @@ import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import type { Executor } from '../executor.ts';
+import type { Executor, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { guestContainer } from './guest_container.ts';
 import { guestCreatePlan, guestExecPlan, sharedRootfs } from './guest_plan.ts';
@@ -117,7 +117,7 @@ export class VmBackend implements Backend {
     if (sandbox.isRunning) await sandbox.connectNetwork();
   }
 
-  async exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+  async exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult> {
     const id = record.id ?? '';
     const spec = specOf(record);
     const sandbox = this.#sandbox(record, input.executor);
@@ -131,12 +131,13 @@ export class VmBackend implements Backend {
         pid: record.guestPid ?? 0,
         seccomp: this.#seccomp(id, spec),
         options: input.options,
+        gated: input.gated,
       },
       (message) => this.#host.warn(id, message),
     );
     const key = `${id}/${input.execId}`;
-    const result = await input.executor.launch(key, encodePlan(plan), input.stdio, { guest: GUEST });
-    return result.pid;
+    const stdio = { ...input.stdio, stdinAtGate: input.gated === true };
+    return input.executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
   }
 
   pause(record: ContainerRecord, executor: Executor): Promise<void> {

@@ -61,6 +61,8 @@ export interface GuestExecInput {
   pid: number;
   seccomp: SeccompProgram | undefined;
   options: ExecOptions | undefined;
+  /** Waits at the gate "start" before execve. */
+  gated?: boolean | undefined;
 }
 
 export function guestExecPlan(input: GuestExecInput, warn: (message: string) => void): LaunchPlan {
@@ -82,6 +84,7 @@ export function guestExecPlan(input: GuestExecInput, warn: (message: string) => 
       seccomp,
       host: guestFacts,
       noNewKeyring: options?.noNewKeyring,
+      gate: input.gated === true ? { kind: 'sync' } : undefined,
     },
     warn,
   );

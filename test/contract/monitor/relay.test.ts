@@ -256,3 +256,79 @@ describe('the monitor', () => {
     expect(Number(/Private_Dirty:\s+(\d+)/.exec(rollup)?.[1])).toBeLessThanOrEqual(160);
   });
 });
+
+/** ttrpc.Request{service, method, payload, timeout_nano} */
+function call(service: string, method: string, payload: Buffer): Buffer {
+  const field = (tag: number, value: Buffer) =>
+    Buffer.concat([Buffer.from([(tag << 3) | 2, value.length]), value]);
+  const parts = [field(1, Buffer.from(service)), field(2, Buffer.from(method)), field(3, payload)];
+  return Buffer.concat([...parts, Buffer.from([4 << 3, 1])]);
+}
+
+describe('answers to State that the engine left', () => {
+  const TASK = 'containerd.task.v2.Task';
+  const request = Buffer.from('\n\u0003web');
+  const response = Buffer.from('\n\u0003web(\u0002');
+  const leave = (of: Buffer, answer: Buffer) =>
+    session.send({ stateAnswer: { request: of, response: answer } });
+  /** Response{2: payload} */
+  const answered = (stream: number, payload: Buffer) =>
+    ttrpc(stream, RESPONSE, Buffer.concat([Buffer.from([(2 << 3) | 2, payload.length]), payload]));
+
+  it('are given by the monitor, under both names of the service, until they change or are taken back', async () => {
+    const { client, conn } = await dialled();
+    leave(request, response);
+    reply(session, conn, ttrpc(1, RESPONSE, 'first answered'));
+    await until('the relay', () => client.received.length > 0);
+    client.received = Buffer.alloc(0);
+    client.send(ttrpc(3, REQUEST, call(TASK, 'State', request)));
+    client.send(ttrpc(5, REQUEST, call('containerd.task.v3.Task', 'State', request)));
+    const both = Buffer.concat([answered(3, response), answered(5, response)]);
+    await until('two answers', () => client.received.length === both.length);
+    expect(client.received).toEqual(both);
+    client.received = Buffer.alloc(0);
+    const other = Buffer.from('\n\u0003web(\u0004');
+    leave(request, other);
+    reply(session, conn, ttrpc(1, RESPONSE, 'x'));
+    await until('the relay', () => client.received.length > 0);
+    client.send(ttrpc(7, REQUEST, call(TASK, 'State', request)));
+    await until('the new answer', () => client.received.includes(answered(7, other)));
+    expect(session.all('streamData')).toHaveLength(1);
+    leave(request, Buffer.alloc(0));
+    client.received = Buffer.alloc(0);
+    reply(session, conn, ttrpc(1, RESPONSE, 'x'));
+    await until('the relay', () => client.received.length > 0);
+    const asked = ttrpc(9, REQUEST, call(TASK, 'State', request));
+    client.send(asked);
+    await until('the question', () => session.all('streamData').length === 2);
+    expect(Buffer.from(session.all('streamData')[1]?.data ?? [])).toEqual(asked);
+  });
+
+  it.each([
+    ['another process', call(TASK, 'State', Buffer.from('\n\u0003wet'))],
+    ['another method', call(TASK, 'Wait', request)],
+    ['another service', call('containerd.runtime.sandbox.v1.Sandbox', 'State', request)],
+    ['what is no request', Buffer.from([0x0a, 0xff, 0xff])],
+  ])('are not given for %s', async (_name, payload) => {
+    const { client } = await dialled();
+    leave(request, response);
+    const asked = ttrpc(3, REQUEST, payload);
+    client.send(asked);
+    await until('the question', () => session.all('streamData').length === 2);
+    expect(Buffer.from(session.all('streamData')[1]?.data ?? [])).toEqual(asked);
+    expect(client.received).toHaveLength(0);
+  });
+
+  it('are dropped with the engine, and the next one is asked', async () => {
+    const { client, conn } = await dialled();
+    leave(request, response);
+    reply(session, conn, ttrpc(1, RESPONSE, 'x'));
+    await until('the relay', () => client.received.length > 0);
+    session.socket.destroy();
+    const asked = ttrpc(3, REQUEST, call(TASK, 'State', request));
+    client.send(asked);
+    const next = await nextSession(1);
+    await until('the question', () => next.all('streamData').length === 1);
+    expect(Buffer.from(next.all('streamData')[0]?.data ?? [])).toEqual(asked);
+  });
+});

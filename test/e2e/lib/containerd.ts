@@ -79,7 +79,7 @@ export class PrivateContainerd {
   static async start(options: StartOptions = {}): Promise<PrivateContainerd> {
     const containerd = new PrivateContainerd(options);
     try {
-      mkdirSync(containerd.bulkheadRoot, { mode: 0o700 });
+      await containerd.#mountRun();
       const { dir, version, address } = containerd;
       writeFileSync(join(dir, 'config.toml'), containerdConfig({ dir, version, address, cri: options.cri }));
       await containerd.launch();
@@ -92,6 +92,15 @@ export class PrivateContainerd {
       });
     }
     return containerd;
+  }
+
+  /** What lives below /run on a real machine, for containerd and for shims, is on a tmpfs here too. */
+  async #mountRun(): Promise<void> {
+    for (const path of [join(this.dir, 'state'), this.bulkheadRoot]) {
+      mkdirSync(path, { mode: 0o700 });
+      const mounted = await run('mount', ['-t', 'tmpfs', '-o', 'mode=0700', 'tmpfs', path]);
+      if (mounted.code !== 0) throw new Error(`mount tmpfs ${path}: ${mounted.stderr}`);
+    }
   }
 
   /** Starts the daemon (again): containers that run are found and taken up as after a crash or an upgrade. */

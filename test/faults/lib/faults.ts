@@ -6,7 +6,7 @@ import { actionOf } from '../../../src/plan/print.ts';
 import type { CompileInput } from '../../../src/sandbox/host_backend.ts';
 import { NamespaceBackend } from '../../../src/sandbox/namespace/backend.ts';
 import type { ExecInput } from '../../../src/sandbox/backend.ts';
-import type { Executor } from '../../../src/sandbox/executor.ts';
+import type { Executor, LaunchResult } from '../../../src/sandbox/executor.ts';
 import type { ContainerRecord } from '../../../src/state/index.ts';
 
 /**
@@ -66,7 +66,7 @@ export class FaultyBackend extends NamespaceBackend {
     return withFault(this.lastPlan, this.fault);
   }
 
-  override exec(record: ContainerRecord, input: ExecInput): Promise<number> {
+  override exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult> {
     const { executor } = input;
     const launch: Executor['launch'] = (key, bytes, stdio) => {
       this.lastPlan = decodePlan(bytes);

@@ -223,7 +223,10 @@ void Agent::mux_session() {
   session_ended();
   utsname kernel{};
   ::uname(&kernel);
-  send_bytes(encode_hello(kVersion, kernel.release, now_ms(), processes_));
+  std::string processes;
+  processes_.each_state(
+      [&processes](const ProcessState& process) { processes += encode_process(process); });
+  send_bytes(encode_hello(kVersion, kernel.release, now_ms(), processes));
 }
 
 void Agent::mux_lost(const char* reason) {

@@ -178,8 +178,11 @@ std::string encode_call_reply(const CallReply& reply);
 
 // ---- FromAgent, ready for the control stream
 
+// One process of Hello.
+std::string encode_process(const ProcessState& process);
+// `processes` are those of encode_process, one behind the other.
 std::string encode_hello(std::string_view version, std::string_view kernel, uint64_t uptime_ms,
-                         const ProcessTable& processes);
+                         std::string_view processes);
 std::string encode_answer(uint64_t request, int err, std::string_view reply);
 std::string encode_oom_event(std::string_view cgroup, uint64_t oom_kill);
 std::string encode_log_event(std::string_view level, std::string_view message);

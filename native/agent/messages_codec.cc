@@ -146,11 +146,11 @@ bool decode(pbf_reader body, Setup& setup) {
       BULKHEAD_FIELD(3, kBytes, setup.entropy = text(reader))
       BULKHEAD_FIELD(4, kBytes, setup.machine_id = text(reader))
       case at(5, kBytes): {
-        auto& [key, value] = setup.sysctls.emplace_back();
-        each_field(reader.get_message(), [&key, &value](uint32_t inner, pbf_reader& pair) {
+        auto& sysctl = setup.sysctls.emplace_back();
+        each_field(reader.get_message(), [&sysctl](uint32_t inner, pbf_reader& pair) {
           switch (inner) {
-            BULKHEAD_FIELD(1, kBytes, key = text(pair))
-            BULKHEAD_FIELD(2, kBytes, value = text(pair))
+            BULKHEAD_FIELD(1, kBytes, sysctl.first = text(pair))
+            BULKHEAD_FIELD(2, kBytes, sysctl.second = text(pair))
             default:
               return false;
           }
@@ -476,19 +476,24 @@ std::string encode_call_reply(const CallReply& reply) {
   return bytes;
 }
 
-std::string encode_hello(std::string_view version, std::string_view kernel, uint64_t uptime_ms,
-                         const ProcessTable& processes) {
+std::string encode_process(const ProcessState& process) {
   std::string bytes;
-  pbf_writer outer(bytes);
-  {
-    pbf_writer hello(outer, 1);
-    put(hello, 1, uint64_t{kProtocol});
-    put(hello, 2, version);
-    put(hello, 3, kernel);
-    put(hello, 4, uptime_ms);
-    processes.each_state(
-        [&hello](const ProcessState& process) { encode_state(pbf_writer(hello, 5), process); });
-  }
+  pbf_writer hello(bytes);
+  encode_state(pbf_writer(hello, 5), process);
+  return bytes;
+}
+
+std::string encode_hello(std::string_view version, std::string_view kernel, uint64_t uptime_ms,
+                         std::string_view processes) {
+  std::string body;
+  pbf_writer hello(body);
+  put(hello, 1, uint64_t{kProtocol});
+  put(hello, 2, version);
+  put(hello, 3, kernel);
+  put(hello, 4, uptime_ms);
+  body += processes;
+  std::string bytes;
+  pbf_writer(bytes).add_message(1, body);
   return bytes;
 }
 

@@ -49,7 +49,9 @@ install:
 	install -m 755 build/native/bulkhead-shim $(BIN)/bulkhead-shim
 	for name in bulkhead $(SHIMS); do ln -sfn bulkhead-shim $(BIN)/$$name; done
 	install -m 755 build/native/bulkhead-init $(LIB)/bulkhead-init
-	if [[ -e build/native/bulkhead-sentry ]]; then install -m 755 build/native/bulkhead-sentry $(LIB)/; fi
+	for name in bulkhead-sentry bulkhead-agent; do \
+	  if [[ -e build/native/$$name ]]; then install -m 755 build/native/$$name $(LIB)/; fi; done
+	install -D -m 644 guest/kernel.config $(LIB)/guest/kernel.config
 	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs dist/yaml.cjs $(LIB)/
 	ln -sfn $(abspath $(NODE)) $(LIB)/node
 	$(LIB)/node tools/code-cache.mjs $(LIB)/cli.cjs

@@ -18,7 +18,8 @@ const mayImport: Record<string, readonly string[]> = {
   state: ['oci'],
   events: ['oci', 'native'],
   metrics: ['oci', 'native', 'cgroups'],
-  sandbox: ['oci', 'plan', 'devices', 'cgroups', 'native', 'state', 'metrics'],
+  guest: [],
+  sandbox: ['guest', 'oci', 'plan', 'devices', 'cgroups', 'native', 'state', 'metrics'],
   runtime: [
     'oci',
     'plan',
@@ -44,6 +45,8 @@ const mayImport: Record<string, readonly string[]> = {
     'sandbox/devices',
     'sandbox/namespace/backend',
     'sandbox/host',
+    'sandbox/vm/config',
+    'guest',
     'devices',
     'native',
     'cgroups',

@@ -56,6 +56,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     },
   ],
   [
+    'guest',
+    {
+      summary: 'make the kernel and the initial file system of virtual machines',
+      load: async () => (await import('./commands/guest.ts')).guest,
+    },
+  ],
+  [
     'kill',
     {
       summary: 'send a signal to a container (default: SIGTERM)',

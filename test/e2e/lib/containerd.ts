@@ -6,7 +6,7 @@ import { EventStream } from './events.ts';
 import { eventually, onTerminal, run, type RunOptions, type RunResult } from './exec.ts';
 import { images, testImage } from './image.ts';
 import { findLeaks, killAll, markedProcesses, mountsBelow, sharedFiles } from './leaks.ts';
-import { peers, prefix, runtime, scratch } from './paths.ts';
+import { guestCache, peers, prefix, runtime, scratch } from './paths.ts';
 
 /** 1.6 is Debian 12's own; 1.7 (trixie) and 2 (sid) come from build/peers. */
 export type Version = '1.6' | '1.7' | '2';
@@ -17,6 +17,8 @@ export interface StartOptions {
   cri?: CriOptions;
   /** Text of the file that BULKHEAD_CONFIG names. */
   bulkheadConfig?: string;
+  /** More lines of its table [vm]. */
+  vmConfig?: string;
   /** Another installation than the one under test. */
   prefix?: string;
   /** The runtime that `ctr run` is given; the one under test unless told. */
@@ -66,7 +68,10 @@ export class PrivateContainerd {
     this.address = join(this.dir, 'containerd.sock');
     this.bulkheadRoot = join(this.dir, 'bulkhead');
     const config = join(this.dir, 'bulkhead.toml');
-    writeFileSync(config, options.bulkheadConfig ?? '');
+    writeFileSync(
+      config,
+      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(guestCache)}\n${options.vmConfig ?? ''}`,
+    );
     this.env = {
       PATH: `${join(options.prefix ?? prefix, 'bin')}:${binaries[this.version]}:/usr/sbin:/usr/bin:/sbin:/bin`,
       BULKHEAD_ROOT: this.bulkheadRoot,

@@ -30,5 +30,11 @@ export const scratch = (): string => {
 /** The runtime under test. The whole suite also passes on io.containerd.runc.v2, which proves the tests. */
 export const runtime = process.env.BULKHEAD_TEST_RUNTIME ?? 'io.containerd.bulkhead.v2';
 
+/** Guest kernel, initrd and templates: made once for all runs. */
+export const guestCache = process.env.BULKHEAD_TEST_GUEST_CACHE ?? join(root, 'build', 'guest-cache');
+
+/** True when containers run in virtual machines, which are slower to start and have pids of their own. */
+export const isVm = runtime.includes('-vm.');
+
 /** True when the runtime under test is ours; tests of what only Bulkhead promises ask this. */
 export const isBulkhead = runtime.includes('bulkhead');

@@ -1,6 +1,6 @@
 /** The QEMU machine of a configuration, as switches. Pure. */
 import type { MachineConfig } from '../hypervisor.ts';
-import type { Device, Machine, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
+import type { Device, Machine, Memory, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
 
 /** Descriptors that the launch plan leaves for QEMU. */
 export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
@@ -45,7 +45,15 @@ const KERNEL_ARGUMENTS: Record<'tcg' | 'kvm', string> = {
   tcg: 'tsc=reliable no_timer_check mitigations=off',
   kvm: 'no_timer_check',
 };
-const COMMON_KERNEL_ARGUMENTS = 'console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests random.trust_cpu=on';
+/**
+ * swiotlb=noforce: the bounce buffers that a kernel sets up as soon as there can be memory above 4 GiB take 64 MiB of the
+ * guest, and virtio devices need none.
+ */
+const COMMON_KERNEL_ARGUMENTS =
+  'console=ttyS0 quiet reboot=t panic=-1 swiotlb=noforce cryptomgr.notests random.trust_cpu=on';
+/** Address space for memory and persistent memory that is plugged later. It costs nothing (measured) until it is used. */
+const PLUGGABLE_MIB = 64 << 10;
+const MEMORY_SLOTS = 16;
 
 export function qemuSwitches({ config, memory, restore, paused }: CommandLineInput): QemuSwitches {
   const { size, type, accelerator } = config;
@@ -56,7 +64,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     accelerator,
     cpu: accelerator === 'tcg' ? 'max' : 'host',
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
-    memory: { sizeMib: size.memoryMib, maxMib: size.maxMemoryMib, slots: 8 },
+    memory: pci ? pluggable(size) : { sizeMib: size.memoryMib },
     objects: [memoryBackend(config, memory)],
     descriptorSets: [{ fd: FD.console, set: CONSOLE_SET }],
     chardevs: [
@@ -97,6 +105,11 @@ export function portName(index: number): string {
 export function portAddress(index: number): string {
   const slot = FIRST_PORT_SLOT + Math.floor(index / PORTS_A_SLOT);
   return `${slot.toString(16).padStart(2, '0')}.${index % PORTS_A_SLOT}`;
+}
+
+function pluggable({ memoryMib, maxMemoryMib }: MachineConfig['size']): Memory {
+  const maxMib = Math.max(memoryMib, maxMemoryMib ?? 0) + PLUGGABLE_MIB;
+  return { sizeMib: memoryMib, maxMib, slots: MEMORY_SLOTS };
 }
 
 function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySource): MemoryBackend {

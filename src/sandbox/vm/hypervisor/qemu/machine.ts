@@ -1,5 +1,6 @@
 /** A running QEMU behind QMP. Devices are plugged onto empty root ports, one after the other. */
 import { closeSync, constants, openSync, statSync } from 'node:fs';
+import { errnoNumber, errnoText } from '../../../../base/errno.ts';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
 import type {
@@ -16,12 +17,11 @@ import type {
 } from '../hypervisor.ts';
 import { portAddress, portName } from './command_line.ts';
 import type { Device } from './arguments.ts';
-import { plugVcpus } from './vcpus.ts';
+import { plugMemory, plugVcpus } from './grow.ts';
 import { QmpCommandError, type Qmp, type QmpEvent } from './qmp.ts';
 
 /** Prefix of our devices' ids: QEMU wants a letter first. */
 const PREFIX = 'dev-';
-const GROWN = 'grown-';
 const UNPLUG_DEADLINE_MS = 10_000;
 
 /** How to undo what a device's back end needed, by its kind; derived from the id, so that nothing has to be kept. */
@@ -113,26 +113,7 @@ export class QemuMachine implements Machine {
   }
 
   growMemory(mib: number): Promise<void> {
-    return this.#inTurn(async () => {
-      if (!Number.isInteger(mib) || mib <= 0 || mib % 128 !== 0)
-        throw this.#error(ErrorCode.InvalidArgument, `memory ${mib} MiB`, 'not a multiple of 128 MiB');
-      const objects = await this.#qmp.execute<{ name: string }[]>('qom-list', { path: '/objects' });
-      const count = objects.filter(({ name }) => name.startsWith(GROWN)).length;
-      const id = `${GROWN}${count}`;
-      const shared = this.config.sharedMemory;
-      await this.#qmp.execute('object-add', {
-        'qom-type': shared ? 'memory-backend-memfd' : 'memory-backend-ram',
-        id,
-        size: mib * 2 ** 20,
-        ...(shared ? { share: true } : {}),
-      });
-      try {
-        await this.#qmp.execute('device_add', { driver: 'pc-dimm', id: `dimm-${count}`, memdev: id });
-      } catch (error) {
-        await this.#qmp.execute('object-del', { id }).catch(() => {});
-        throw error;
-      }
-    });
+    return this.#inTurn(() => plugMemory(this.#qmp, this.config, mib));
   }
 
   addVcpus(count: number): Promise<void> {
@@ -329,7 +310,7 @@ export class QemuMachine implements Machine {
     try {
       return openSync(path, flags);
     } catch (cause) {
-      throw this.#error(ErrorCode.FailedPrecondition, path, (cause as Error).message, undefined, cause);
+      throw this.#error(ErrorCode.FailedPrecondition, path, reasonOf(cause), undefined, cause);
     }
   }
 
@@ -337,7 +318,7 @@ export class QemuMachine implements Machine {
     try {
       return this.#addon.connectUnix(path);
     } catch (cause) {
-      throw this.#error(ErrorCode.FailedPrecondition, path, (cause as Error).message, undefined, cause);
+      throw this.#error(ErrorCode.FailedPrecondition, path, reasonOf(cause), undefined, cause);
     }
   }
 
@@ -350,6 +331,12 @@ export class QemuMachine implements Machine {
   #error(code: ErrorCode, object: string, reason: string, remedy?: string, cause?: unknown): RuntimeError {
     return new RuntimeError({ code, op: 'vm', id: this.config.id, object, reason, remedy, cause });
   }
+}
+
+function reasonOf(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const errno = code === undefined ? undefined : errnoNumber(code);
+  return errno === undefined ? message : errnoText(errno);
 }
 
 function backend(kind: MachineDevice['kind'], id: string): string {

@@ -10,6 +10,7 @@ export default defineConfig({
     exclude: [
       '**/node_modules/**',
       'test/e2e/**/*.e2e.test.ts',
+      'test/vm/**',
       'test/cli/**',
       'test/faults/**',
       'test/lab/**',

@@ -5,6 +5,7 @@
 //   unit         vitest without containerd, on the machine's Node and on Node 24
 //   faults       fault injection and hostile bundles: nothing is left behind
 //   cli          the command line: first on runc, which proves the tests, then ours on both Nodes
+//   vm           virtual machines without containerd: networks, disks, persistent memory
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
 //
 // Every suite writes a report into reports/; the closing line counts what the reports say.
@@ -124,6 +125,7 @@ const suites = {
     () => cli('cli-node', process.execPath, {}),
     () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
   ],
+  vm: [() => runVitest('vm', process.execPath, ['--config', 'test/vm/vitest.config.ts'], {}, [inPrivate])],
   e2e: [
     // runc's shim has no engine and knows no CDI; containerd 2's may end before it has sent TaskDelete or a terminal's last line.
     () =>

@@ -116,7 +116,7 @@ function checkLink(id: string, link: NetnsLink, all: readonly NetnsLink[]): void
     throw refuse(`a virtual machine gets Ethernet interfaces only, and this ${kind}interface is none`);
   if ((link.flags & IFF_NOARP) !== 0 || (link.mode !== 0 && ['ipvlan', 'netkit'].includes(link.kind)))
     throw refuse(
-      `a ${kind}interface without link-layer addresses cannot be given to a virtual machine`,
+      `an interface without link-layer addresses (${link.kind || 'hardware'}) cannot be given to a virtual machine`,
       'have the network plugin use its L2 mode',
     );
   if (!/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(link.mac) || /^(00:){5}00$/.test(link.mac))

@@ -151,7 +151,8 @@ export class LocalExecutor implements Executor {
       if (launched.console !== undefined) {
         const master = launched.console;
         launched.console = undefined;
-        if (inherited?.onConsole === undefined) closeSync(master);
+        // Nobody takes it: held, for what is on a terminal without a master is hung up.
+        if (inherited?.onConsole === undefined) void launched.exited.finally(() => closeSync(master));
         else inherited.onConsole(master);
       }
       return progress;

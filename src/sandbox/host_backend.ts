@@ -214,8 +214,16 @@ export abstract class HostBackend implements Backend {
     return () => watch.close();
   }
 
-  destroy(record: ContainerRecord): Promise<void> {
-    return removeCgroups(record.cgroupPaths ?? [], { id: record.id ?? '' });
+  async destroy(record: ContainerRecord): Promise<void> {
+    const id = record.id ?? '';
+    const paths = record.cgroupPaths ?? [];
+    try {
+      await removeCgroups(paths, { id, deadlineMs: 0 });
+    } catch {
+      // Somebody is in there, or just leaving.
+      await this.killAll(record);
+      await removeCgroups(paths, { id });
+    }
   }
 
   #joinSteps(record: ContainerRecord, subCgroups: readonly string[]): Step[] {

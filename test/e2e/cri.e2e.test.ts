@@ -28,6 +28,10 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
   const config = (name = 'web') =>
     podConfig(name, { logDirectory, linux: { cgroupParent, securityContext: ownPid } });
 
+  /** A container's name stays taken when a test is tried again. */
+  let tries = 0;
+  const fresh = (name: string): string => `${name}-${++tries}`;
+
   const add = async (
     name: string,
     command: string[],
@@ -199,11 +203,16 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
   });
 
   it('stops a container by SIGTERM, and by SIGKILL when it does not listen', async () => {
-    const polite = await add('polite', ['sh', '-c', "trap 'exit 5' TERM; while :; do sleep 0.05; done"]);
+    const polite = await add(fresh('polite'), [
+      'sh',
+      '-c',
+      "trap 'exit 5' TERM; while :; do sleep 0.05; done",
+    ]);
     await cri.execText(polite, ['true']);
     await cri.stopContainer({ containerId: polite, timeout: 10 });
     expect((await cri.containerStatus({ containerId: polite })).status?.exitCode).toBe(5);
-    const deaf = await add('deaf', ['sh', '-c', "trap '' TERM; while :; do sleep 0.05; done"]);
+    const deaf = await add(fresh('deaf'), ['sh', '-c', "trap '' TERM; while :; do sleep 0.05; done"]);
+    await cri.execText(deaf, ['true']);
     await cri.stopContainer({ containerId: deaf, timeout: 1 });
     expect((await cri.containerStatus({ containerId: deaf })).status?.exitCode).toBe(137);
   });

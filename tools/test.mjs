@@ -122,6 +122,11 @@ const suites = {
         '--retry=2',
       ]),
     () => cli('cli-node', process.execPath, {}),
+    // Behind the sentry wall, which passes no devices.
+    () =>
+      cli('cli-sentry', process.execPath, { BULKHEAD_TEST_WALL: 'sentry' }, [
+        '--exclude=**/devices.cli.test.ts',
+      ]),
     () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
   ],
   e2e: [

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "sentry/confine.h"
+#include "sentry/guard.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
@@ -85,8 +86,9 @@ void Supervisor::drop(int fd) {
 bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   uint64_t pid = 0;
   if (entered_ || !word.starts_with("enter ") || !take_number(word, pid)) return false;
-  if (enter(sandbox_, static_cast<int>(pid)) != 0 || confine(sandbox_.proc.get()) != 0)
-    return false;
+  if (enter(sandbox_, static_cast<int>(pid)) != 0) return false;
+  if (word == " guard" && start_guard(static_cast<int>(pid)) != 0) return false;
+  if (confine(sandbox_.proc.get()) != 0) return false;
   entered_ = true;
   return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
 }

@@ -11,10 +11,10 @@ const sysFiles = [
   '/sys/kernel/mm/transparent_hugepage/hpage_pmd_size',
 ];
 
-/** @param libDir where bulkhead-sentry lies; @param root the engine's state root */
-export function sentryHost(libDir: string, root: string): SentryHost {
+/** @param program bulkhead-sentry; @param root the state root */
+export function sentryHost(program: string, root: string): SentryHost {
   return {
-    program: join(libDir, 'bulkhead-sentry'),
+    program,
     socketDir: join(root, 'sentry'),
     arch: process.arch,
     sysFiles: sysFiles.filter((path) => existsSync(path)),

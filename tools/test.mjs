@@ -120,6 +120,7 @@ const suites = {
     () =>
       cli('cli-runc', process.execPath, { BULKHEAD_TEST_CLI: 'runc' }, [
         '--exclude=**/devices.cli.test.ts',
+        '--exclude=**/sentry.cli.test.ts',
         '--retry=2',
       ]),
     () => cli('cli-node', process.execPath, {}),
@@ -127,6 +128,7 @@ const suites = {
     () =>
       cli('cli-sentry', process.execPath, { BULKHEAD_TEST_WALL: 'sentry' }, [
         '--exclude=**/devices.cli.test.ts',
+        '--exclude=**/sentry.cli.test.ts',
       ]),
     () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
   ],

@@ -23,9 +23,10 @@ Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
   request.flags = SECCOMP_ADDFD_FLAG_SEND;
   request.srcfd = static_cast<uint32_t>(fd.get());
   request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  if (::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request) >= 0) return {0, 0, true};
+  int number = ::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
+  if (number >= 0) return {number, 0, true, true};
   // ENOENT: gone. Else the caller's table is full.
-  return errno == ENOENT ? Answer{0, 0, true} : refusal(errno == EMFILE ? EMFILE : ENOMEM);
+  return errno == ENOENT ? gone() : refusal(errno == EMFILE ? EMFILE : ENOMEM);
 }
 
 }  // namespace

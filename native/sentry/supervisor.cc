@@ -1,6 +1,7 @@
 #include "sentry/supervisor.h"
 
 #include <errno.h>
+#include <linux/audit.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -42,6 +43,11 @@ bool Supervisor::parse_table(std::string_view text) {
     if (!text.empty()) text.remove_prefix(1);
   }
   return true;
+}
+
+bool Supervisor::parse_option(std::string_view word) {
+  constexpr std::string_view kPolicy = "policy=";
+  return word.starts_with(kPolicy) && policy_.parse(word.substr(kPolicy.size()));
 }
 
 int Supervisor::watch(int fd, uint64_t tag, uint32_t events) {
@@ -93,6 +99,14 @@ bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
 }
 
+// Who asks what happens here. True: the connection stays, and what comes over it ends it.
+bool Supervisor::serve_reader(int connection, std::string_view word) {
+  if (word == "counts") watch_.send_counts(connection);
+  if (word != "watch" || !watch_.add_reader(connection)) return false;
+  std::erase(connections_, connection);
+  return true;
+}
+
 void Supervisor::add_listener(int listener) {
   ::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
   if (watch(listener, static_cast<uint64_t>(listener), EPOLLIN) != 0) {
@@ -125,11 +139,32 @@ bool Supervisor::receive(int connection) {
     add_listener(listener);
     fine = entered_;
   } else if (got > 0) {
-    fine = enter_sandbox(connection, std::string_view(text, static_cast<size_t>(got)));
+    std::string_view word(text, static_cast<size_t>(got));
+    if (serve_reader(connection, word)) return true;
+    fine = !word.starts_with("enter") || enter_sandbox(connection, word);
   }
   // There is no more to come.
   drop(connection);
   return fine;
+}
+
+// A call that has no handler came here to be counted: what the policy says of it is what it gets.
+bool Supervisor::refuse_by_policy(const seccomp_notif& call, Answer& answer,
+                                  unsigned& looked_at) const {
+  unsigned number = static_cast<unsigned>(call.data.nr);
+  bool handled =
+      call.data.arch == AUDIT_ARCH_X86_64 && number < kMaxCalls && table_[number] != nullptr;
+  if (policy_.empty()) {
+    if (!handled) answer = refusal(ENOSYS);
+    return !handled;
+  }
+  Verdict verdict = policy_.decide(call.data);
+  looked_at = verdict.looked_at;
+  uint32_t action = verdict.action & SECCOMP_RET_ACTION_FULL;
+  if (handled && action == SECCOMP_RET_USER_NOTIF) return false;
+  uint32_t error = action == SECCOMP_RET_ERRNO ? verdict.action & SECCOMP_RET_DATA : EPERM;
+  answer = refusal(static_cast<int>(error));
+  return true;
 }
 
 void Supervisor::answer_one(int listener) {
@@ -137,10 +172,18 @@ void Supervisor::answer_one(int listener) {
   auto& call = *reinterpret_cast<seccomp_notif*>(request_.get());
   // ENOENT, EINTR: who called was killed meanwhile.
   if (::ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) < 0) return;
-  Caller caller(listener, sandbox_.proc.get(), call);
-  unsigned number = static_cast<unsigned>(call.data.nr);
-  Handler handler = number < kMaxCalls ? table_[number] : nullptr;
-  Answer answer = handler == nullptr ? refusal(ENOSYS) : handler(sandbox_, caller);
+  Answer answer;
+  unsigned looked_at = 0;
+  bool refused = refuse_by_policy(call, answer, looked_at);
+  if (!refused) {
+    Caller caller(listener, sandbox_.proc.get(), call);
+    answer = table_[static_cast<unsigned>(call.data.nr)](sandbox_, caller);
+  }
+  Decision decision = refused        ? Decision::kRefused
+                      : answer.given ? answer.handed_over ? Decision::kAnswered : Decision::kGone
+                      : answer.error == 0 ? Decision::kAnswered
+                                          : Decision::kFailed;
+  watch_.record(call, {decision, answer.error, answer.value}, looked_at);
   if (answer.given) return;
   std::memset(reply_.get(), 0, reply_size_);
   auto& reply = *reinterpret_cast<seccomp_notif_resp*>(reply_.get());
@@ -161,7 +204,9 @@ int Supervisor::run() {
         continue;
       }
       int fd = static_cast<int>(events[i].data.u64);
-      if (contains(connections_, fd)) {
+      if (watch_.remove_reader(fd)) {
+        drop(fd);
+      } else if (contains(connections_, fd)) {
         if (!receive(fd)) return EPROTO;
       } else if ((events[i].events & EPOLLIN) != 0) {
         answer_one(fd);

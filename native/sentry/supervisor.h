@@ -12,6 +12,8 @@
 #include "core/fd.h"
 #include "sentry/handlers.h"
 #include "sentry/sandbox.h"
+#include "sentry/verdict.h"
+#include "sentry/watch.h"
 
 namespace bulkhead::sentry {
 
@@ -22,6 +24,8 @@ class Supervisor {
 
   // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
   bool parse_table(std::string_view text);
+  // "policy=HEX": the filter without notifications. False: malformed, or no such option.
+  bool parse_option(std::string_view word);
   // Allocates and opens all that is needed. 0 or errno.
   int prepare();
   // Returns when the last listener has hung up: everything under supervision has ended.
@@ -35,8 +39,10 @@ class Supervisor {
   void accept_connection();
   bool receive(int connection);
   bool enter_sandbox(int connection, std::string_view word);
+  bool serve_reader(int connection, std::string_view word);
   void add_listener(int listener);
   void answer_one(int listener);
+  bool refuse_by_policy(const seccomp_notif& call, Answer& answer, unsigned& looked_at) const;
   void drop(int fd);
 
   Sandbox& sandbox_;
@@ -47,6 +53,8 @@ class Supervisor {
   std::unique_ptr<char[]> request_, reply_;
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
+  Policy policy_;
+  Watch watch_;
   bool entered_ = false;
   bool had_listener_ = false;
 };

@@ -9,10 +9,8 @@
  * command line, which has no monitor, a guard that the supervisor forks does. The supervisor ends by itself when the
  * last process that it watches is gone.
  */
-import { createHash } from 'node:crypto';
 import { mkdirSync, readlinkSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
-import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
@@ -22,9 +20,10 @@ import { specOf } from '../../state/spec.ts';
 import type { CreateInput, ExecInput } from '../backend.ts';
 import { LaunchError, type Executor } from '../executor.ts';
 import { HostBackend, type BackendHost, type CompiledCreate, type CompileInput } from '../host_backend.ts';
-import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
+import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV, type Report } from './filter.ts';
 import { podMapping } from './ids.ts';
 import { sentryOptions } from './options.ts';
+import { supervisorSocket } from './socket.ts';
 import { supervise, supervisorPlan, type Supervision } from './plan.ts';
 import { sentryProcess, sentrySpec } from './spec.ts';
 
@@ -57,7 +56,7 @@ const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 export class SentryBackend extends HostBackend {
   readonly wall = 'sentry';
   readonly #sentry: SentryHost;
-  #filter: Uint8Array | undefined;
+  readonly #filters = new Map<Report, Uint8Array>();
 
   constructor(host: BackendHost, sentry: SentryHost) {
     super(host);
@@ -136,6 +135,7 @@ export class SentryBackend extends HostBackend {
       cgroupSteps,
       memoryCgroup: this.memoryCgroup(record),
       table: brokeredCalls(),
+      policy: this.#filterOf('none'),
     });
     const forget = executor.onExit((exit) => {
       if (exit.key !== key) return;
@@ -157,18 +157,23 @@ export class SentryBackend extends HostBackend {
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
-    this.#filter ??= compileFilter();
+    const { landlock, report } = sentryOptions(record.id ?? '', spec.annotations);
     return {
       socket: this.#socket(record),
-      filter: { program: this.#filter, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
-      landlock: sentryOptions(record.id ?? '', spec.annotations).landlock,
+      filter: { program: this.#filterOf(report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      landlock,
     };
+  }
+
+  #filterOf(report: Report): Uint8Array {
+    const filter = this.#filters.get(report) ?? compileFilter({ report });
+    this.#filters.set(report, filter);
+    return filter;
   }
 
   /** Short: a socket's path has 108 bytes, and a container's id may have as many. */
   #socket({ namespace, id }: ContainerRecord): string {
-    const name = createHash('sha256').update(`${namespace}/${id}`).digest('hex').slice(0, 24);
-    return join(this.#sentry.socketDir, name);
+    return supervisorSocket(this.#sentry.socketDir, namespace ?? '', id ?? '');
   }
 
   #checkHost(id: string): void {

@@ -1,7 +1,7 @@
 /** The machine as the sentry wall sees it. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import type { SentryHost } from './backend.ts';
+import { socketDirectory } from './socket.ts';
 
 const sysFiles = [
   '/sys/devices/system/cpu/online',
@@ -15,7 +15,7 @@ const sysFiles = [
 export function sentryHost(program: string, root: string): SentryHost {
   return {
     program,
-    socketDir: join(root, 'sentry'),
+    socketDir: socketDirectory(root),
     arch: process.arch,
     sysFiles: sysFiles.filter((path) => existsSync(path)),
   };

@@ -29,7 +29,7 @@ export function systemCallPage(): string {
   return `${lines.join('\n')}\n`;
 }
 
-function inWords(decision: Decision): string {
+export function inWords(decision: Decision): string {
   switch (decision.use) {
     case 'refuse':
       return decision.errno;
@@ -43,7 +43,7 @@ function inWords(decision: Decision): string {
   }
 }
 
-function ruleInWords({ when, then }: Rule): string {
+export function ruleInWords({ when, then }: Rule): string {
   return `${then === 'direct' ? 'direct' : then} if ${when.map(testInWords).join(' and ')}`;
 }
 

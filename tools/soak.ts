@@ -9,9 +9,12 @@
  * nothing works: something beside it is being measured.
  */
 import { appendFileSync, existsSync, statSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { socketDirectory, supervisorSocket } from '../src/sandbox/sentry/socket.ts';
+import { followDecisions, readCounts } from '../src/sandbox/sentry/watch.ts';
 import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { faults, growth, sample, StuckCalls, type Sample } from '../test/soak/checker.ts';
 import { loads } from '../test/soak/loads.ts';
@@ -35,9 +38,12 @@ const SAMPLE_MS = Math.min(10_000, (minutes * 60_000) / 36);
 /** A load that prints nothing for so long has got stuck. */
 const STILL_MS = 120_000;
 
+/** For what may be in the middle of its work when everything is held. */
+const PATIENCE_MS = 300_000;
+
 const containerd = await PrivateContainerd.start({ runtime: 'io.containerd.bulkhead-sentry.v2' });
 const wrong: string[] = [];
-const counts = { execs: 0, starts: 0, kills: 0, holds: 0 };
+const counts = { execs: 0, starts: 0, kills: 0, holds: 0, records: 0, lost: 0 };
 const samples: Sample[][] = [];
 const end = Date.now() + minutes * 60_000;
 const logOf = (name: string): string => join(containerd.dir, `${name}.rounds`);
@@ -53,7 +59,9 @@ async function execs(names: readonly string[]): Promise<void> {
   for (let i = 0; Date.now() < end; i++) {
     await unlessHeld();
     const name = names[i % names.length] ?? '';
-    const result = await containerd.exec(name, `x${i}`, ['sh', '-c', `uname -s; echo ${i}`]);
+    const script = `uname -s; echo ${i}`;
+    const result = await containerd.exec(name, `x${i}`, ['sh', '-c', script], { timeout: PATIENCE_MS });
+    if (isHeld() && result.stderr.includes('paused')) continue;
     if (result.stdout !== `Linux\n${i}\n`) {
       wrong.push(`exec ${i} in ${name}: code ${result.code}: ${result.stdout}${result.stderr}`);
     }
@@ -73,12 +81,30 @@ async function churn(): Promise<void> {
       await containerd.remove(id);
       counts.kills++;
     } else {
-      const result = await containerd.run(id, ['sh', '-c', 'uname -s']);
+      const result = await containerd.run(id, ['sh', '-c', 'uname -s'], { timeout: PATIENCE_MS });
       if (result.stdout !== 'Linux\n') wrong.push(`run ${i}: code ${result.code}: ${result.stderr}`);
       counts.starts++;
     }
     await sleep(pause * 2000);
   }
+}
+
+const supervisorOf = (name: string): string =>
+  supervisorSocket(socketDirectory(containerd.bulkheadRoot), containerd.namespace, name);
+
+/** A reader of one supervisor's decisions, and one of another's that never reads; both for the whole time. */
+function readDecisions(read: string, unread: string): () => void {
+  const follower = followDecisions(supervisorOf(read), ({ lost }) => {
+    counts.records++;
+    counts.lost += lost;
+  });
+  follower.ended.catch((error: unknown) => wrong.push(`trace of ${read}: ${String(error)}`));
+  const idle = connect(supervisorOf(unread), () => idle.write('watch'));
+  idle.on('error', (error) => wrong.push(`unread trace of ${unread}: ${error.message}`));
+  return () => {
+    follower.close();
+    idle.destroy();
+  };
 }
 
 /** Freezes the working containers until they may go on. */
@@ -99,6 +125,7 @@ async function watch(names: readonly string[]): Promise<void> {
     await sleep(SAMPLE_MS);
     if (isHeld()) await hold(progress);
     samples.push(sample(containerd));
+    for (const name of names) await readCounts(supervisorOf(name));
     wrong.push(...stuck.look(containerd));
     for (const [name, last] of progress) {
       const size = sizeOf(name);
@@ -118,7 +145,10 @@ try {
     await containerd.detached(name, command, ['--log-uri', `file://${logOf(name)}`, ...flags]);
     names.push(name);
   }
+  const stopReading = readDecisions('sockets', 'forks');
   await Promise.all([execs(names), churn(), watch(names)]);
+  stopReading();
+  if (counts.records === 0) wrong.push('a trace stayed empty');
   const rounds = Object.fromEntries(names.map((name) => [name, Math.floor(sizeOf(name) / 'round\n'.length)]));
   for (const [name, count] of Object.entries(rounds)) if (count === 0) wrong.push(`${name}: no round at all`);
   for (const name of names) {

@@ -23,9 +23,12 @@ import { LaunchError, type Executor } from '../executor.ts';
 import { HostBackend, type BackendHost } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
 import { podMapping } from './ids.ts';
-import { sentryOptions } from './options.ts';
+import { sentryOptions, type Profile } from './options.ts';
+import type { SystemCall } from './rules.ts';
 import { supervise, supervisorPlan, type Supervision } from './plan.ts';
 import { sentryProcess, sentrySpec } from './spec.ts';
+import { strictCalls } from './strict.ts';
+import { systemCalls } from './syscalls.ts';
 
 export interface SentryHost {
   /** bulkhead-sentry. */
@@ -38,6 +41,8 @@ export interface SentryHost {
 }
 
 const SIGKILL = 9;
+/** More where calls can wait for a fifo or a slow disk. */
+const THREADS: Readonly<Record<Profile, number>> = { kernel: 1, strict: 16 };
 /**
  * Where the root file system is attached before pivot_root: a directory that exists everywhere, that the pod's ids can
  * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
@@ -49,7 +54,7 @@ const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 export class SentryBackend extends HostBackend {
   readonly wall = 'sentry';
   readonly #sentry: SentryHost;
-  #filter: Uint8Array | undefined;
+  readonly #filters = new Map<Profile, Uint8Array>();
 
   constructor(host: BackendHost, sentry: SentryHost) {
     super(host);
@@ -70,7 +75,7 @@ export class SentryBackend extends HostBackend {
     this.checkCgroupsFree(record);
     input.journal(record);
     const diesWith = supervisorKey(id);
-    await this.#launchSupervisor(record, executor, cgroupSteps);
+    await this.#launchSupervisor(record, executor, cgroupSteps, spec);
     try {
       await this.launchInit(record, input, supervise(plan, supervision), { diesWith });
       await enterSandbox(supervision.socket, record.init?.pid ?? 0);
@@ -106,7 +111,9 @@ export class SentryBackend extends HostBackend {
     record: ContainerRecord,
     executor: Executor,
     cgroupSteps: readonly Step[],
+    spec: Spec,
   ): Promise<void> {
+    const { profile } = sentryOptions(record.id ?? '', spec.annotations);
     const key = supervisorKey(record.id ?? '');
     mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
     const plan = supervisorPlan({
@@ -115,7 +122,8 @@ export class SentryBackend extends HostBackend {
       socket: this.#socket(record),
       cgroupSteps,
       memoryCgroup: this.memoryCgroup(record),
-      table: brokeredCalls(),
+      threads: THREADS[profile],
+      table: brokeredCalls(callsOf(profile)),
     });
     const forget = executor.onExit((exit) => {
       if (exit.key !== key) return;
@@ -137,11 +145,13 @@ export class SentryBackend extends HostBackend {
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
-    this.#filter ??= compileFilter();
+    const { landlock, profile } = sentryOptions(record.id ?? '', spec.annotations);
+    const program = this.#filters.get(profile) ?? compileFilter({ calls: callsOf(profile) });
+    this.#filters.set(profile, program);
     return {
       socket: this.#socket(record),
-      filter: { program: this.#filter, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
-      landlock: sentryOptions(record.id ?? '', spec.annotations).landlock,
+      filter: { program, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      landlock,
     };
   }
 
@@ -162,6 +172,10 @@ export class SentryBackend extends HostBackend {
       remedy: 'use the namespace or vm wall',
     });
   }
+}
+
+function callsOf(profile: Profile): readonly SystemCall[] {
+  return profile === 'strict' ? strictCalls : systemCalls;
 }
 
 /** Names the supervisor in the monitor; no exec can have this id. */

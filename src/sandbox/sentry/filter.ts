@@ -52,7 +52,7 @@ export function compileFilter({ calls = systemCalls }: FilterInput = {}): Uint8A
 /** The supervisor's dispatch: numbers of brokered calls and of their handlers. */
 export function brokeredCalls(calls: readonly SystemCall[] = systemCalls): [call: number, handler: number][] {
   return calls.flatMap(({ number, decision }): [number, number][] =>
-    decision.use === 'broker' || decision.use === 'view' ? [[number, handlers[decision.handler]]] : [],
+    'handler' in decision ? [[number, handlers[decision.handler]]] : [],
   );
 }
 
@@ -62,6 +62,7 @@ function answerOf(decision: Decision): Answer {
       return RET_ERRNO | errno[decision.errno];
     case 'broker':
     case 'view':
+    case 'notice':
       return RET_USER_NOTIF;
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;

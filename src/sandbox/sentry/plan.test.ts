@@ -47,6 +47,7 @@ describe("the supervisor's plan", () => {
     socket: '/r/s',
     cgroupSteps: [{ makeCgroup: { path: '/c' } }],
     memoryCgroup: '/c',
+    threads: 4,
     table: [
       [63, 1],
       [99, 2],
@@ -68,6 +69,6 @@ describe("the supervisor's plan", () => {
   });
 
   it('hands the dispatch table over', () => {
-    expect(plan.steps?.at(-1)?.exec?.args).toEqual(['bulkhead-sentry', '/c', '63:1,99:2']);
+    expect(plan.steps?.at(-1)?.exec?.args).toEqual(['bulkhead-sentry', '/c', '63:1,99:2', 'threads=4']);
   });
 });

@@ -72,6 +72,8 @@ export interface SupervisorPlan {
   cgroupSteps: readonly Step[];
   /** Directory of the memory controller, empty when there is none. */
   memoryCgroup: string;
+  /** How many threads answer calls. */
+  threads: number;
   /** System calls and the numbers of their handlers. */
   table: readonly (readonly [call: number, handler: number])[];
 }
@@ -103,7 +105,7 @@ export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
       {
         exec: {
           file: input.program,
-          args: ['bulkhead-sentry', input.memoryCgroup, table],
+          args: ['bulkhead-sentry', input.memoryCgroup, table, `threads=${input.threads}`],
           env: [],
           preserveFds: 1,
         },

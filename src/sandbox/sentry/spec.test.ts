@@ -142,9 +142,10 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    expect(sentryOptions('web', {})).toEqual({ landlock: false });
+    expect(sentryOptions('web', {})).toEqual({ landlock: false, profile: 'kernel' });
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
       landlock: true,
+      profile: 'kernel',
     });
   });
 

@@ -28,7 +28,7 @@ int start(int argc, char** argv) {
   if (supervisor.prepare() != 0) return 74;
   // Nobody in the sandbox, whose root it is going to be, may look in here.
   ::prctl(PR_SET_DUMPABLE, 0);
-  return supervisor.run() == 0 ? 0 : 75;
+  supervisor.run();
 }
 
 }  // namespace

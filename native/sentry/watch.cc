@@ -12,6 +12,17 @@ namespace bulkhead::sentry {
 
 namespace {
 
+class Locked {
+ public:
+  explicit Locked(pthread_mutex_t& lock) : lock_(lock) { ::pthread_mutex_lock(&lock_); }
+  ~Locked() { ::pthread_mutex_unlock(&lock_); }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+
+ private:
+  pthread_mutex_t& lock_;
+};
+
 uint64_t now_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
@@ -43,6 +54,7 @@ void append(std::vector<char>& bytes, const T& value) {
 void Watch::record(const seccomp_notif& call, const Outcome& outcome, unsigned looked_at) {
   bool known = call.data.arch == AUDIT_ARCH_X86_64 && call.data.nr >= 0 && call.data.nr < kMaxCalls;
   size_t row = known ? static_cast<size_t>(call.data.nr) : kMaxCalls;
+  Locked locked(lock_);
   counts_[row][static_cast<size_t>(outcome.decision)]++;
   bool refused = outcome.decision == Decision::kRefused;
   if (!refused && readers_.empty()) return;
@@ -89,17 +101,20 @@ void Watch::stream(const seccomp_notif& call, const Outcome& outcome, unsigned l
 }
 
 bool Watch::add_reader(int fd) {
+  Locked locked(lock_);
   if (readers_.size() >= kMaxReaders) return false;
   readers_.push_back({fd, 0});
   return true;
 }
 
 bool Watch::remove_reader(int fd) {
+  Locked locked(lock_);
   return std::erase_if(readers_, [fd](const Reader& reader) { return reader.fd == fd; }) > 0;
 }
 
 // At most 40 kB, which a socket takes at once.
 void Watch::send_counts(int fd) const {
+  Locked locked(lock_);
   std::vector<char> body;
   CountsHeader header{{'B', 'S', 'C', 'O', 'U', 'N', 'T', '1'}, 0, 0, more_refusals_};
   for (size_t row = 0; row < counts_.size(); row++) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <linux/seccomp.h>
+#include <pthread.h>
 
 #include <array>
 #include <cstdint>
@@ -43,6 +44,7 @@ struct Record {
 };
 static_assert(sizeof(Record) == 96);
 
+// For all threads.
 class Watch {
  public:
   static constexpr size_t kMaxReaders = 8;
@@ -86,6 +88,7 @@ class Watch {
   // That found no place in the list.
   uint64_t more_refusals_ = 0;
   std::vector<Reader> readers_;
+  mutable pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
 };
 
 }  // namespace bulkhead::sentry

@@ -22,10 +22,13 @@ import { LaunchError, type Executor } from '../executor.ts';
 import { HostBackend, type BackendHost, type CompiledCreate, type CompileInput } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV, type Report } from './filter.ts';
 import { podMapping } from './ids.ts';
-import { sentryOptions } from './options.ts';
+import { sentryOptions, type Profile } from './options.ts';
+import type { SystemCall } from './rules.ts';
 import { supervisorSocket } from './socket.ts';
 import { supervise, supervisorPlan, type Supervision } from './plan.ts';
 import { sentryProcess, sentrySpec } from './spec.ts';
+import { strictCalls } from './strict.ts';
+import { systemCalls } from './syscalls.ts';
 
 export interface SentryHost {
   /** bulkhead-sentry. */
@@ -45,6 +48,8 @@ interface CompiledSentry extends CompiledCreate {
 
 const SIGKILL = 9;
 const SUPERVISOR_SUFFIX = '/.sentry';
+/** More where calls can wait for a fifo or a slow disk. */
+const THREADS: Readonly<Record<Profile, number>> = { kernel: 1, strict: 16 };
 /**
  * Where the root file system is attached before pivot_root: a directory that exists everywhere, that the pod's ids can
  * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
@@ -56,7 +61,7 @@ const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 export class SentryBackend extends HostBackend {
   readonly wall = 'sentry';
   readonly #sentry: SentryHost;
-  readonly #filters = new Map<Report, Uint8Array>();
+  readonly #filters = new Map<`${Profile} ${Report}`, Uint8Array>();
 
   constructor(host: BackendHost, sentry: SentryHost) {
     super(host);
@@ -72,7 +77,7 @@ export class SentryBackend extends HostBackend {
     this.checkCgroupsFree(record);
     input.journal(record);
     const diesWith = supervisorKey(id);
-    await this.#launchSupervisor(record, executor, cgroupSteps);
+    await this.#launchSupervisor(record, executor, cgroupSteps, spec);
     try {
       await this.launchInit(record, input, plan, { diesWith });
       await enterSandbox(socket, record.init?.pid ?? 0, executor.transient === true);
@@ -125,7 +130,9 @@ export class SentryBackend extends HostBackend {
     record: ContainerRecord,
     executor: Executor,
     cgroupSteps: readonly Step[],
+    spec: Spec,
   ): Promise<void> {
+    const { profile } = sentryOptions(record.id ?? '', spec.annotations);
     const key = supervisorKey(record.id ?? '');
     mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
     const plan = supervisorPlan({
@@ -134,8 +141,9 @@ export class SentryBackend extends HostBackend {
       socket: this.#socket(record),
       cgroupSteps,
       memoryCgroup: this.memoryCgroup(record),
-      table: brokeredCalls(),
-      policy: this.#filterOf('none'),
+      threads: THREADS[profile],
+      table: brokeredCalls(callsOf(profile)),
+      policy: this.#filterOf(profile, 'none'),
     });
     const forget = executor.onExit((exit) => {
       if (exit.key !== key) return;
@@ -157,17 +165,18 @@ export class SentryBackend extends HostBackend {
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
-    const { landlock, report } = sentryOptions(record.id ?? '', spec.annotations);
+    const { landlock, profile, report } = sentryOptions(record.id ?? '', spec.annotations);
     return {
       socket: this.#socket(record),
-      filter: { program: this.#filterOf(report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      filter: { program: this.#filterOf(profile, report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
       landlock,
     };
   }
 
-  #filterOf(report: Report): Uint8Array {
-    const filter = this.#filters.get(report) ?? compileFilter({ report });
-    this.#filters.set(report, filter);
+  #filterOf(profile: Profile, report: Report): Uint8Array {
+    const key = `${profile} ${report}` as const;
+    const filter = this.#filters.get(key) ?? compileFilter({ calls: callsOf(profile), report });
+    this.#filters.set(key, filter);
     return filter;
   }
 
@@ -200,6 +209,10 @@ function checkDirectory(id: string, rootfs: string): void {
     reason: 'not a directory',
     path: rootfs,
   });
+}
+
+function callsOf(profile: Profile): readonly SystemCall[] {
+  return profile === 'strict' ? strictCalls : systemCalls;
 }
 
 /** Names the supervisor in the monitor; no exec can have this id. */

@@ -1,6 +1,7 @@
 /** What the table says of one system call, in sentences. */
-import type { SystemCall } from './rules.ts';
+import type { Decision, SystemCall } from './rules.ts';
 import { inWords, ruleInWords } from './page.ts';
+import { strictCalls } from './strict.ts';
 import { systemCallGroups, systemCalls } from './syscalls.ts';
 
 /** @param what a name or a number; undefined when x86-64 has no such call by that name */
@@ -15,14 +16,20 @@ export function explainCall(what: string): string | undefined {
 function explanation(call: SystemCall): string {
   const { name, number, decision, note } = call;
   const group = [...systemCallGroups].find(([, calls]) => calls.includes(call))?.[0] ?? '';
-  return [`${name} (${number}, ${group})`, ...decisionLines(call), `  ${note}`]
-    .map((line) => `${line}\n`)
-    .join('')
-    .replaceAll(/\n {2}\n/g, '\n')
-    .concat(decision.use === 'refuse' ? counted(decision.errno === 'EPERM') : '');
+  const strict = strictCalls.find((other) => other.number === number);
+  const lines = [
+    `${name} (${number}, ${group})`,
+    ...decisionLines(decision),
+    ...(note === '' ? [] : [`  ${note}`]),
+    ...(decision.use === 'refuse' ? [counted(decision.errno === 'EPERM')] : []),
+  ];
+  if (strict !== undefined && strict.decision !== decision) {
+    lines.push('  with the profile strict:', ...decisionLines(strict.decision).map((line) => `  ${line}`));
+  }
+  return lines.map((line) => `${line}\n`).join('');
 }
 
-function decisionLines({ decision }: SystemCall): string[] {
+function decisionLines(decision: Decision): string[] {
   switch (decision.use) {
     case 'refuse':
       return [`  refused: ${decision.errno}`];
@@ -30,6 +37,8 @@ function decisionLines({ decision }: SystemCall): string[] {
       return [`  brokered: the supervisor answers (${decision.handler})`];
     case 'view':
       return [`  brokered: the supervisor answers with the sandbox's own view (${decision.handler})`];
+    case 'notice':
+      return [`  direct, after the supervisor has heard of it (${decision.handler})`];
     case 'direct':
       if (decision.rules === undefined) return [`  ${inWords(decision)}: the host's kernel runs it`];
       return [
@@ -42,8 +51,8 @@ function decisionLines({ decision }: SystemCall): string[] {
 
 function counted(always: boolean): string {
   return always
-    ? '  counted unless the annotation io.bulkhead.sentry.report says none\n'
-    : '  counted only with the annotation io.bulkhead.sentry.report=all\n';
+    ? '  counted unless the annotation io.bulkhead.sentry.report says none'
+    : '  counted only with the annotation io.bulkhead.sentry.report=all';
 }
 
 /** Names close to a misspelt one, for the error. */

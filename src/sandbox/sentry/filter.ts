@@ -79,7 +79,7 @@ export function compileFilter({ calls = systemCalls, report = 'none' }: FilterIn
 /** The supervisor's dispatch: numbers of brokered calls and of their handlers. */
 export function brokeredCalls(calls: readonly SystemCall[] = systemCalls): [call: number, handler: number][] {
   return calls.flatMap(({ number, decision }): [number, number][] =>
-    decision.use === 'broker' || decision.use === 'view' ? [[number, handlers[decision.handler]]] : [],
+    'handler' in decision ? [[number, handlers[decision.handler]]] : [],
   );
 }
 
@@ -89,6 +89,7 @@ function answerOf(decision: Decision, refuse: Refuse): Answer {
       return refuse(decision.errno, false);
     case 'broker':
     case 'view':
+    case 'notice':
       return RET_USER_NOTIF;
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;

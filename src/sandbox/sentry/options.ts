@@ -5,19 +5,22 @@ import type { Report } from './filter.ts';
 export interface SentryOptions {
   /** Landlock over the file system: nothing outside the root, not even through a leaked descriptor. */
   landlock: boolean;
+  /** kernel: paths are the kernel's business. strict: they are the supervisor's. */
+  profile: Profile;
   /** Which refusals the supervisor counts and streams. */
   report: Report;
 }
 
+export type Profile = 'kernel' | 'strict';
+
 const PREFIX = 'io.bulkhead.sentry.';
 
-/** Reads one option's value; undefined when it is none. */
+/** Reads one option's value; what it should have been when it is none. */
 type Reader = (options: SentryOptions, value: string) => string | undefined;
 
 const oneOf = <T extends string>(values: readonly T[], value: string): T | undefined =>
   values.find((known) => known === value);
 
-/** By name: takes the value over, or says what it should have been. */
 const readers: Readonly<Record<string, Reader>> = {
   landlock: (options, value) => {
     const known = oneOf(['true', 'false'], value);
@@ -31,11 +34,17 @@ const readers: Readonly<Record<string, Reader>> = {
     options.report = known;
     return undefined;
   },
+  profile: (options, value) => {
+    const known = oneOf(['kernel', 'strict'], value);
+    if (known === undefined) return 'kernel or strict';
+    options.profile = known;
+    return undefined;
+  },
 };
 
 /** Reads the annotations; InvalidArgument for one that is not known, so that a misspelt wish is not lost. */
 export function sentryOptions(id: string, annotations: Readonly<Record<string, string>> = {}): SentryOptions {
-  const options: SentryOptions = { landlock: false, report: 'unusual' };
+  const options: SentryOptions = { landlock: false, profile: 'kernel', report: 'unusual' };
   for (const [name, value] of Object.entries(annotations)) {
     if (!name.startsWith(PREFIX)) continue;
     const key = name.slice(PREFIX.length);

@@ -47,6 +47,7 @@ describe("the supervisor's plan", () => {
     socket: '/r/s',
     cgroupSteps: [{ makeCgroup: { path: '/c' } }],
     memoryCgroup: '/c',
+    threads: 4,
     policy: new Uint8Array([6, 0, 0, 0, 0, 0, 5, 0]),
     table: [
       [63, 1],
@@ -73,6 +74,7 @@ describe("the supervisor's plan", () => {
       'bulkhead-sentry',
       '/c',
       '63:1,99:2',
+      'threads=4',
       'policy=0600000000000500',
     ]);
   });

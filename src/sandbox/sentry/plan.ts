@@ -72,6 +72,8 @@ export interface SupervisorPlan {
   cgroupSteps: readonly Step[];
   /** Directory of the memory controller, empty when there is none. */
   memoryCgroup: string;
+  /** How many threads answer calls. */
+  threads: number;
   /** The filter without notifications: how refusals that are reported are answered. */
   policy: Uint8Array;
   /** System calls and the numbers of their handlers. */
@@ -109,6 +111,7 @@ export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
             'bulkhead-sentry',
             input.memoryCgroup,
             table,
+            `threads=${input.threads}`,
             `policy=${Buffer.from(input.policy).toString('hex')}`,
           ],
           env: [],

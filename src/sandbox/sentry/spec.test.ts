@@ -142,10 +142,11 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    expect(sentryOptions('web', {})).toEqual({ landlock: false, report: 'unusual' });
+    const defaults = { landlock: false, profile: 'kernel', report: 'unusual' };
+    expect(sentryOptions('web', {})).toEqual(defaults);
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
+      ...defaults,
       landlock: true,
-      report: 'unusual',
     });
   });
 

@@ -15,55 +15,103 @@
 #include <cstdint>
 #include <vector>
 
+#include "sentry/identity.h"
+
 namespace bulkhead::sentry {
 
 namespace {
 
+constexpr int kFchmodat2 = 452;
+
 constexpr int kAllowed[] = {
+    // the loop and its threads
     SYS_epoll_wait,
     SYS_ioctl,
-    SYS_pread64,
-    SYS_pwrite64,
-    SYS_read,
-    SYS_close,
     SYS_accept4,
     SYS_recvmsg,
     SYS_sendto,
     SYS_epoll_ctl,
+    SYS_futex,
+    SYS_clock_nanosleep,
+    SYS_getpid,
+    SYS_tgkill,
+    SYS_rt_sigreturn,
+    SYS_rt_sigprocmask,
+    SYS_restart_syscall,
+    SYS_brk,
+    SYS_munmap,
+    SYS_madvise,
+    SYS_exit_group,
+    SYS_exit,
+    // callers
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_pidfd_open,
+    SYS_pidfd_getfd,
+    // being them
+    SYS_setgroups,
+    SYS_setfsuid,
+    SYS_setfsgid,
+    SYS_capset,
+    SYS_umask,
+    SYS_fchdir,
+    SYS_chroot,
+    // views and descriptors of no file
+    SYS_pread64,
+    SYS_read,
+    SYS_close,
+    SYS_fcntl,
     SYS_clock_gettime,
     SYS_clock_getres,
     SYS_sysinfo,
     SYS_eventfd2,
     SYS_epoll_create1,
     SYS_timerfd_create,
+    SYS_inotify_init1,
     SYS_sched_getaffinity,
     SYS_getpriority,
-    SYS_rt_sigreturn,
-    SYS_restart_syscall,
-    SYS_brk,
-    SYS_exit_group,
-    SYS_exit,
+    // files: by name only what is beneath the sandbox's root, which is the supervisor's too
+    SYS_openat,
+    SYS_openat2,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_fstatfs,
+    SYS_readlinkat,
+    SYS_faccessat2,
+    SYS_inotify_add_watch,
+    SYS_mkdirat,
+    SYS_mknodat,
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_fchmodat,
+    kFchmodat2,
+    SYS_fchownat,
+    SYS_utimensat,
+    SYS_ftruncate,
 };
 
-constexpr uint64_t kKept = 1u << CAP_SYS_PTRACE | 1u << CAP_DAC_OVERRIDE;
+// Memory, but no code.
+constexpr int kWithoutCode[] = {SYS_mmap, SYS_mprotect};
+constexpr uint32_t kProtExec = 4;
 
-int keep_two_capabilities() {
+}  // namespace
+
+int keep_capabilities(bool mounts) {
+  uint64_t kept = kept_capabilities(mounts);
   for (int capability = 0; capability < 64; capability++) {
-    if ((kKept >> capability & 1) == 0 && ::prctl(PR_CAPBSET_DROP, capability) < 0 &&
+    if ((kept >> capability & 1) == 0 && ::prctl(PR_CAPBSET_DROP, capability) < 0 &&
         errno != EINVAL) {
       return errno;
     }
   }
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  data[0].effective = data[0].permitted = static_cast<uint32_t>(kKept);
-  return ::syscall(SYS_capset, &header, data) < 0 ? errno : 0;
+  set_kept_capabilities(kept);
+  return Impersonation().become_supervisor();
 }
 
-}  // namespace
-
-int confine(int proc) {
-  if (int error = keep_two_capabilities(); error != 0) return error;
+int confine() {
   std::vector<sock_filter> code;
   auto statement = [&](unsigned op, uint32_t k) {
     code.push_back(BPF_STMT(static_cast<uint16_t>(op), k));
@@ -79,15 +127,19 @@ int confine(int proc) {
     unless_equal(static_cast<uint32_t>(number), 1);
     statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   }
-  // openat: only relative to /proc's descriptor. An absolute name would still be one; who can write
-  // that can as well do what the sandbox's root can.
-  unless_equal(SYS_openat, 3);
-  statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args));
-  unless_equal(static_cast<uint32_t>(proc), 1);
-  statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  for (int number : kWithoutCode) {
+    unless_equal(static_cast<uint32_t>(number), 4);
+    statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[2]));
+    code.push_back(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, kProtExec, 1, 0));
+    statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+  }
   statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
   sock_fprog program{static_cast<unsigned short>(code.size()), code.data()};
-  return ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0 ? errno : 0;
+  // A thread that cannot follow is named by its id.
+  long result =
+      ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
+  return result < 0 ? errno : result > 0 ? EBUSY : 0;
 }
 
 }  // namespace bulkhead::sentry

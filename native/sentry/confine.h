@@ -2,9 +2,11 @@
 
 namespace bulkhead::sentry {
 
-// Gives up every capability but the two that reading and writing the callers' memory needs, and
-// installs the supervisor's own filter: from here on it opens nothing but files below the
-// descriptor `proc`. 0 or errno.
-int confine(int proc);
+// Gives up every capability that no handler needs; `mounts`: those of mounting are. To be called in
+// the sandbox's user namespace, by the only thread. 0 or errno.
+int keep_capabilities(bool mounts);
+
+// Installs the supervisor's own filter in all its threads. 0 or errno.
+int confine();
 
 }  // namespace bulkhead::sentry

@@ -96,17 +96,64 @@ Answer clock(const Sandbox&, Caller& caller) {
   return written(error);
 }
 
-// In the order of rules.ts; 0 is none.
-constexpr Handler kHandlers[] = {
-    nullptr,        uname_view,   sysinfo_view, personality_view, priority_range, scheduler_view,
-    parameter_view, clock,        make_eventfd, make_timerfd,     process_group,  resource_usage,
-    cpu_times,      get_priority, get_affinity, get_ids,          make_epoll,
+struct Entry {
+  unsigned number;
+  Handler handler;
+};
+
+// As in rules.ts.
+constexpr Entry kHandlers[] = {
+    {1, uname_view},
+    {2, sysinfo_view},
+    {3, personality_view},
+    {4, priority_range},
+    {5, scheduler_view},
+    {6, parameter_view},
+    {7, clock},
+    {8, make_eventfd},
+    {9, make_timerfd},
+    {10, process_group},
+    {11, resource_usage},
+    {12, cpu_times},
+    {13, get_priority},
+    {14, get_affinity},
+    {15, get_ids},
+    {16, make_epoll},
+    {17, open_file},
+    {18, stat_file},
+    {19, statx_file},
+    {20, access_file},
+    {21, read_link},
+    {22, stat_file_system},
+    {23, watch_file},
+    {24, make_directory},
+    {25, make_node},
+    {26, unlink_name},
+    {27, rename_file},
+    {28, link_file},
+    {29, make_symlink},
+    {30, change_mode},
+    {31, change_owner},
+    {32, change_times},
+    {33, truncate_file},
+    {34, credentials_change},
+    {35, execution},
+    {36, umask_change},
+    {37, root_change},
+    {38, make_epoll_with_flags},
+    {39, make_inotify},
+    {40, set_timerfd},
+    {41, remove_watch},
+    {42, working_directory},
 };
 
 }  // namespace
 
 Handler handler_of(unsigned number) {
-  return number < sizeof kHandlers / sizeof *kHandlers ? kHandlers[number] : nullptr;
+  for (const Entry& entry : kHandlers) {
+    if (entry.number == number) return entry.handler;
+  }
+  return nullptr;
 }
 
 }  // namespace bulkhead::sentry

@@ -15,18 +15,22 @@ struct Answer {
   int64_t value = 0;
   int error = 0;
   bool given = false;
+  // Given, and what was given is a descriptor.
+  bool handed_over = false;
+  // The kernel carries the call out: it has only been noticed.
+  bool go_on = false;
 };
 
 inline Answer value_of(int64_t value) {
-  return {value, 0, false};
+  return {value, 0, false, false, false};
 }
 inline Answer refusal(int error) {
-  return {0, error, false};
+  return {0, error, false, false, false};
 }
 
 // The caller does not wait any more.
 inline Answer gone() {
-  return {0, 0, true};
+  return {0, 0, true, false, false};
 }
 // Of Caller::write.
 inline Answer written(int error) {

@@ -5,6 +5,7 @@
 #include <linux/seccomp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -12,8 +13,6 @@
 #include "sentry/handlers_more.h"
 
 namespace bulkhead::sentry {
-
-namespace {
 
 // The call returns the new number; that and the answer are one step of the kernel's (Linux 5.14).
 Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
@@ -23,12 +22,11 @@ Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
   request.flags = SECCOMP_ADDFD_FLAG_SEND;
   request.srcfd = static_cast<uint32_t>(fd.get());
   request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  if (::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request) >= 0) return {0, 0, true};
+  int number = ::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
+  if (number >= 0) return {number, 0, true, true, false};
   // ENOENT: gone. Else the caller's table is full.
-  return errno == ENOENT ? Answer{0, 0, true} : refusal(errno == EMFILE ? EMFILE : ENOMEM);
+  return errno == ENOENT ? gone() : refusal(errno == EMFILE ? EMFILE : ENOMEM);
 }
-
-}  // namespace
 
 Answer make_eventfd(const Sandbox&, Caller& caller) {
   int flags = caller.number() == SYS_eventfd2 ? caller.integer(1) : 0;
@@ -52,6 +50,37 @@ Answer make_timerfd(const Sandbox&, Caller& caller) {
 Answer make_epoll(const Sandbox&, Caller& caller) {
   if (caller.integer(0) <= 0) return refusal(EINVAL);
   return hand_over(caller, UniqueFd(::epoll_create1(EPOLL_CLOEXEC)), false);
+}
+
+Answer make_epoll_with_flags(const Sandbox&, Caller& caller) {
+  int flags = caller.integer(0);
+  if ((flags & ~EPOLL_CLOEXEC) != 0) return refusal(EINVAL);
+  return hand_over(caller, UniqueFd(::epoll_create1(EPOLL_CLOEXEC)), flags != 0);
+}
+
+Answer make_inotify(const Sandbox&, Caller& caller) {
+  int flags = caller.number() == SYS_inotify_init1 ? caller.integer(0) : 0;
+  if ((flags & ~(IN_CLOEXEC | IN_NONBLOCK)) != 0) return refusal(EINVAL);
+  UniqueFd fd(::inotify_init1(flags | IN_CLOEXEC));
+  return hand_over(caller, std::move(fd), (flags & IN_CLOEXEC) != 0);
+}
+
+Answer set_timerfd(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  itimerspec wanted{};
+  itimerspec former{};
+  if (int error = caller.read(caller.argument(2), &wanted, sizeof wanted); error != 0)
+    return refusal(error);
+  if (::timerfd_settime(fd.get(), caller.integer(1), &wanted, &former) < 0) return refusal(errno);
+  if (caller.argument(3) == 0) return value_of(0);
+  return written(caller.write(caller.argument(3), &former, sizeof former));
+}
+
+Answer remove_watch(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd || ::inotify_rm_watch(fd.get(), caller.integer(1)) < 0) return refusal(errno);
+  return value_of(0);
 }
 
 }  // namespace bulkhead::sentry

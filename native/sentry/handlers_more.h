@@ -1,4 +1,4 @@
-// Handlers that make descriptors, or read procfs.
+// The handlers by file.
 #pragma once
 
 #include "sentry/handlers.h"
@@ -6,9 +6,14 @@
 namespace bulkhead::sentry {
 
 // handlers_fd.cc
+Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec);
 Answer make_eventfd(const Sandbox&, Caller&);
 Answer make_timerfd(const Sandbox&, Caller&);
 Answer make_epoll(const Sandbox&, Caller&);
+Answer make_epoll_with_flags(const Sandbox&, Caller&);
+Answer make_inotify(const Sandbox&, Caller&);
+Answer set_timerfd(const Sandbox&, Caller&);
+Answer remove_watch(const Sandbox&, Caller&);
 
 // handlers_process.cc
 Answer process_group(const Sandbox&, Caller&);
@@ -17,5 +22,37 @@ Answer cpu_times(const Sandbox&, Caller&);
 Answer get_priority(const Sandbox&, Caller&);
 Answer get_affinity(const Sandbox&, Caller&);
 Answer get_ids(const Sandbox&, Caller&);
+
+// handlers_open.cc
+Answer open_file(const Sandbox&, Caller&);
+
+// handlers_look.cc
+Answer stat_file(const Sandbox&, Caller&);
+Answer statx_file(const Sandbox&, Caller&);
+Answer access_file(const Sandbox&, Caller&);
+Answer read_link(const Sandbox&, Caller&);
+Answer stat_file_system(const Sandbox&, Caller&);
+Answer watch_file(const Sandbox&, Caller&);
+Answer working_directory(const Sandbox&, Caller&);
+
+// handlers_names.cc
+Answer make_directory(const Sandbox&, Caller&);
+Answer make_node(const Sandbox&, Caller&);
+Answer unlink_name(const Sandbox&, Caller&);
+Answer rename_file(const Sandbox&, Caller&);
+Answer link_file(const Sandbox&, Caller&);
+Answer make_symlink(const Sandbox&, Caller&);
+
+// handlers_attributes.cc
+Answer change_mode(const Sandbox&, Caller&);
+Answer change_owner(const Sandbox&, Caller&);
+Answer change_times(const Sandbox&, Caller&);
+Answer truncate_file(const Sandbox&, Caller&);
+
+// handlers_notice.cc
+Answer credentials_change(const Sandbox&, Caller&);
+Answer execution(const Sandbox&, Caller&);
+Answer umask_change(const Sandbox&, Caller&);
+Answer root_change(const Sandbox&, Caller&);
 
 }  // namespace bulkhead::sentry

@@ -6,9 +6,12 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <string>
+
+#include "sentry/caller.h"
 
 namespace bulkhead::sentry {
 
@@ -68,15 +71,72 @@ int prepare(Sandbox& sandbox, const char* memory_cgroup) {
   return 0;
 }
 
+namespace {
+
+// Of whole files in procfs, which have no length.
+std::string read_all(int fd) {
+  std::string text;
+  char part[4096];
+  for (ssize_t got; (got = ::read(fd, part, sizeof part)) > 0;)
+    text.append(part, static_cast<size_t>(got));
+  return text;
+}
+
+UniqueFd open_of(const Sandbox& sandbox, int pid, const char* name) {
+  char path[32];
+  std::snprintf(path, sizeof path, "%d/%s", pid, name);
+  return UniqueFd(::openat(sandbox.proc.get(), path, O_RDONLY | O_CLOEXEC));
+}
+
+}  // namespace
+
+bool Sandbox::knows_mount(uint64_t id) const {
+  ::pthread_mutex_lock(&lock_);
+  bool known = std::binary_search(table_.ids.begin(), table_.ids.end(), id);
+  ::pthread_mutex_unlock(&lock_);
+  return known;
+}
+
+bool Sandbox::has_mount(uint64_t id, Caller& caller) const {
+  if (knows_mount(id)) return true;
+  look_again(caller);
+  return knows_mount(id);
+}
+
+bool Sandbox::is_proc(dev_t device) const {
+  ::pthread_mutex_lock(&lock_);
+  bool found = std::find(table_.proc.begin(), table_.proc.end(), device) != table_.proc.end();
+  ::pthread_mutex_unlock(&lock_);
+  return found;
+}
+
+void Sandbox::look_again(Caller& caller) const {
+  UniqueFd file = open_of(*this, caller.tid(), "mountinfo");
+  if (!file || !caller.still_waits()) return;
+  MountTable table = parse_mounts(read_all(file.get()));
+  ::pthread_mutex_lock(&lock_);
+  table_ = std::move(table);
+  ::pthread_mutex_unlock(&lock_);
+}
+
 int enter(Sandbox& sandbox, int pid) {
-  for (const char* type : {"uts", "user"}) {
-    char path[32];
-    std::snprintf(path, sizeof path, "%d/ns/%s", pid, type);
-    UniqueFd space(::openat(sandbox.proc.get(), path, O_RDONLY | O_CLOEXEC));
-    if (!space || ::setns(space.get(), 0) < 0) return errno;
+  sandbox.table_ = parse_mounts(read_all(open_of(sandbox, pid, "mountinfo").get()));
+  if (sandbox.table_.ids.empty()) return ESRCH;
+  // Opened first: the names are the host's.
+  UniqueFd spaces[4];
+  const char* types[] = {"ns/user", "ns/uts", "ns/ipc", "ns/mnt"};
+  for (int i = 0; i < 4; i++) {
+    spaces[i] = open_of(sandbox, pid, types[i]);
+    if (!spaces[i]) return errno;
+  }
+  for (const UniqueFd& space : spaces) {
+    if (::setns(space.get(), 0) < 0) return errno;
   }
   if (::setgroups(0, nullptr) < 0 || ::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)
     return errno;
+  // Root and working directory are the sandbox's since setns(2).
+  sandbox.root.reset(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!sandbox.root) return errno;
   utsname& names = sandbox.names;
   if (::uname(&names) < 0) return errno;
   shorten_release(names.release, sizeof names.release);

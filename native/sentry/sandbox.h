@@ -1,32 +1,61 @@
 // What the supervisor knows of its sandbox.
 #pragma once
 
+#include <pthread.h>
 #include <sys/utsname.h>
 #include <time.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string_view>
 
 #include "core/fd.h"
+#include "sentry/mounts.h"
 
 namespace bulkhead::sentry {
 
-struct Sandbox {
+class Caller;
+
+class Sandbox {
+ public:
   utsname names{};
   timespec started{};
   // Files of the memory controller; absent: the host's memory.
   UniqueFd memory_limit, memory_usage;
+  // The host's /proc.
   UniqueFd proc;
+  // Of the sandbox, which is the root of every thread here too.
+  UniqueFd root;
+  // Root of the sandbox may mount.
+  bool mounts = false;
 
   // bytes; false: no limit
   bool memory(uint64_t& limit, uint64_t& used) const;
+
+  // A mount of the sandbox; those that were made since the last look are found through the caller.
+  bool has_mount(uint64_t id, Caller& caller) const;
+  bool is_proc(dev_t device) const;
+  // The mounts have changed.
+  void look_again(Caller& caller) const;
+
+  // From the first chroot(2) on, a caller's root has to be asked for.
+  bool roots_differ() const { return roots_differ_.load(); }
+  void roots_may_differ() const { roots_differ_ = true; }
+
+ private:
+  friend int enter(Sandbox& sandbox, int pid);
+  bool knows_mount(uint64_t id) const;
+
+  mutable std::atomic<bool> roots_differ_{false};
+  mutable pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+  mutable MountTable table_;
 };
 
 // Opens what is needed later, by names of the host. 0 or errno.
 int prepare(Sandbox& sandbox, const char* memory_cgroup);
 
-// Into the user namespace (and for its name the UTS namespace) of a process of the sandbox, as root
-// of it. Fills the names: release and version without what tells of the host. 0 or errno.
+// Into the user, mount, UTS and IPC namespaces of a process of the sandbox, as root of it. Fills
+// the names: release and version without what tells of the host. 0 or errno.
 int enter(Sandbox& sandbox, int pid);
 
 // Decimal digits at the start of `text`, which shrinks by them and by what stands before. False:

@@ -5,13 +5,16 @@
 #include <linux/seccomp.h>
 
 #include <array>
-#include <memory>
 #include <string_view>
 #include <vector>
 
 #include "core/fd.h"
 #include "sentry/handlers.h"
+#include "sentry/known.h"
 #include "sentry/sandbox.h"
+#include "sentry/verdict.h"
+#include "sentry/watch.h"
+#include "sentry/worker.h"
 
 namespace bulkhead::sentry {
 
@@ -22,10 +25,14 @@ class Supervisor {
 
   // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
   bool parse_table(std::string_view text);
+  // "policy=HEX" (the filter without notifications), "mounts=1", "threads=16". False: no such
+  // option.
+  bool parse_option(std::string_view word);
   // Allocates and opens all that is needed. 0 or errno.
   int prepare();
-  // Returns when the last listener has hung up: everything under supervision has ended.
-  int run();
+  // Ends the process: with 0 when the last listener has hung up, as everything under supervision
+  // has ended, else with 75.
+  [[noreturn]] void run();
 
  private:
   static constexpr int kMaxCalls = 512;
@@ -35,8 +42,11 @@ class Supervisor {
   void accept_connection();
   bool receive(int connection);
   bool enter_sandbox(int connection, std::string_view word);
+  bool serve_reader(int connection, std::string_view word);
   void add_listener(int listener);
-  void answer_one(int listener);
+  bool answer_one(Worker& worker, int listener);
+  bool refuse_by_policy(const seccomp_notif& call, Answer& answer, unsigned& looked_at) const;
+  void lead(Worker& worker);
   void drop(int fd);
 
   Sandbox& sandbox_;
@@ -44,11 +54,15 @@ class Supervisor {
   UniqueFd epoll_;
   std::array<Handler, kMaxCalls> table_{};
   // Sized as the kernel says (SECCOMP_GET_NOTIF_SIZES), which may be more than this build knows.
-  std::unique_ptr<char[]> request_, reply_;
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
+  Policy policy_;
+  Watch watch_;
   bool entered_ = false;
   bool had_listener_ = false;
+  unsigned threads_ = 4;
+  Callers callers_;
+  Pool pool_;
 };
 
 }  // namespace bulkhead::sentry

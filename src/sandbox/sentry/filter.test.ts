@@ -11,10 +11,10 @@ const ALLOW = 0x7fff0000;
 const NOTIFY = 0x7fc00000;
 const refused = (name: keyof typeof errno): number => 0x00050000 + errno[name];
 
-const program = compileFilter();
+const plain = compileFilter();
 
 /** What the kernel's interpreter would answer (bpf.rst, "Classic BPF"), instruction by instruction. */
-function runFilter(number: number, args: readonly bigint[], arch = X86_64): number {
+function runFilter(number: number, args: readonly bigint[], arch = X86_64, program = plain): number {
   const data = new DataView(new ArrayBuffer(64));
   data.setUint32(0, number, true);
   data.setUint32(4, arch, true);
@@ -92,8 +92,8 @@ describe('the table', () => {
 
 describe('the filter', () => {
   it('is a program that the kernel takes', () => {
-    expect(program.length % 8).toBe(0);
-    expect(program.length / 8).toBeLessThanOrEqual(4096);
+    expect(plain.length % 8).toBe(0);
+    expect(plain.length / 8).toBeLessThanOrEqual(4096);
   });
 
   it('answers every number as the table says', () => {
@@ -154,6 +154,26 @@ describe('the filter', () => {
     ['uname', [0n], NOTIFY],
   ])('%s: arguments %#', (name, args, answer) => {
     expect(runFilter(numberOf(name), [...args, ...none].slice(0, 6))).toBe(answer);
+  });
+
+  it('reports refusals instead of giving them, where it is asked to, and changes nothing else', () => {
+    const unusual = compileFilter({ report: 'unusual' });
+    const all = compileFilter({ report: 'all' });
+    for (const { number, decision } of systemCalls) {
+      for (const args of [none, [99n, 99n, 99n, 99n, 99n, 99n]]) {
+        const silent = expected(number, args);
+        const isRefusal = silent !== ALLOW && silent !== NOTIFY;
+        const isUnusual = isRefusal && (decision.use === 'direct' || silent === refused('EPERM'));
+        expect([number, runFilter(number, args, X86_64, all)]).toEqual([number, isRefusal ? NOTIFY : silent]);
+        expect([number, runFilter(number, args, X86_64, unusual)]).toEqual([
+          number,
+          isUnusual ? NOTIFY : silent,
+        ]);
+      }
+    }
+    expect(runFilter(0, none, I386, unusual)).toBe(refused('ENOSYS'));
+    expect(runFilter(600, none, X86_64, all)).toBe(NOTIFY);
+    expect(runFilter(0, none, I386, all)).toBe(NOTIFY);
   });
 
   it('has a handler for every brokered call', () => {

@@ -1,5 +1,6 @@
 /** docs/sentry-syscalls.md, made from the table. A test compares the two; `tools/sentry-page.ts` writes it. */
 import type { Decision, Rule, Test } from './rules.ts';
+import { strictCalls, strictChanges } from './strict.ts';
 import { systemCallGroups, systemCalls } from './syscalls.ts';
 
 export function systemCallPage(): string {
@@ -26,10 +27,27 @@ export function systemCallPage(): string {
     for (const { name, decision, note } of calls)
       lines.push(`| \`${name}\` | ${inWords(decision)} | ${note} |`);
   }
+  lines.push(...strictSection());
   return `${lines.join('\n')}\n`;
 }
 
-function inWords(decision: Decision): string {
+function strictSection(): string[] {
+  const reached = strictCalls.filter(
+    ({ decision }) => decision.use === 'direct' || decision.use === 'notice',
+  );
+  return [
+    '',
+    '## What the profile strict does otherwise',
+    '',
+    `${reached.length} calls reach the host's kernel.`,
+    '',
+    '| call | what happens | note |',
+    '|---|---|---|',
+    ...strictChanges.map(({ name, decision, note }) => `| \`${name}\` | ${inWords(decision)} | ${note} |`),
+  ];
+}
+
+export function inWords(decision: Decision): string {
   switch (decision.use) {
     case 'refuse':
       return decision.errno;
@@ -37,13 +55,15 @@ function inWords(decision: Decision): string {
       return 'supervisor';
     case 'view':
       return 'own view';
+    case 'notice':
+      return 'direct, after a notice';
     case 'direct':
       if (decision.rules === undefined) return 'direct';
       return [...decision.rules.map(ruleInWords), `else ${decision.otherwise ?? 'EPERM'}`].join('; ');
   }
 }
 
-function ruleInWords({ when, then }: Rule): string {
+export function ruleInWords({ when, then }: Rule): string {
   return `${then === 'direct' ? 'direct' : then} if ${when.map(testInWords).join(' and ')}`;
 }
 

@@ -38,11 +38,12 @@ export interface Rule {
  *   direct   the host's kernel runs it; with `rules`, the first one that fits decides and `otherwise` is the rest
  *   broker   the supervisor answers, by the handler of that name
  *   view     the same, and what it answers is the sandbox's own truth instead of the host's
+ *   notice   the host's kernel runs it, after the supervisor has heard of it
  *   refuse   this errno, without any kernel code of the call having run
  */
 export type Decision =
   | { use: 'direct'; rules?: readonly Rule[]; otherwise?: ErrnoName }
-  | { use: 'broker' | 'view'; handler: HandlerName }
+  | { use: 'broker' | 'view' | 'notice'; handler: HandlerName }
   | { use: 'refuse'; errno: ErrnoName };
 
 /** Handlers of the supervisor; their numbers are in native/sentry/handlers.h. */
@@ -63,6 +64,32 @@ export const handlers = {
   getAffinity: 14,
   ids: 15,
   epoll: 16,
+  open: 17,
+  stat: 18,
+  statx: 19,
+  access: 20,
+  readLink: 21,
+  statFileSystem: 22,
+  watchFile: 23,
+  makeDirectory: 24,
+  makeNode: 25,
+  unlink: 26,
+  rename: 27,
+  link: 28,
+  symlink: 29,
+  changeMode: 30,
+  changeOwner: 31,
+  changeTimes: 32,
+  truncate: 33,
+  credentials: 34,
+  execution: 35,
+  umask: 36,
+  root: 37,
+  epollWithFlags: 38,
+  inotify: 39,
+  setTimerfd: 40,
+  removeWatch: 41,
+  workingDirectory: 42,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

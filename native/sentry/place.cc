@@ -1,0 +1,166 @@
+#include "sentry/place.h"
+
+#include <errno.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "sentry/walk.h"
+#include "sentry/worker.h"
+
+namespace bulkhead::sentry {
+
+namespace {
+
+// RESOLVE_IN_ROOT gives up when a rename or mount anywhere could have led ".." astray.
+constexpr int kTries = 64;
+
+UniqueFd open_at(int base, const char* path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+  open_how how{flags | O_CLOEXEC, mode, resolve};
+  int fd = -1;
+  for (int i = 0; i < kTries; i++) {
+    fd = static_cast<int>(::syscall(SYS_openat2, base, path, &how, sizeof how));
+    if (fd >= 0 || errno != EAGAIN) break;
+  }
+  return UniqueFd(fd);
+}
+
+}  // namespace
+
+int look_at(int fd, Kind& kind) {
+  struct statx file {};
+  if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+              STATX_TYPE | STATX_MODE | STATX_UID | STATX_INO | STATX_MNT_ID, &file) < 0) {
+    return errno;
+  }
+  kind.mode = file.stx_mode;
+  kind.uid = file.stx_uid;
+  kind.device = makedev(file.stx_dev_major, file.stx_dev_minor);
+  kind.inode = file.stx_ino;
+  kind.mount = (file.stx_mask & STATX_MNT_ID) != 0 ? file.stx_mnt_id : 0;
+  return 0;
+}
+
+int Place::from(int number, uint64_t address) {
+  if (int error = caller_.read_path(address, path_); error != 0) return error;
+  if (int error = begin(); error != 0) return error;
+  return start(number);
+}
+
+int Place::from_cwd() {
+  path_[0] = '\0';
+  if (int error = begin(); error != 0) return error;
+  return start(AT_FDCWD);
+}
+
+int Place::begin() {
+  root_ = sandbox_.root.get();
+  if (sandbox_.roots_differ()) {
+    // A thread's root is its own here (CLONE_FS); it takes the caller's.
+    if (int error = caller_.worker().self.become_supervisor(); error != 0) return error;
+    own_root_ = caller_.link("root");
+    if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
+    root_ = own_root_.get();
+  }
+  return caller_.worker().become(caller_);
+}
+
+int Place::start(int number) {
+  if (*path_ == '/') {
+    base_ = root_;
+    return 0;
+  }
+  held_ = number == AT_FDCWD ? caller_.link("cwd") : caller_.descriptor(number);
+  if (!held_) return errno;
+  base_ = held_.get();
+  if (empty()) return 0;
+  Kind kind;
+  if (int error = look_at(base_, kind); error != 0) return error;
+  if (!S_ISDIR(kind.mode)) return ENOTDIR;
+  // A directory of the host that found its way in leads nowhere (CVE-2024-21626).
+  return sandbox_.has_mount(kind.mount, caller_) ? 0 : EXDEV;
+}
+
+// The supervisor may look into every process of the sandbox; what it opened in procfs it opens once
+// more with the caller's rights alone.
+UniqueFd Place::open_plainly(UniqueFd fd, const char* path, uint64_t flags, uint64_t mode,
+                             uint64_t resolve) {
+  if (::fstat(fd.get(), &stat_) < 0) return {};
+  if (!sandbox_.is_proc(stat_.st_dev)) return fd;
+  fd.reset();
+  if (int error = caller_.worker().become(caller_, true); error != 0) {
+    errno = error;
+    return {};
+  }
+  fd = open_at(base_, path, flags, mode, resolve);
+  if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
+  return fd;
+}
+
+UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {
+  Walked walked;
+  bool follow = (flags & O_NOFOLLOW) == 0 && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
+  if (int error = walk(sandbox_, caller_, root_, base_, path, follow, walked); error != 0) {
+    errno = error;
+    return {};
+  }
+  Kind kind;
+  if (int error = look_at(walked.at.get(), kind); error != 0) return {};
+  // A magic link's rights were seen to on the way.
+  if (!walked.magic && sandbox_.is_proc(kind.device) &&
+      caller_.worker().become(caller_, true) != 0) {
+    errno = EPERM;
+    return {};
+  }
+  UniqueFd fd = walked.magic ? open_at(walked.at.get(), walked.name.c_str(), flags, mode, 0)
+                             : open_at(walked.at.get(), walked.name.c_str(), flags | O_NOFOLLOW,
+                                       mode, RESOLVE_NO_MAGICLINKS);
+  if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
+  return fd;
+}
+
+UniqueFd Place::open_path(const char* path, uint64_t flags, uint64_t mode) {
+  uint64_t resolve = RESOLVE_NO_MAGICLINKS | (*path == '/' ? RESOLVE_IN_ROOT : 0);
+  UniqueFd fd = open_at(base_, path, flags, mode, resolve);
+  if (fd) return open_plainly(std::move(fd), path, flags, mode, resolve);
+  if (errno == ENOENT) {
+    // Without a symbolic link on the way there is nothing that a walk would find.
+    UniqueFd again = open_at(base_, path, O_PATH, 0, resolve | RESOLVE_NO_SYMLINKS);
+    if (!again && errno == ENOENT) return {};
+  } else if (errno != ELOOP) {
+    return {};
+  }
+  return walk_and_open(path, flags, mode);
+}
+
+UniqueFd Place::open(uint64_t flags, uint64_t mode) {
+  if (!empty()) return open_path(path_, flags, mode);
+  errno = ENOENT;
+  return {};
+}
+
+int Place::parent(const char*& name) {
+  if (empty()) {
+    errno = ENOENT;
+    return -1;
+  }
+  size_t end = std::strlen(path_);
+  while (end > 0 && path_[end - 1] == '/') end--;
+  if (end == 0) {
+    name = ".";
+    return root_;
+  }
+  size_t at = end;
+  while (at > 0 && path_[at - 1] != '/') at--;
+  name = path_ + at;
+  if (at == 0) return base_;
+  std::memcpy(directory_, path_, at);
+  directory_[at] = '\0';
+  parent_ = open_path(directory_, O_PATH | O_DIRECTORY, 0);
+  return parent_.get();
+}
+
+}  // namespace bulkhead::sentry

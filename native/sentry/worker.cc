@@ -1,0 +1,218 @@
+#include "sentry/worker.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace bulkhead::sentry {
+
+namespace {
+
+// A call that takes longer has its thread to itself.
+constexpr long kPatienceNs = 10'000'000;
+// So long without a call, and the watchdog sleeps until there is one.
+constexpr int kIdleTicks = 50;
+// Threads that waits without an end may not have.
+constexpr size_t kReserve = 3;
+constexpr size_t kStack = 256u << 10;
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
+  ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+
+void futex_wake(std::atomic<uint32_t>& word) {
+  ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+}
+
+void interrupted(int) {}
+
+// Signals that are pending, not blocked and handled: those for which a wait has to end. The fatal
+// ones end it without our help.
+bool has_signal(Caller& caller) {
+  char buffer[8192];
+  std::string_view status = caller.read_proc("status", buffer);
+  auto mask = [&](const char* name) {
+    std::string_view field = status_field(status, name);
+    while (!field.empty() && field.front() == '\t') field.remove_prefix(1);
+    uint64_t value = 0;
+    std::from_chars(field.data(), field.data() + field.size(), value, 16);
+    return value;
+  };
+  return ((mask("SigPnd") | mask("ShdPnd")) & ~mask("SigBlk") & mask("SigCgt")) != 0;
+}
+
+}  // namespace
+
+const Known* Worker::known(Caller& caller) {
+  if (!known_) known_ = callers.find(caller);
+  return known_.get();
+}
+
+int Worker::pidfd(Caller& caller) {
+  if (known(caller) != nullptr) return known_->pidfd.get();
+  errno = ESRCH;
+  return -1;
+}
+
+int Worker::become(Caller& caller, bool plainly) {
+  if (known(caller) == nullptr) return ESRCH;
+  return self.become(known_->identity, plainly);
+}
+
+int Worker::take_umask(Caller& caller) {
+  if (known(caller) == nullptr) return ESRCH;
+  known_ = callers.find_with_umask(caller, known_);
+  if (!known_) return ESRCH;
+  self.set_umask(known_->identity.umask);
+  return 0;
+}
+
+bool Pool::spawn(void* (*main)(void*), void* argument) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setstacksize(&attributes, kStack);
+  ::pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  bool made = ::pthread_create(&thread, &attributes, main, argument) == 0;
+  ::pthread_attr_destroy(&attributes);
+  return made;
+}
+
+int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, Lead lead,
+                void* what) {
+  struct sigaction action {};
+  action.sa_handler = interrupted;
+  if (::sigaction(SIGUSR1, &action, nullptr) < 0) return errno;
+  lead_ = lead;
+  what_ = what;
+  for (unsigned index = 0; index < count; index++) {
+    auto worker = std::make_unique<Worker>(*this, callers, index);
+    worker->request = std::make_unique<char[]>(request);
+    worker->reply = std::make_unique<char[]>(reply);
+    workers_.push_back(std::move(worker));
+  }
+  idle_.reserve(count);
+  waits_.reserve(count);
+  first().tid_ = static_cast<int>(::syscall(SYS_gettid));
+  unsigned threads = 0;
+  for (unsigned index = 1; index < count; index++, threads++) {
+    if (!spawn(follower_main, workers_[index].get())) return EAGAIN;
+  }
+  if (!spawn(watchdog_main, this)) return EAGAIN;
+  // The filter that comes next is for all of them.
+  while (ready_.load() < threads + 1) ::sched_yield();
+  return 0;
+}
+
+void* Pool::follower_main(void* argument) {
+  Worker& worker = *static_cast<Worker*>(argument);
+  // A umask, a root and a working directory of its own.
+  if (::unshare(CLONE_FS) < 0) ::_exit(76);
+  worker.tid_ = static_cast<int>(::syscall(SYS_gettid));
+  worker.pool.ready_++;
+  worker.pool.follow(worker);
+}
+
+void Pool::follow(Worker& worker) {
+  for (;;) {
+    ::pthread_mutex_lock(&lock_);
+    idle_.push_back(&worker);
+    ::pthread_mutex_unlock(&lock_);
+    while (worker.wake_.load() == 0) futex_wait(worker.wake_, 0);
+    worker.wake_ = 0;
+    lead_(what_, worker);
+  }
+}
+
+// `turn` is what it has to be still. False: it is not, or no more than `spare` threads are idle.
+bool Pool::pass_on(uint64_t turn, size_t spare) {
+  ::pthread_mutex_lock(&lock_);
+  Worker* next = idle_.size() > spare ? idle_.back() : nullptr;
+  bool passed = next != nullptr &&
+                turn_.compare_exchange_strong(turn, static_cast<uint64_t>(next->index) << 32);
+  if (passed) idle_.pop_back();
+  ::pthread_mutex_unlock(&lock_);
+  if (!passed) return false;
+  next->wake_ = 1;
+  futex_wake(next->wake_);
+  return true;
+}
+
+void Pool::begin(Worker& worker) {
+  worker.turn_ = turn_.load() + 1;
+  turn_.store(worker.turn_);
+  if (watchdog_asleep_.load() != 0 && watchdog_asleep_.exchange(0) != 0)
+    futex_wake(watchdog_asleep_);
+}
+
+bool Pool::end(Worker& worker) {
+  uint64_t turn = worker.turn_;
+  return turn_.compare_exchange_strong(turn, turn + 1);
+}
+
+bool Pool::may_wait(Worker& worker, Caller& caller) {
+  // Somebody else leads already: the watchdog was faster.
+  if (turn_.load() == worker.turn_ && !pass_on(worker.turn_, kReserve) &&
+      turn_.load() == worker.turn_) {
+    return false;
+  }
+  ::pthread_mutex_lock(&lock_);
+  waits_.push_back({&worker, &caller});
+  ::pthread_mutex_unlock(&lock_);
+  return true;
+}
+
+void Pool::waited(Worker& worker) {
+  ::pthread_mutex_lock(&lock_);
+  std::erase_if(waits_, [&](const Wait& wait) { return wait.worker == &worker; });
+  ::pthread_mutex_unlock(&lock_);
+}
+
+void* Pool::watchdog_main(void* argument) {
+  Pool& pool = *static_cast<Pool*>(argument);
+  pool.ready_++;
+  pool.look_after();
+  return nullptr;
+}
+
+void Pool::look_after() {
+  uint64_t seen = turn_.load();
+  int quiet = 0;
+  for (;;) {
+    timespec pause{0, kPatienceNs};
+    ::nanosleep(&pause, nullptr);
+    uint64_t turn = turn_.load();
+    end_waits();
+    quiet = turn == seen ? quiet + 1 : 0;
+    if (turn == seen && (turn & 1) != 0) (void)pass_on(turn, 0);
+    seen = turn;
+    ::pthread_mutex_lock(&lock_);
+    bool waits = !waits_.empty();
+    ::pthread_mutex_unlock(&lock_);
+    if (quiet < kIdleTicks || waits || (turn & 1) != 0) continue;
+    watchdog_asleep_ = 1;
+    // A call may have begun before that was seen.
+    if (turn_.load() != turn) watchdog_asleep_ = 0;
+    while (watchdog_asleep_.load() != 0) futex_wait(watchdog_asleep_, 1);
+    quiet = 0;
+  }
+}
+
+// Under the lock, so that no caller goes away while it is looked at.
+void Pool::end_waits() {
+  ::pthread_mutex_lock(&lock_);
+  for (const Wait& wait : waits_) {
+    if (!wait.caller->still_waits() || has_signal(*wait.caller))
+      ::syscall(SYS_tgkill, ::getpid(), wait.worker->tid_.load(), SIGUSR1);
+  }
+  ::pthread_mutex_unlock(&lock_);
+}
+
+}  // namespace bulkhead::sentry

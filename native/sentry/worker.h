@@ -1,0 +1,101 @@
+// The threads that answer. One leads: it waits for calls, and answers them itself. When a call
+// takes long (a slow disk) the watchdog makes another thread the leader, and when one may take for
+// ever (a fifo without a writer) the thread does so itself before; so no call holds up another, and
+// nothing is handed from thread to thread as long as all goes fast.
+//
+//   turn_:  leader's index | serial; odd while the leader is in a call
+#pragma once
+
+#include <pthread.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sentry/caller.h"
+#include "sentry/identity.h"
+#include "sentry/known.h"
+
+namespace bulkhead::sentry {
+
+class Pool;
+
+class Worker {
+ public:
+  Worker(Pool& own_pool, Callers& all, unsigned number)
+      : pool(own_pool), callers(all), index(number) {}
+
+  // The caller's, borrowed until the call is answered. -1: errno.
+  int pidfd(Caller& caller);
+  // nullptr: the caller is gone, or the kernel says nothing of it.
+  const Known* known(Caller& caller);
+  // Becomes the caller for what follows. 0 or errno.
+  int become(Caller& caller, bool plainly = false);
+  // The caller's umask, for what is about to be created. 0 or errno.
+  int take_umask(Caller& caller);
+  // Forgets what the last call needed.
+  void done() { known_.reset(); }
+
+  Impersonation self;
+  Pool& pool;
+  Callers& callers;
+  const unsigned index;
+  // One message of the kernel's and its answer, of the sizes that it asks for.
+  std::unique_ptr<char[]> request, reply;
+
+ private:
+  friend class Pool;
+  std::shared_ptr<const Known> known_;
+  std::atomic<uint32_t> wake_{0};
+  std::atomic<int> tid_{0};
+  uint64_t turn_ = 0;
+};
+
+class Pool {
+ public:
+  using Lead = void (*)(void* what, Worker& worker);
+
+  // Makes `count` workers, of which the first is the calling thread and leads; `lead` is called in
+  // another when it is made the leader, and returns when it is not any more. 0 or errno.
+  int start(unsigned count, Callers& callers, size_t request, size_t reply, Lead lead, void* what);
+  Worker& first() { return *workers_.front(); }
+  // A thread that is not the leader any more, for ever.
+  [[noreturn]] void follow(Worker& worker);
+
+  // Around each call. False: another leads now.
+  void begin(Worker& worker);
+  bool end(Worker& worker);
+
+  // Before a system call that may take for ever: another thread leads from now on, and the wait
+  // ends with EINTR when the caller is killed (`killed`) or has a signal to handle. False: no
+  // thread is left for that.
+  bool may_wait(Worker& worker, Caller& caller);
+  void waited(Worker& worker);
+
+ private:
+  struct Wait {
+    Worker* worker;
+    Caller* caller;
+  };
+
+  static void* follower_main(void* argument);
+  static void* watchdog_main(void* argument);
+  bool spawn(void* (*main)(void*), void* argument);
+  bool pass_on(uint64_t turn, size_t spare);
+  void look_after();
+  void end_waits();
+
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<Worker*> idle_;
+  std::vector<Wait> waits_;
+  pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+  std::atomic<uint64_t> turn_{0};
+  std::atomic<uint32_t> watchdog_asleep_{0};
+  std::atomic<unsigned> ready_{0};
+  Lead lead_ = nullptr;
+  void* what_ = nullptr;
+};
+
+}  // namespace bulkhead::sentry

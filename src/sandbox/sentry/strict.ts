@@ -1,0 +1,74 @@
+/**
+ * The profile "strict": what it does otherwise than the table. Calls with paths are the supervisor's, which opens what
+ * they name as the caller would and hands it over; a few rare calls go too.
+ *
+ * Direct all the same, with a notice to the supervisor before: execve, chdir's kin and what changes credentials. Nobody
+ * but the caller can do them, and what they can reach is what the mount namespace holds; docs/sentry.md says more.
+ */
+import { systemCallNumbers } from './numbers.ts';
+import type { Decision, HandlerName, SystemCall } from './rules.ts';
+import { systemCalls } from './syscalls.ts';
+
+type Change = readonly [names: string, decision: Decision, note: string];
+
+const broker = (names: string, handler: HandlerName, note: string): Change => [
+  names,
+  { use: 'broker', handler },
+  note,
+];
+const notice = (names: string, handler: HandlerName, note: string): Change => [
+  names,
+  { use: 'notice', handler },
+  note,
+];
+
+const changes: readonly Change[] = [
+  broker('open openat creat', 'open', 'opened by the supervisor as the caller, and handed over'),
+  broker('stat lstat newfstatat', 'stat', 'of what the supervisor found'),
+  broker('statx', 'statx', 'of what the supervisor found'),
+  broker('access faccessat faccessat2', 'access', 'with the real ids of the caller'),
+  broker('readlink readlinkat', 'readLink', 'links of procfs say what the caller would see'),
+  broker('statfs fstatfs', 'statFileSystem', 'of what the supervisor found'),
+  broker('inotify_add_watch', 'watchFile', 'of what the supervisor found'),
+  broker(
+    'mkdir mkdirat',
+    'makeDirectory',
+    "in a directory that the supervisor found, with the caller's umask",
+  ),
+  broker('mknod mknodat', 'makeNode', 'files, fifos, sockets; no devices'),
+  broker('unlink unlinkat rmdir', 'unlink', 'in a directory that the supervisor found'),
+  broker('rename renameat renameat2', 'rename', 'between directories that the supervisor found'),
+  broker('link linkat', 'link', 'between directories that the supervisor found'),
+  broker('symlink symlinkat', 'symlink', 'in a directory that the supervisor found'),
+  broker('chmod fchmodat fchmodat2', 'changeMode', 'of what the supervisor found'),
+  broker('chown lchown fchownat', 'changeOwner', 'of what the supervisor found'),
+  broker('utimensat utime utimes futimesat', 'changeTimes', 'of what the supervisor found'),
+  broker('truncate', 'truncate', 'of what the supervisor opened'),
+  broker('epoll_create1', 'epollWithFlags', 'made by the supervisor and handed over'),
+  broker('inotify_init1 inotify_init', 'inotify', 'made by the supervisor and handed over'),
+  broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
+  broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
+  broker('getcwd', 'workingDirectory', 'from procfs'),
+  notice('setuid setgid setresuid setresgid setgroups capset', 'credentials', 'ids of the user namespace'),
+  notice('execve', 'execution', 'the kernel opens the program, within the mount namespace'),
+  notice('umask', 'umask', 'of the calling process'),
+  notice('chroot', 'root', 'within the mount namespace, and the supervisor follows'),
+  ['sendfile', { use: 'refuse', errno: 'EINVAL' }, 'as between files that cannot do it; programs copy'],
+  ['membarrier sendmmsg', { use: 'refuse', errno: 'ENOSYS' }, 'programs go on with other calls'],
+];
+
+const changed: ReadonlyMap<number, SystemCall> = new Map(
+  changes.flatMap(([names, decision, note]) =>
+    names.split(' ').map((name): [number, SystemCall] => {
+      const number = systemCallNumbers.get(name);
+      if (number === undefined) throw new Error(`sentry: ${name}: no such system call`);
+      return [number, { number, name, decision, note }];
+    }),
+  ),
+);
+
+/** Every known call under the profile "strict", by number. */
+export const strictCalls: readonly SystemCall[] = systemCalls.map((call) => changed.get(call.number) ?? call);
+
+/** The calls that the two profiles treat differently. */
+export const strictChanges: readonly SystemCall[] = [...changed.values()];

@@ -11,6 +11,7 @@
  *      |◄─ Paused(start) ──────────────────────────────────────── 6 gate
  *      |── Continue ────────────────────────────────────────────► 7 hooks startContainer, seccomp, exec
  */
+import type { NamespaceType } from '../oci/types.ts';
 import { cgroupSteps } from './cgroup_join.ts';
 import { createContext } from './context.ts';
 import { devices } from './devices.ts';
@@ -65,16 +66,16 @@ export function compileCreate(input: PlanInput, warn: Warn = () => {}): LaunchPl
   const sources = [...root.sources, ...mounted.sources, ...nodes.sources, ...listener];
   const unprivileged = context.host.unprivileged === true;
   const hostStdio = context.inUserNamespace && !unprivileged;
-  const joinsUserNamespace = (linux.namespaces ?? []).some(
-    ({ type, path }) => type === 'user' && path !== undefined && path !== '',
-  );
+  const joins = (wanted: NamespaceType): boolean =>
+    (linux.namespaces ?? []).some(({ type, path }) => type === wanted && path !== undefined && path !== '');
+  const moveBefore = joins('user') || (context.host.nsdelegate === true && joins('cgroup'));
   const maps = { uid: linux.uidMappings, gid: linux.gidMappings };
   // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)) and has to come before that is dropped.
   const filterEarly = process.noNewPrivileges !== true;
 
   const steps: Step[] = [
     // 1: outer stage, with the launcher's rights and by the host's names
-    ...cgroupSteps(input.cgroup.outer, joinsUserNamespace),
+    ...cgroupSteps(input.cgroup.outer, moveBefore),
     ...earlyLimits(context),
     ...gate.sources,
     ...(unprivileged ? [] : sources),

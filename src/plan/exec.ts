@@ -36,12 +36,13 @@ export function compileExec(input: ExecPlanInput, warn: Warn = () => {}): Launch
   });
   const filterEarly = process.noNewPrivileges !== true;
   const hostStdio = inUserNamespace && host.unprivileged !== true;
+  const hidden = host.nsdelegate === true && target.namespaces.includes('cgroup');
   const maps = { uid: linux.uidMappings, gid: linux.gidMappings };
 
   const steps: Step[] = [
     // 1: outer stage
     ...affinity(process, 'initial'),
-    ...cgroupSteps(input.cgroup.outer, inUserNamespace),
+    ...cgroupSteps(input.cgroup.outer, inUserNamespace || hidden),
     ...affinity(process, 'final'),
     ...earlyLimits(context),
     ...(gate?.sources ?? []),

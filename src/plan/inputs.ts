@@ -43,6 +43,8 @@ export interface HostFacts {
   hardLimits?: Readonly<Record<string, number>>;
   /** /proc/kcore exists, so /dev/core points to something. */
   kcore?: boolean;
+  /** cgroup2 is mounted with nsdelegate: cgroup namespaces are borders that a process does not cross. */
+  nsdelegate?: boolean;
 }
 
 export interface SeccompProgram {

@@ -35,7 +35,13 @@ export function readHostFacts(proc = '/proc', sys = '/sys'): HostFacts {
     capabilities,
     hardLimits: hardLimits(readText(`${proc}/self/limits`)),
     kcore: existsSync(`${proc}/kcore`),
+    nsdelegate: isNsdelegate(readText(`${proc}/self/mountinfo`)),
   };
+}
+
+/** One instance of cgroup2 serves all its mounts, and so does the option (cgroups(7)). */
+export function isNsdelegate(mountinfo: string): boolean {
+  return /^.* - cgroup2 \S+ \S*\bnsdelegate\b/m.test(mountinfo);
 }
 
 function readText(path: string): string {

@@ -6,7 +6,7 @@
  *
  * The record on disk is written before anything is made; an engine that finds it takes the machine up again.
  */
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CLONE_NEWNET } from '../../base/constants.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
@@ -25,6 +25,7 @@ import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
+import { consoleTail, GuestConsole } from './console.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
 import {
   releaseNetwork,
@@ -75,6 +76,7 @@ export class VmSandbox {
   #booted: Promise<void> | undefined;
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
+  #console: GuestConsole | undefined;
   #ending = false;
   #stopListening: (() => void)[] = [];
 
@@ -107,6 +109,7 @@ export class VmSandbox {
     const sandbox = new VmSandbox(deps, paths, record, executor);
     if (record.ready === true) {
       sandbox.#booted = Promise.resolve();
+      sandbox.#openConsole();
       // It was lost while no engine was there.
       if (executor.guests?.isConnected(GUEST) !== true) sandbox.#channelClosed('lost');
     }
@@ -176,6 +179,7 @@ export class VmSandbox {
     this.#ending = true;
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
+    this.#console?.close();
     await this.#machine?.then(
       (machine) => machine.close(),
       () => {},
@@ -218,6 +222,7 @@ export class VmSandbox {
     watch.lap('prepared');
     try {
       const { pid } = await this.#launch(id, spec, launch);
+      this.#openConsole();
       this.record.pid = pid;
       this.record.pidStartTime = processStartTime(pid) ?? 0;
       this.record.network = encodeJson({ netns: netns === '' ? `/proc/${pid}/ns/net` : netns, links: [] });
@@ -346,13 +351,20 @@ export class VmSandbox {
     });
   }
 
+  #openConsole(): void {
+    const { console, consoleLog } = this.paths;
+    try {
+      this.#console ??= GuestConsole.open(console, consoleLog);
+    } catch (error) {
+      this.#deps.log.warning('no console', { id: this.id, error: (error as Error).message });
+    }
+  }
+
   /** What the guest's kernel and the hypervisor said last. */
   #lastWords(): string {
-    for (const name of ['console.log', 'fs.log']) {
-      const lines = tail(join(this.paths.dir, name));
-      if (lines.length > 0) return lines.slice(-LAST_LINES).join(' | ');
-    }
-    return '';
+    const said = this.#console?.tail(LAST_LINES) ?? [];
+    const words = said.length > 0 ? said : consoleTail(join(this.paths.dir, 'fs.log'), LAST_LINES);
+    return words.join(' | ');
   }
 }
 
@@ -398,14 +410,6 @@ function networkSteps({ linux }: Spec): { steps: Step[]; namespaces: number } {
   const path = linux?.namespaces?.find(({ type }) => type === 'network')?.path ?? '';
   if (path === '') return { steps: [], namespaces: CLONE_NEWNET };
   return { steps: [{ joinNamespace: { path, types: CLONE_NEWNET } }], namespaces: 0 };
-}
-
-function tail(path: string): string[] {
-  try {
-    return readFileSync(path, 'utf8').slice(-8192).split(/\r?\n/).filter(Boolean);
-  } catch {
-    return [];
-  }
 }
 
 function noGuests(id: string): RuntimeError {

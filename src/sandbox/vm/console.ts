@@ -105,6 +105,14 @@ export class GuestConsole {
   }
 }
 
+/** Text without what would move or colour a terminal that shows it: a guest chose it. */
+export function plainText(text: string): string {
+  return text
+    .replace(/\x1b(?:\[[0-9;?]*[A-Za-z]|[@-Z\\-_])/g, '')
+    .replace(/\r+\n?|\n\r+/g, '\n')
+    .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, '');
+}
+
 /** The last lines of a console's file; none when there is no such file. */
 export function consoleTail(path: string, lines: number): string[] {
   let text: string;
@@ -113,10 +121,8 @@ export function consoleTail(path: string, lines: number): string[] {
   } catch {
     return [];
   }
-  return text
-    .replace(/\x1b(?:\[[0-9;?]*[A-Za-z]|[@-Z\\-_])/g, '')
-    .split(/[\r\n]+/)
-    .map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, ''))
+  return plainText(text)
+    .split('\n')
     .filter((line) => line.trim() !== '')
     .slice(-lines);
 }

@@ -99,7 +99,7 @@ describe('calls', () => {
     expect(Buffer.from(await second).toString()).toBe('second');
     expect(await launching).toEqual({ pid: 4, pausedAt: 'start' });
     const error: unknown = await first.catch((caught: unknown) => caught);
-    expect(error).toMatchObject({ code: 'ENOENT', what: 'call' });
+    expect(error).toMatchObject({ code: 'ENOENT', what: '' });
     expect(Buffer.from((error as GuestError).reply).toString()).toBe('why');
   });
 

@@ -275,7 +275,12 @@ export class QemuMachine implements Machine {
       closeSync(fd);
     }
     const data = { addr: { type: 'fd', data: { str: name } }, server: false };
-    await this.#qmp.execute('chardev-add', { id: name, backend: { type: 'socket', data } });
+    try {
+      await this.#qmp.execute('chardev-add', { id: name, backend: { type: 'socket', data } });
+    } catch (error) {
+      await this.#qmp.execute('closefd', { fdname: name }).catch(() => {});
+      throw error;
+    }
     return { driver: 'vhost-user-fs-pci', chardev: name, tag, 'queue-size': 1024 };
   }
 

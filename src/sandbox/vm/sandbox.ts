@@ -34,8 +34,9 @@ import {
   type NetworkAddon,
   type NetworkState,
 } from './network.ts';
+import { Volumes } from './volumes.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
-import { GUEST, GUEST_SHARE, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
+import { GUEST, GUEST_SHARE, GUEST_SHM, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
@@ -72,6 +73,8 @@ export class VmSandbox {
   readonly record: SandboxRecord;
   readonly executor: Executor;
   readonly agent: GuestAgent;
+  /** Images that the guest has mounted. */
+  readonly volumes: Volumes;
   readonly #deps: SandboxDeps;
   #booted: Promise<void> | undefined;
   #network: SandboxNetwork | undefined;
@@ -88,6 +91,11 @@ export class VmSandbox {
     this.record = record;
     this.executor = executor;
     this.agent = new GuestAgent(guests);
+    this.volumes = new Volumes({
+      plug: async (device) => (await this.machine()).plug(device),
+      unplug: async (device) => (await this.machine()).unplug(device),
+      agent: this.agent,
+    });
     this.#stopListening = [
       executor.onExit(({ key }) => {
         if (key === MACHINE_KEY) this.#machineEnded();
@@ -288,6 +296,15 @@ export class VmSandbox {
     const { shareSocket: socketPath } = this.paths;
     await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
     if (growMib > 0) await machine.growMemory(growMib);
+  }
+
+  /** The pod's /dev/shm, once. @param bytes how large it may become */
+  async mountShm(id: string, bytes: number): Promise<void> {
+    if (this.record.shm === true) return;
+    this.record.shm = true;
+    const data = `mode=1777,size=${bytes}`;
+    await this.agent.mount(id, { source: 'shm', target: GUEST_SHM, fstype: 'tmpfs', data });
+    this.save();
   }
 
   /** Ties the pod's network to the guest, and what has been added to it since. */

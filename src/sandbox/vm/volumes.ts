@@ -89,8 +89,20 @@ export class Volumes {
       await this.#deps.agent.call('delete', id, { sync: {} });
       for (const device of devices.filter(canUnplug)) {
         await this.#deps.agent.unmount(id, volumePath(device)).catch(() => {});
-        await this.#deps.unplug(device);
+        await this.#deps.unplug(device).catch((error: unknown) => {
+          // It was noted, but not plugged.
+          if (!(error instanceof RuntimeError && error.code === ErrorCode.NotFound)) throw error;
+        });
       }
+    });
+  }
+
+  /** Before the machine ends: what the guest still holds is written, and the file systems are clean. */
+  flush(id: string, devices: readonly string[]): Promise<void> {
+    if (devices.length === 0) return Promise.resolve();
+    return this.#inTurn(async () => {
+      await this.#deps.agent.call('delete', id, { sync: {} });
+      for (const device of devices) await this.#deps.agent.unmount(id, volumePath(device)).catch(() => {});
     });
   }
 

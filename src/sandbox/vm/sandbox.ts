@@ -36,7 +36,15 @@ import {
 } from './network.ts';
 import { Volumes } from './volumes.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
-import { GUEST, GUEST_SHARE, GUEST_SHM, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
+import {
+  GUEST,
+  GUEST_SHARE,
+  GUEST_SHM,
+  MACHINE_KEY,
+  SHARE_KEY,
+  SHARE_TAG,
+  type SandboxPaths,
+} from './layout.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';

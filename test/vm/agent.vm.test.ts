@@ -172,6 +172,25 @@ describe('the guest', () => {
   });
 });
 
+describe('a cgroup of an earlier name', () => {
+  it('is watched anew, and the old watch is closed', async () => {
+    const limit = { path: `${CGROUP}/memory.max`, data: Buffer.from(String(16 * MiB)) };
+    const open = async (): Promise<number> => (await content('/proc/1/fd')).trim().split('\n').length;
+    const counts: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      await done({ writeFiles: { files: [{ path: CGROUP, directory: true }, limit] } });
+      await done({ watchOom: { cgroup: CGROUP } });
+      counts.push(await open());
+      const before = host.events().length;
+      await run(`hog-${round}`, 'exec tail /dev/zero', [{ joinCgroup: { path: CGROUP } }]);
+      await until('an oom event', () => host.events().length > before);
+      await done({ remove: { paths: [CGROUP] } });
+      expect(await host.ask((request) => ({ forget: { request, key: `hog-${round}` } }))).toBe(0);
+    }
+    expect(new Set(counts).size).toBe(1);
+  });
+});
+
 describe('what is plugged in', () => {
   // First: what lies behind a smaller device begins where no block of memory can.
   it('is memory: it grows', async () => {

@@ -233,8 +233,10 @@ void Agent::mux_lost(const char* reason) {
   session_ended();
   pollfd state{port_.get(), 0, 0};
   if (::poll(&state, 1, 0) == 0 || (state.revents & (POLLHUP | POLLERR)) == 0) {
-    // The host is there: it said what cannot be. Everything up to its next session is passed over.
+    // The host is there: it said what cannot be, or went and came back. Everything up to its next
+    // session is passed over.
     log_error("channel: " + std::string(reason));
+    link_.listen();
     return;
   }
   if (!options_.connect.empty()) {

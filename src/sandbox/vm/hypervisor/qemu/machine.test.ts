@@ -29,7 +29,7 @@ async function machine(changes: Partial<MachineConfig> = {}): Promise<QemuMachin
     connect: (path) => addon().connectUnix(path),
     sendFd: (socket, fd, message) => addon().sendFdOver(socket, fd, message),
   });
-  return new QemuMachine(testConfig({ sharedMemory: true, ...changes }), qmp, addon());
+  return new QemuMachine(testConfig({ sharedMemory: true, ...changes }), qmp, { addon: addon() });
 }
 
 const devices = (): Record<MachineDevice['kind'], MachineDevice> => ({
@@ -68,7 +68,7 @@ describe('plug', () => {
       },
     },
     pmem: {
-      commands: ['object-add', 'device_add'],
+      commands: ['add-fd', 'object-add', 'remove-fd', 'device_add'],
       device: { driver: 'virtio-pmem-pci', memdev: 'pmem-nv' },
     },
     net: {
@@ -188,6 +188,7 @@ describe('plug', () => {
 
   it.each([
     ['block', 'blockdev-add', ['query-fdsets', 'remove-fd']],
+    ['pmem', 'object-add', ['remove-fd']],
     ['net', 'netdev_add', ['closefd']],
     ['fs', 'chardev-add', ['closefd']],
   ] as const)(

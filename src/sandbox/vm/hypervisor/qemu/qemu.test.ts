@@ -59,7 +59,7 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const hypervisor = new QemuHypervisor({ program, addon: addon() });
+const hypervisor = new QemuHypervisor({ program, addon: addon(), launcher });
 
 let machines = 0;
 function config(changes: Partial<MachineConfig> = {}): MachineConfig {
@@ -127,7 +127,7 @@ describe('a machine', () => {
     truncateSync(disk, 4 << 20);
     const pmem = join(dir, 'pmem');
     writeFileSync(pmem, '');
-    chmodSync(pmem, 0o666);
+    chmodSync(pmem, 0o600);
     truncateSync(pmem, 2 << 20);
     const { machine: target, process } = await machine({ sharedMemory: true, credentials });
     const status = readFileSync(`/proc/${process.pid}/status`, 'utf8');
@@ -148,7 +148,8 @@ describe('a machine', () => {
     await expect(target.plug({ kind: 'block', id: 'e', path: disk, readOnly: true })).rejects.toThrow('lock');
     await target.stop();
     expect(await target.status()).toEqual({ running: false, state: 'paused' });
-    const again = await hypervisor.reattach(target.config).catch((error: Error) => error.message);
+    const impatient = new QemuHypervisor({ program, addon: addon(), deadlineMs: 300 });
+    const again = await impatient.reattach(target.config).catch((error: Error) => error.message);
     // One control connection at a time: a second one waits for the first to close.
     expect(again).toContain('no answer within');
     target.close();

@@ -43,6 +43,12 @@ describe('machinePlan', () => {
     });
   });
 
+  it('ends with its launcher where nobody else would end it', () => {
+    const steps = machinePlan(launch, { id: 'vm', diesWithParent: true }).steps ?? [];
+    const names = steps.map((step) => Object.keys(step)[0]);
+    expect(names.slice(-3)).toEqual(['noNewPrivs', 'parentDeathSignal', 'exec']);
+  });
+
   it('hands over no descriptors where there are none', () => {
     const plan = machinePlan({ ...launch, listen: [], files: [], credentials: undefined }, { id: 'vm' });
     expect(plan.steps?.at(-1)?.exec?.preserveFds).toBe(0);

@@ -55,10 +55,18 @@ export interface SizedMachine {
   growMib: number;
 }
 
+export interface Pod {
+  namespace: string;
+  group: string;
+  /** Of its machine. */
+  dir: string;
+}
+
 /** What a sandbox needs of the machine and of the configuration. */
 export interface SandboxDeps {
   hypervisor: () => Hypervisor;
-  machineConfig: (id: string, spec: Spec, dir: string) => Promise<SizedMachine>;
+  /** Of a pod's first container. */
+  machineConfig: (id: string, spec: Spec, pod: Pod) => Promise<SizedMachine>;
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
@@ -232,7 +240,11 @@ export class VmSandbox {
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
     mkdirSync(this.paths.share, { recursive: true, mode: 0o711 });
-    const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, this.paths.dir);
+    const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, {
+      namespace: this.record.namespace ?? '',
+      group: this.id,
+      dir: this.paths.dir,
+    });
     this.record.machine = encodeJson({ ...config, template: undefined });
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');

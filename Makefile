@@ -3,6 +3,7 @@
 #
 #   make [all]        generate code, build the native parts, bundle the engine and the command
 #   make install      into $(DESTDIR)$(PREFIX); NODE=PATH picks the Node.js the engine runs on
+#   make guest        kernel and initial file system of virtual machines, into build/guest-cache
 #   make test         set-up, build, lint and every test; reports in reports/
 #   make demo         set-up, build and a short show beside runc's shim
 #   make bench        set-up, build and the side-by-side measurement into bench/results/
@@ -23,7 +24,7 @@ SHIMS := containerd-shim-bulkhead-v2 containerd-shim-bulkhead-vm-v2 containerd-s
 DEV_PREFIX := $(CURDIR)/build/prefix
 NODE24 := $(CURDIR)/build/peers/node24/node_modules/node/bin/node
 
-.PHONY: all setup gen native bundle install prefixes test test-unit test-e2e demo bench lint format clean
+.PHONY: all setup gen native bundle install prefixes guest test test-unit test-e2e demo bench lint format clean
 
 all: gen native bundle
 
@@ -61,8 +62,14 @@ prefixes: all
 	@$(MAKE) --no-print-directory -s install PREFIX=$(DEV_PREFIX) DESTDIR=
 	@[[ ! -x $(NODE24) ]] || $(MAKE) --no-print-directory -s install PREFIX=$(DEV_PREFIX)-node24 DESTDIR= NODE=$(NODE24)
 
+# Compiles a kernel when there is none yet of this configuration, source and compiler: about seven minutes on
+# two processors. KERNEL=/boot/vmlinuz-… takes a distribution's instead.
+guest: prefixes
+	@$(DEV_PREFIX)/bin/bulkhead guest build --out build/guest-cache $(if $(KERNEL),--kernel $(KERNEL))
+
 test: setup
 	@$(MAKE) --no-print-directory prefixes
+	@$(MAKE) --no-print-directory guest
 	@node tools/test.mjs
 
 test-unit: gen

@@ -46,6 +46,7 @@
         'native/addon/files.cc',
         'native/addon/launch.cc',
         'native/addon/network.cc',
+        'native/addon/lend.cc',
         'native/addon/memory.cc',
         'native/addon/poll.cc',
         'native/addon/process.cc',

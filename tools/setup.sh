@@ -21,9 +21,11 @@ die() {
 }
 
 BUILD_PACKAGES=(g++ make clang clang-format libclang-rt-14-dev pkg-config libseccomp-dev libprotozero-dev)
+# What `bulkhead guest build` compiles Linux and unpacks kernels and modules with.
+GUEST_PACKAGES=(gcc binutils flex bison bc libelf-dev xz-utils zstd lz4)
 # socat gives tests a terminal, iproute2/iptables are what Debian's CNI plugins work with.
 RUN_PACKAGES=(busybox-static containerd runc crun containernetworking-plugins iproute2 iptables
-  util-linux procps socat strace)
+  util-linux procps socat strace qemu-system-x86 erofs-utils squashfs-tools e2fsprogs)
 
 # Debian's packages ------------------------------------------------------------------------------
 
@@ -55,7 +57,7 @@ apt_install() {
 
 install_packages() {
   local wanted=("${BUILD_PACKAGES[@]}") missing
-  [[ $WHAT == build ]] || wanted+=("${RUN_PACKAGES[@]}")
+  [[ $WHAT == build ]] || wanted+=("${GUEST_PACKAGES[@]}" "${RUN_PACKAGES[@]}")
   mapfile -t missing < <(missing_packages "${wanted[@]}")
   [[ ${#missing[@]} -eq 0 ]] && return
   [[ $EUID -eq 0 ]] || die "must run as root to install ${missing[*]}"

@@ -18,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define<launch_function>(env, exports, "launch");
   define_process(env, exports);
   define_files(env, exports);
+  define_lend(env, exports);
   define_memory(env, exports);
   define_sockets(env, exports);
   define_terminal(env, exports);

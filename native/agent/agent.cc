@@ -38,7 +38,7 @@ constexpr uint32_t kPortTimeoutMs = 60000;
 constexpr uint32_t kTrimMs = 1000;
 constexpr uint32_t kSyncMs = 2000;
 constexpr uint32_t kFlushMs = 200;
-constexpr int kLargeBlock = 256 << 10;
+constexpr int kKeptHeap = 4 << 20;
 
 // The monitor's codec frames messages for a byte stream; the channel has frames of its own.
 std::string_view unframed(const std::string& framed) {
@@ -233,8 +233,10 @@ void Agent::mux_lost(const char* reason) {
   session_ended();
   pollfd state{port_.get(), 0, 0};
   if (::poll(&state, 1, 0) == 0 || (state.revents & (POLLHUP | POLLERR)) == 0) {
-    // The host is there: it said what cannot be. Everything up to its next session is passed over.
+    // The host is there: it said what cannot be, or went and came back. Everything up to its next
+    // session is passed over.
     log_error("channel: " + std::string(reason));
+    link_.listen();
     return;
   }
   if (!options_.connect.empty()) {
@@ -335,9 +337,10 @@ int Agent::run() {
 }  // namespace
 
 int run_agent(const AgentOptions& options) {
-  // Large buffers are mappings of their own, returned when freed.
-  ::mallopt(M_MMAP_THRESHOLD, kLargeBlock);
-  ::mallopt(M_TRIM_THRESHOLD, kLargeBlock);
+  // A stream's buffers come and go at every round: mappings of their own would be faulted in each
+  // time. What a burst has left goes back by trim().
+  ::mallopt(M_MMAP_THRESHOLD, kKeptHeap);
+  ::mallopt(M_TRIM_THRESHOLD, kKeptHeap);
   ::prctl(PR_SET_NAME, "bulkhead-agent");
   Agent agent(options);
   return agent.run();

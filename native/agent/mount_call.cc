@@ -31,16 +31,28 @@ int mount_once(const Mount& call, const std::string& source) {
   return done == 0 ? 0 : errno;
 }
 
-// Before Linux 6.9 a tag cannot be looked up, and one that is not there yet is EINVAL (ENOENT for
-// 9p).
-int mount_by_tag(const Mount& call, const std::string& tag, uint64_t deadline) {
+// Tries again after every event of a device while the error is one of two that pass.
+int mount_until(const Mount& call, const std::string& source, uint64_t deadline, int passing,
+                int also_passing) {
   Uevents uevents;
   if (Status opened = uevents.open(); !opened) return opened.error().code;
   for (;;) {
-    const int err = mount_once(call, tag);
-    if (err != EINVAL && err != ENOENT) return err;
+    const int err = mount_once(call, source);
+    if (err != passing && err != also_passing) return err;
     if (!uevents.wait(deadline)) return err;
   }
+}
+
+// Before Linux 6.9 a tag cannot be looked up, and one that is not there yet is EINVAL (ENOENT for
+// 9p).
+int mount_by_tag(const Mount& call, const std::string& tag, uint64_t deadline) {
+  return mount_until(call, tag, deadline, EINVAL, ENOENT);
+}
+
+// A disk is in sysfs before its node is there (ENOENT) and before it can be opened (ENXIO:
+// device_add_disk() in block/genhd.c); its event comes last.
+int mount_disk(const Mount& call, const std::string& node, uint64_t deadline) {
+  return mount_until(call, node, deadline, ENXIO, ENOENT);
 }
 
 }  // namespace
@@ -58,8 +70,10 @@ CallReply mount_one(const Mount& call) {
   }
   if (int err = make_target(call)) return CallReply::failed("mkdir", call.target, err);
   const bool tagged = call.device.by == By::kVirtiofsTag || call.device.by == By::kP9Tag;
-  const int err =
-      tagged ? mount_by_tag(call, source, now_ms() + timeout) : mount_once(call, source);
+  const uint64_t deadline = now_ms() + timeout;
+  const int err = tagged             ? mount_by_tag(call, source, deadline)
+                  : reply.has_device ? mount_disk(call, source, deadline)
+                                     : mount_once(call, source);
   return err == 0 ? reply : CallReply::failed("mount", call.target, err);
 }
 

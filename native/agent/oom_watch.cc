@@ -26,7 +26,18 @@ bool read_oom_kill(int fd, uint64_t& oom_kill) {
 
 }  // namespace
 
+// Not every kernel tells when a cgroup is removed, and one of the same name may be there since.
+void OomWatches::drop_removed() {
+  for (One* one = first_.get(); one != nullptr; one = one->next.get()) {
+    uint64_t oom_kill = 0;
+    one->gone = one->gone || !read_oom_kill(one->watch.fd(), oom_kill);
+    if (!one->gone) tell(*one, oom_kill);
+  }
+  sweep();
+}
+
 int OomWatches::add(const std::string& cgroup) {
+  drop_removed();
   for (const One* one = first_.get(); one != nullptr; one = one->next.get()) {
     if (one->cgroup == cgroup && !one->gone) return 0;
   }
@@ -53,9 +64,13 @@ void OomWatches::changed(void* data, uint32_t) {
     one.all->sweep_.arm(0);
     return;
   }
+  one.all->tell(one, oom_kill);
+}
+
+void OomWatches::tell(One& one, uint64_t oom_kill) {
   if (oom_kill <= one.seen) return;
   one.seen = oom_kill;
-  one.all->killed_(one.all->owner_, one.cgroup, oom_kill);
+  killed_(owner_, one.cgroup, oom_kill);
 }
 
 void OomWatches::sweep() {

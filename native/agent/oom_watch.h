@@ -33,6 +33,8 @@ class OomWatches {
   };
   static constexpr size_t kMost = 4096;
   static void changed(void* one, uint32_t events);
+  void tell(One& one, uint64_t oom_kill);
+  void drop_removed();
   void sweep();
 
   Poller& poller_;

@@ -40,21 +40,16 @@ struct Place {
     }
     reader = UniqueFd(::open((directory + "/out").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     ::signal(SIGPIPE, SIG_IGN);
-    place = this;
-    std::atexit([] {
-      for (const char* name : {"/agent", "/in", "/out", "/err"}) {
-        ::unlink((place->directory + name).c_str());
-      }
-      ::rmdir(place->directory.c_str());
-    });
   }
-  static Place* place;
+  ~Place() {
+    for (const char* name : {"/agent", "/in", "/out", "/err"}) ::unlink((directory + name).c_str());
+    ::rmdir(directory.c_str());
+  }
   std::string directory;
   std::string path;
   UniqueFd listener;
   UniqueFd reader;
 };
-Place* Place::place = nullptr;
 
 class Witness final : public ProcessEvents, public GuestEvents {
  public:
@@ -89,6 +84,7 @@ struct Guest {
     require(poller.open().ok());
     ToMonitor message;
     message.socket_path = place().path;
+    message.deadline_ms = 3600 * 1000;  // a machine that stalls is no finding
     link.connect(message);
     socket =
         UniqueFd(::accept4(place().listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));

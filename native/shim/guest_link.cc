@@ -198,7 +198,7 @@ void GuestLink::answer(const FromAgent& message) {
   pending_.erase(pending);
   bool fits = message.bytes.size() + kReplyOverhead <= kMuxMaxControl;
   settle(answered, fits ? message.err : EMSGSIZE, fits ? message.bytes : std::span<const uint8_t>{},
-         message.err != 0 || !fits ? "call" : "");
+         fits ? "" : "call");
 }
 
 void GuestLink::settle(const Pending& pending, int err, std::span<const uint8_t> bytes,

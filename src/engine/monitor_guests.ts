@@ -7,6 +7,8 @@ type ToMonitor = bulkhead.executor.v1.IToMonitor;
 type ToEngine = bulkhead.executor.v1.ToEngine;
 type IGuestReply = bulkhead.executor.v1.IGuestReply;
 
+const ECONNRESET = 104;
+
 interface Pending {
   guest: string;
   connects: boolean;
@@ -33,9 +35,9 @@ export class MonitorGuests implements Guests {
     this.#connected = new Set(connected);
   }
 
-  connect(guest: string, socketPath: string, deadlineMs: number): Promise<Uint8Array> {
+  connect(guest: string, socketPath: string, deadlineMs: number, diesWith = ''): Promise<Uint8Array> {
     return this.#request(guest, true, (request) => ({
-      guestConnect: { request, guest, socketPath, deadlineMs },
+      guestConnect: { request, guest, socketPath, deadlineMs, diesWith },
     }));
   }
 
@@ -75,8 +77,10 @@ export class MonitorGuests implements Guests {
   }
 
   /** The monitor is gone, and its channels with it. */
-  close(error: Error): void {
+  close({ message }: Error): void {
     this.#connected.clear();
+    const fields = { code: 'ECONNRESET', errno: ECONNRESET, what: 'monitor', reply: new Uint8Array() };
+    const error = new GuestError(message, fields);
     for (const pending of this.#pending.values()) pending.reject(error);
     this.#pending.clear();
   }

@@ -16,6 +16,7 @@ import { basename, join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { contentKey } from './cache.ts';
 import type { GuestCache, KernelInfo } from './cache.ts';
+import { readInput } from './input.ts';
 import { missingOptions } from './kconfig.ts';
 import { run } from './run.ts';
 import { findSource } from './source.ts';
@@ -50,7 +51,7 @@ export interface BuildInput {
 /** The kernel of these inputs, out of the cache when it is there. A failed build leaves its log, `CACHE/kernel-build.log`. */
 export async function buildKernel(input: BuildInput): Promise<KernelInfo> {
   const { cache, say } = input;
-  const fragment = readFileSync(input.config, 'utf8');
+  const fragment = readInput(input.config).toString();
   const source = await findSource(cache, input.source);
   const tools = await Promise.all(
     [['gcc', '--version'] as const, ['ld', '--version'] as const].map(([program, flag]) =>

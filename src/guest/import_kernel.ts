@@ -1,10 +1,10 @@
 /** Takes a kernel as it is, usually a distribution's, with the modules that its guest needs, into the cache. */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { contentKey } from './cache.ts';
 import type { GuestCache, KernelInfo } from './cache.ts';
 import { bzImageRelease, unpackKernel } from './kernel_image.ts';
+import { readInput, refusedInput } from './input.ts';
 import { moduleOrder } from './modules.ts';
 import { run } from './run.ts';
 
@@ -56,7 +56,7 @@ async function readModules(input: ImportInput, release: string): Promise<Module[
     return [];
   }
   const index = {
-    dep: readInput(join(dir, 'modules.dep')).toString(),
+    dep: readInput(join(dir, 'modules.dep'), 'make it with depmod').toString(),
     builtin: readOptional(join(dir, 'modules.builtin')),
     softdep: readOptional(join(dir, 'modules.softdep')),
     alias: readOptional(join(dir, 'modules.alias')),
@@ -83,23 +83,10 @@ function unpackModule(path: string, data: Buffer): Promise<Buffer> {
   if (suffix === undefined) return Promise.resolve(data);
   const programs: Record<string, string> = { xz: 'xz', zst: 'zstd', gz: 'gzip' };
   const program = programs[suffix];
-  if (program === undefined) throw refused(path, `unknown compression .${suffix}`);
+  if (program === undefined) throw refusedInput(path, `unknown compression .${suffix}`);
   return run(OP, program, ['-dcq'], { input: data, limit: MAX_MODULE });
-}
-
-function readInput(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw refused(path, code === 'ENOENT' ? 'no such file or directory' : (error as Error).message);
-  }
 }
 
 function readOptional(path: string): string {
   return existsSync(path) ? readFileSync(path, 'utf8') : '';
-}
-
-function refused(path: string, reason: string): RuntimeError {
-  return new RuntimeError({ code: ErrorCode.InvalidArgument, op: OP, object: path, reason, path });
 }

@@ -3,8 +3,8 @@
  * what is kept is the ELF file inside it (Documentation/arch/x86/boot.rst, fields of the setup header).
  */
 import { gunzipSync } from 'node:zlib';
-import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { hasPvhEntry, isKernelElf } from './elf.ts';
+import { refusedInput } from './input.ts';
 import { run } from './run.ts';
 
 const OP = 'guest build';
@@ -34,24 +34,25 @@ function through(program: string, args: string[], payload: Buffer): Promise<Buff
  */
 export async function unpackKernel(path: string, image: Buffer): Promise<Buffer> {
   const vmlinux = isKernelElf(image) ? image : await unpackBzImage(path, image);
-  if (!isKernelElf(vmlinux)) throw refused(path, 'what is packed in it is not an x86-64 kernel');
+  if (!isKernelElf(vmlinux)) throw refusedInput(path, 'what is packed in it is not an x86-64 kernel');
   if (!hasPvhEntry(vmlinux)) {
-    throw refused(path, 'the kernel has no PVH entry', 'take one that is built with CONFIG_PVH=y');
+    throw refusedInput(path, 'the kernel has no PVH entry', 'take one that is built with CONFIG_PVH=y');
   }
   return vmlinux;
 }
 
 async function unpackBzImage(path: string, image: Buffer): Promise<Buffer> {
   if (image.length < 0x260 || image.readUInt32LE(0x202) !== SETUP_MAGIC) {
-    throw refused(path, 'neither an x86-64 vmlinux nor a bzImage');
+    throw refusedInput(path, 'neither an x86-64 vmlinux nor a bzImage');
   }
   const version = image.readUInt16LE(0x206);
-  if (version < PAYLOAD_PROTOCOL) throw refused(path, `boot protocol ${version.toString(16)} is too old`);
+  if (version < PAYLOAD_PROTOCOL)
+    throw refusedInput(path, `boot protocol ${version.toString(16)} is too old`);
   const sectors = image[0x1f1] || 4;
   const start = (sectors + 1) * 512 + image.readUInt32LE(0x248);
   const payload = image.subarray(start, start + image.readUInt32LE(0x24c));
   const found = compressions.find(({ magic }) => magic.every((byte, index) => payload[index] === byte));
-  if (found === undefined) throw refused(path, 'its compression is none of gzip, xz, zstd, lz4');
+  if (found === undefined) throw refusedInput(path, 'its compression is none of gzip, xz, zstd, lz4');
   return found.unpack(payload);
 }
 
@@ -62,8 +63,4 @@ export function bzImageRelease(image: Buffer): string | undefined {
   if (at === 0) return undefined;
   const text = image.subarray(at + 0x200, at + 0x200 + 256).toString('latin1');
   return /^[\w.+~-]+/.exec(text)?.[0];
-}
-
-function refused(path: string, reason: string, remedy?: string): RuntimeError {
-  return new RuntimeError({ code: ErrorCode.InvalidArgument, op: OP, object: path, reason, remedy, path });
 }

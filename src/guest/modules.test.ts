@@ -42,18 +42,25 @@ describe('order of modules', () => {
   });
 
   it('follows soft dependencies, by name or by alias, unless they are built in', () => {
-    const dep = 'a/ext4.ko: a/jbd2.ko\na/jbd2.ko:\na/crc32c_generic.ko:\na/other.ko:';
+    const dep = 'a/ext4.ko: a/jbd2.ko\na/jbd2.ko:\na/crc32c_generic.ko:\na/crc32c_intel.ko:\na/other.ko:';
     const softdep =
       '# a comment\nsoftdep ext4 pre: crypto-crc32c other post: ignored\nsoftdep jbd2 post: other';
     const alias =
-      'alias crypto-crc32c crc32c_generic\nalias pci:v*d* other\nalias crypto-crc32c crc32c_intel';
+      'alias crypto-crc32c crc32c_intel\nalias pci:v*d* other\nalias crypto-crc32c crc32c_generic';
     expect(moduleOrder({ ...empty, dep, softdep, alias }).paths).toEqual([
       'a/crc32c_generic.ko',
       'a/other.ko',
       'a/jbd2.ko',
       'a/ext4.ko',
     ]);
-    const own = moduleOrder({ ...empty, dep, softdep, alias, builtin: `${builtin}x/crc32c_intel.ko\n` });
+    const own = moduleOrder({
+      ...empty,
+      dep,
+      softdep,
+      alias,
+      builtin: `${builtin}x/crc32c_arch.ko\n`,
+      alias: `${alias}\nalias crypto-crc32c crc32c_arch`,
+    });
     expect(own.paths).not.toContain('a/crc32c_generic.ko');
   });
 

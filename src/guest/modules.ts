@@ -115,12 +115,18 @@ class Graph {
     return true;
   }
 
-  /** A soft dependency is a module's name or an alias such as "crypto-crc32c"; one that is not there is no harm. */
+  /**
+   * A soft dependency is a module's name or an alias such as "crypto-crc32c"; one that is not there is no harm. Of
+   * several that do the same the portable one is taken: it loads on every processor.
+   */
   #addSoft(name: string): void {
     if (this.builtin.has(name) || this.add(name)) return;
     const names = this.#aliases.get(name) ?? [];
     if (names.some((each) => this.builtin.has(each))) return;
-    for (const each of names) if (this.add(each)) return;
+    const portableFirst = [...names].sort(
+      (a, b) => Number(b.endsWith('_generic')) - Number(a.endsWith('_generic')),
+    );
+    for (const each of portableFirst) if (this.add(each)) return;
   }
 }
 

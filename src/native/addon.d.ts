@@ -214,6 +214,13 @@ export interface Addon {
    * Throws ENOENT or ECONNREFUSED when nobody listens, EAGAIN when too many wait already.
    */
   connectUnix(path: string): number;
+  /**
+   * A descriptor (O_PATH) of a file on a mount of its own whose ids the user namespace maps: who has it may open it anew
+   * by /proc/self/fd, as the mapped owner. EINVAL where the file system cannot (Linux 5.12, most since).
+   */
+  lendFile(path: string, userNamespace: number, readOnly: boolean): number;
+  /** The same of a block or character device, by a node of its own. ENOTBLK: it is neither. */
+  lendDevice(path: string, uid: number, gid: number, readOnly: boolean): number;
   /** memfd_create(2) of a size in bytes: sealable, mode 0666; the descriptor is the caller's. */
   memfd(name: string, size: number): number;
   /** Fixes the size of a memfd; with `writes` also its content, but for private mappings. Nobody can undo it. */

@@ -68,7 +68,7 @@ export class GuestError extends Error {
   /** Name of the errno: the agent's own, or ENOTCONN, ECONNRESET, ETIMEDOUT, EBUSY of its channel. */
   readonly code: string;
   readonly errno: number;
-  /** What was waited for: "connect", "handshake", "channel", "call"; empty when the agent itself refused. */
+  /** What was waited for: "connect", "handshake", "channel", "call", "monitor"; empty when the agent itself refused. */
   readonly what: string;
   /** The agent's answer, encoded; empty without one. */
   readonly reply: Uint8Array;
@@ -84,8 +84,11 @@ export class GuestError extends Error {
 
 /** The guests to whose agents this executor holds the channels. Every rejection is a GuestError. */
 export interface Guests {
-  /** Waits until the agent behind the socket has said Hello; resolves with that (bulkhead.agent.v1.AgentHello). */
-  connect(guest: string, socketPath: string, deadlineMs: number): Promise<Uint8Array>;
+  /**
+   * Waits until the agent behind the socket has said Hello; resolves with that (bulkhead.agent.v1.AgentHello). The
+   * wait ends with the process `diesWith` (key of the hypervisor) too: ECONNRESET.
+   */
+  connect(guest: string, socketPath: string, deadlineMs: number, diesWith?: string): Promise<Uint8Array>;
   /** An encoded bulkhead.agent.v1.Call; resolves with the CallReply. Default deadline: 30 s. */
   call(guest: string, call: Uint8Array, deadlineMs?: number): Promise<Uint8Array>;
   /** False once the channel is gone, which it is for good. */

@@ -1,21 +1,22 @@
-/** `bulkhead guest`: the kernel and the initial file system that virtual machines boot. */
-import { availableParallelism } from 'node:os';
-import { resolve } from 'node:path';
-import { buildKernel, findGuest, GuestCache, importKernel, kernelFragment } from '../../guest/index.ts';
-import type { KernelInfo } from '../../guest/index.ts';
+/** `bulkhead guest`: the kernel and the initial file system that virtual machines boot, and what those say. */
 import type { Command } from '../command.ts';
 import type { Arguments } from '../flags.ts';
 import { usageError } from '../flags.ts';
+import { build, info, template } from '../guest_build.ts';
+import { follow, logs } from '../guest_console.ts';
 import type { Session } from '../session.ts';
-import { readVmConfig } from '../vm_config.ts';
 
-type Verb = (session: Session, args: Arguments) => Promise<number>;
-
-const verbs: Readonly<Record<string, Verb>> = { build, info };
+const verbs: Readonly<Record<string, (session: Session, args: Arguments) => Promise<number>>> = {
+  build,
+  info,
+  template,
+  logs,
+  console: follow,
+};
 
 export const guest: Command = {
-  operands: 'build|info',
-  count: [1, 1],
+  operands: 'build | info | template | logs <pod> | console <pod>',
+  count: [1, 2],
   flags: [
     { name: 'out', kind: 'string', usage: 'the guest cache (default: [vm] cache of the configuration)' },
     { name: 'kernel', kind: 'string', usage: 'build: take this bzImage or vmlinux instead of building one' },
@@ -33,55 +34,15 @@ export const guest: Command = {
       usage: 'build: compilers at once (default: one a processor)',
     },
     { name: 'json', kind: 'boolean', usage: 'info: as JSON' },
+    { name: 'lines', alias: 'n', kind: 'number', usage: 'logs, console: the last ones only' },
   ],
   async run(session, args) {
-    const name = args.operands[0] ?? '';
+    const [name = '', operand] = args.operands;
     const verb = Object.hasOwn(verbs, name) ? verbs[name] : undefined;
     if (verb === undefined) throw usageError('guest', `no such command: ${name}`);
+    const takesPod = verb === logs || verb === follow;
+    if (operand !== undefined && !takesPod)
+      throw usageError('guest', `${name} takes no argument: ${operand}`);
     return verb(session, args);
   },
 };
-
-async function cacheOf(session: Session, args: Arguments): Promise<GuestCache> {
-  const out = args.string('out');
-  return new GuestCache(
-    out === undefined ? (await readVmConfig(session.env)).cache : resolve(session.cwd, out),
-  );
-}
-
-async function build(session: Session, args: Arguments): Promise<number> {
-  const cache = await cacheOf(session, args);
-  const info = await makeKernel(session, args, cache);
-  cache.select(info.key);
-  const made = findGuest({ cache: cache.dir }, 'guest build');
-  session.print(`kernel=${made.kernel}\ninitrd=${made.initrd}\n`);
-  return 0;
-}
-
-function makeKernel(session: Session, args: Arguments, cache: GuestCache): Promise<KernelInfo> {
-  const path = (flag: string): string | undefined => {
-    const given = args.string(flag);
-    return given === undefined ? undefined : resolve(session.cwd, given);
-  };
-  const say = (text: string): void => session.log.info(text);
-  const kernel = path('kernel');
-  const [forImport, forBuild] = [['modules'], ['source', 'config', 'jobs']];
-  for (const flag of kernel === undefined ? forImport : forBuild) {
-    if (!args.has(flag)) continue;
-    const rule = kernel === undefined ? 'needs --kernel' : 'builds a kernel: leave --kernel out';
-    throw usageError('guest', `--${flag} ${rule}`);
-  }
-  if (kernel !== undefined) return importKernel({ cache, kernel, modules: path('modules'), say });
-  const jobs = args.number('jobs') ?? availableParallelism();
-  if (!Number.isInteger(jobs) || jobs < 1) throw usageError('guest', 'flag --jobs: not a count');
-  const config = path('config') ?? kernelFragment();
-  return buildKernel({ cache, config, source: path('source'), jobs, env: session.env, say });
-}
-
-async function info(session: Session, args: Arguments): Promise<number> {
-  const cache = await cacheOf(session, args);
-  const found = findGuest({ cache: cache.dir }, 'guest info');
-  const lines = Object.entries(found).map(([name, value]) => `${name}=${value}\n`);
-  session.print(args.boolean('json') ? `${JSON.stringify(found, null, 2)}\n` : lines.join(''));
-  return 0;
-}

@@ -5,7 +5,7 @@
  *   create: config.json → guest's configuration (refusals first) → machine of the pod, made for its first container →
  *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
  */
-import { statSync } from 'node:fs';
+import { statfsSync, statSync } from 'node:fs';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
@@ -16,7 +16,7 @@ import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { guestContainer } from './guest_container.ts';
-import { guestCreatePlan, guestExecPlan, sharedRootfs } from './guest_plan.ts';
+import { guestCreatePlan, guestExecPlan, sharedRootfs, type GuestRootfs } from './guest_plan.ts';
 import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
 import { runHelper } from './processes.ts';
@@ -24,6 +24,8 @@ import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
+import { imageVolume, volumePath, type Volume } from './storage.ts';
+import { hostImage } from './volumes.ts';
 
 export interface VmHost {
   /** Directory of all machines of this instance. */
@@ -48,16 +50,19 @@ export class VmBackend implements Backend {
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
     this.#adapt(record, spec, sandbox, 0);
+    const root = rootVolume(id, input);
     podNamespace(id, spec);
     record.privatePidNamespace = true;
     record.spec = Buffer.from(JSON.stringify({ ...spec, hooks: hostHooks(spec.hooks) }));
     input.journal(record);
     const own = await sandbox.join(id, spec);
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
-    await this.#share(record, input, sandbox, own, adapted);
+    await this.#share(record, input, sandbox, own, adapted, root === undefined);
+    const attached = await this.#attach(id, sandbox, own, root, adapted.volumes);
+    if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
-    await this.#launch(record, input, sandbox, own, adapted);
+    await this.#launch(record, input, sandbox, own, attachedSpec(adapted, attached), attached.root);
   }
 
   async #share(
@@ -66,9 +71,10 @@ export class VmBackend implements Backend {
     sandbox: VmSandbox,
     own: SandboxContainer,
     { shares }: GuestSpec,
+    withRoot: boolean,
   ): Promise<void> {
     const serial = own.serial ?? 0;
-    own.shares = ['rootfs', ...shares.map(({ name }) => name)];
+    own.shares = [...(withRoot ? ['rootfs'] : []), ...shares.map(({ name }) => name)];
     sandbox.save();
     const plan = containerSharePlan({
       id: record.id ?? '',
@@ -77,7 +83,7 @@ export class VmBackend implements Backend {
       serial,
       daemonPid: sandbox.sharePid,
       share: sandbox.paths.share,
-      rootfs: record.rootfs ?? '',
+      rootfs: withRoot ? (record.rootfs ?? '') : undefined,
       rootfsMounts: input.rootfsMounts,
       shares,
       host: this.#host.facts(),
@@ -87,16 +93,38 @@ export class VmBackend implements Backend {
     });
   }
 
+  /** Plugs what the container mounts from images of the host; what is noted is taken away with the container. */
+  async #attach(
+    id: string,
+    sandbox: VmSandbox,
+    own: SandboxContainer,
+    root: Volume | undefined,
+    volumes: readonly Volume[],
+  ): Promise<Attached> {
+    const note = (device: string): void => {
+      own.devices = [...new Set([...(own.devices ?? []), device])];
+      sandbox.save();
+    };
+    const attached: Attached = { root: undefined, targets: new Map() };
+    for (const volume of root === undefined ? volumes : [root, ...volumes]) {
+      const path = volumePath(await sandbox.volumes.attach(id, volume, note));
+      attached.targets.set(volume.target, path);
+      if (volume === root) attached.root = { path, mounts: [] };
+    }
+    return attached;
+  }
+
   async #launch(
     record: ContainerRecord,
     input: CreateInput,
     sandbox: VmSandbox,
     own: SandboxContainer,
-    { spec }: GuestSpec,
+    spec: Spec,
+    root: GuestRootfs | undefined,
   ): Promise<void> {
     const id = record.id ?? '';
     const warn = (message: string): void => this.#host.warn(id, message);
-    const rootfs = sharedRootfs(own.serial ?? 0);
+    const rootfs = root ?? sharedRootfs(own.serial ?? 0);
     const { options } = input;
     const plan = guestCreatePlan({ id, spec, rootfs, seccomp: this.#seccomp(id, spec), options }, warn);
     const stdio = { ...input.stdio, stdinAtGate: true };
@@ -121,7 +149,7 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const spec = specOf(record);
     const sandbox = this.#sandbox(record, input.executor);
-    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0);
+    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0, true);
     const plan = guestExecPlan(
       {
         id,
@@ -177,8 +205,20 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const sandbox = this.#sandbox(record, executor);
     const own = sandbox.container(id);
+    if (own !== undefined && sandbox.isRunning) await this.#detach(id, sandbox, own);
     if (await sandbox.leave(id)) this.#sandboxes.delete(key);
     else if (own !== undefined && sandbox.isRunning) await this.#unshare(record, sandbox, own);
+  }
+
+  /** A machine that ends with this container gets its devices back by ending. */
+  async #detach(id: string, sandbox: VmSandbox, own: SandboxContainer): Promise<void> {
+    const others = (sandbox.record.containers ?? []).filter((container) => container !== own);
+    const used = new Set(others.flatMap(({ devices }) => devices ?? []));
+    const devices = (own.devices ?? []).filter((device) => !used.has(device));
+    // A guest that does not answer any more must not keep its container from being deleted.
+    await (
+      others.length > 0 ? sandbox.volumes.detach(id, devices) : sandbox.volumes.flush(id, devices)
+    ).catch((error: unknown) => this.#host.warn(id, error instanceof Error ? error.message : String(error)));
   }
 
   /** The guest lets go of a container's files first, so that its mounts end and not only their names. */
@@ -209,7 +249,8 @@ export class VmBackend implements Backend {
     return guestContainer(record.id ?? '', this.#sandbox(record, executor).agent);
   }
 
-  #adapt(record: ContainerRecord, spec: Spec, sandbox: VmSandbox, serial: number): GuestSpec {
+  /** @param made the container is there: what its mounts came from may be gone by now */
+  #adapt(record: ContainerRecord, spec: Spec, sandbox: VmSandbox, serial: number, made = false): GuestSpec {
     const { first } = sandbox;
     return guestSpec({
       id: record.id ?? '',
@@ -220,7 +261,8 @@ export class VmBackend implements Backend {
         first === undefined || first.id === record.id
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
-      inspect: fileKind,
+      inspect: made ? () => 'file' : fileKind,
+      image: made ? () => ({ kind: 'file', size: 0, identity: '', inUse: false }) : hostImage,
     });
   }
 
@@ -247,8 +289,35 @@ export class VmBackend implements Backend {
   }
 }
 
+/** Where the guest has what a container mounts from images. */
+interface Attached {
+  root: GuestRootfs | undefined;
+  /** By the path that guestSpec() gave it; another container may have attached it by another name. */
+  targets: Map<string, string>;
+}
+
+function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
+  const mounts = (spec.mounts ?? []).map((mount) => {
+    const source = targets.get(mount.source ?? '');
+    return source === undefined ? mount : { ...mount, source };
+  });
+  return { ...spec, mounts };
+}
+
+/** A root file system that a snapshotter hands over as an image. */
+function rootVolume(id: string, { rootfsMounts }: CreateInput): Volume | undefined {
+  const [mount, ...more] = rootfsMounts;
+  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, hostImage);
+}
+
 function keyOf(record: ContainerRecord): string {
   return `${record.namespace ?? ''}/${record.group ?? ''}`;
+}
+
+/** Bytes that a file system holds. */
+function sizeOf(path: string): number {
+  const { blocks, bsize } = statfsSync(path);
+  return blocks * bsize;
 }
 
 /** What a path of the host leads to; links are followed, as mounting does. */

@@ -1,7 +1,7 @@
 /** Runs the machine that becomes a template: as a child of the engine, without a pod, and not longer than the engine. */
 import { closeSync, constants, openSync } from 'node:fs';
 import { CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS } from '../../base/constants.ts';
-import { Launcher } from '../../native/launcher.ts';
+import type { Launcher } from '../../native/launcher.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { MachineLaunch } from './hypervisor/hypervisor.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
@@ -9,14 +9,13 @@ import type { BuilderProcess } from './hypervisor/qemu/template.ts';
 
 const SIGKILL = 9;
 
-/** @param initPath bulkhead-init */
-export async function launchBuilder(initPath: string, launch: MachineLaunch): Promise<BuilderProcess> {
+export async function launchBuilder(launcher: Launcher, launch: MachineLaunch): Promise<BuilderProcess> {
   // Both ends: opening the console for writing does not wait, and nobody has to read it.
   const console = openSync(launch.stdio.stdout, constants.O_RDWR | constants.O_NONBLOCK);
   try {
     const namespaces = CLONE_NEWNET + CLONE_NEWIPC + CLONE_NEWUTS;
     const plan = encodePlan(machinePlan(launch, { id: 'template', namespaces }));
-    const launched = new Launcher(initPath).launch({ plan, stdio: [-1, console, console] });
+    const launched = launcher.launch({ plan, stdio: [-1, console, console] });
     await launched.advance();
     const exited = launched.exited.finally(() => closeSync(console));
     return {

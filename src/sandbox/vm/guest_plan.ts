@@ -1,5 +1,5 @@
 /** Launch plans that the guest's agent carries out: the same compiler as on the host, with the guest's facts. */
-import { contributeCgroups, joinSteps, locateCgroup } from '../../cgroups/index.ts';
+import { contributeCgroups, locateCgroup } from '../../cgroups/index.ts';
 import type { Process, Spec } from '../../oci/types.ts';
 import { compileCreate } from '../../plan/compile.ts';
 import { compileExec } from '../../plan/exec.ts';
@@ -67,6 +67,8 @@ export interface GuestExecInput {
 
 export function guestExecPlan(input: GuestExecInput, warn: (message: string) => void): LaunchPlan {
   const { id, execId, process, spec, pid, seccomp, options } = input;
+  // Moved before the namespaces are joined: from the container's cgroup namespace, the agent's cgroup is out of sight
+  // (nsdelegate, cgroups(7)), and Clone would fail. The wait that comes with it is short in the guest (rcu_expedited).
   const view = locateCgroup({ driver: 'cgroupfs', name: guestCgroupName(id) }, guestLayout);
   return compileExec(
     {
@@ -79,7 +81,7 @@ export function guestExecPlan(input: GuestExecInput, warn: (message: string) => 
         startTime: 0,
         namespaces: (spec.linux?.namespaces ?? []).map(({ type }) => type),
       },
-      cgroup: { outer: joinSteps(view) },
+      cgroup: { outer: [{ joinCgroup: { path: view.unified?.path ?? '' } }] },
       linux: spec.linux,
       seccomp,
       host: guestFacts,

@@ -5,6 +5,7 @@ import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import { cgroupLayout } from '../../cgroups/index.ts';
 import { addon } from '../../native/index.ts';
+import { Launcher } from '../../native/launcher.ts';
 import type { Spec } from '../../oci/types.ts';
 import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
@@ -12,9 +13,11 @@ import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAgent } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
-import type { SizedMachine } from './sandbox.ts';
+import type { Pod, SizedMachine } from './sandbox.ts';
+import { machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
-import type { GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
+import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
+import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
 import { machineSize } from './sizing.ts';
 
@@ -22,30 +25,26 @@ import { machineSize } from './sizing.ts';
 const PORTS = 16;
 const DEFAULT_OPEN_FILES = 1_000_000;
 
+/** What machines are made with; opened when the first one is asked for. */
+interface Machinery {
+  hypervisor: QemuHypervisor;
+  templates: TemplateStore;
+  /** Decided once: trying KVM takes time. */
+  accelerator: Promise<Accelerator>;
+}
+
 /** @param root the engine's state root */
 export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
-  let made: { hypervisor: QemuHypervisor; templates: TemplateStore } | undefined;
-  const open = (): { hypervisor: QemuHypervisor; templates: TemplateStore } => {
+  let made: Machinery | undefined;
+  const open = (): Machinery => {
     checkPrograms(config);
-    if (made !== undefined) return made;
-    const hypervisor = new QemuHypervisor({ program: config.qemu, addon: addon() });
-    const templates = new TemplateStore({
-      cache: config.cache,
-      hypervisor,
-      addon: addon(),
-      launch: (launch) => launchBuilder(guestProgram('bulkhead-init'), launch),
-      probe: (launch, deadlineMs) => probeAgent(launch.agent.path, 'template', deadlineMs),
-      log,
-      bootDeadlineMs: config.bootTimeoutMs,
-    });
-    return (made = { hypervisor, templates });
+    return (made ??= machinery(config, log));
   };
   return {
     top: join(root, 'vm'),
     sandbox: {
       hypervisor: () => open().hypervisor,
-      machineConfig: (id, spec, dir) =>
-        machineConfig(config, { id, spec, dir, log, templates: open().templates }),
+      machineConfig: (id, spec, pod) => machineConfig(config, { id, spec, pod, log, machinery: open() }),
       discardTemplate: (machine) => open().templates.discard(machine),
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,
@@ -57,32 +56,61 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
   };
 }
 
+function machinery(config: VmConfig, log: Logger): Machinery {
+  const { qemu: program, cache, bootTimeoutMs: bootDeadlineMs } = config;
+  const launcher = new Launcher(guestProgram('bulkhead-init'));
+  const hypervisor = new QemuHypervisor({ program, addon: addon(), launcher });
+  const templates = new TemplateStore({
+    cache,
+    hypervisor,
+    addon: addon(),
+    launch: (launch) => launchBuilder(launcher, launch),
+    probe: (launch, deadlineMs) => probeAgent(launch.agent.path, 'template', deadlineMs),
+    log,
+    bootDeadlineMs,
+  });
+  const host = hostAccelerators({ program, launcher, addon: addon() });
+  return { hypervisor, templates, accelerator: choose(config.accelerator, host, log) };
+}
+
+async function choose(
+  wanted: VmConfig['accelerator'],
+  host: AcceleratorHost,
+  log: Logger,
+): Promise<Accelerator> {
+  const { accelerator, reason } = await chooseAccelerator(wanted, host);
+  if (accelerator === 'kvm') log.info('virtual machines run on KVM', { reason });
+  else log.warning('virtual machines are emulated by TCG, which is slow', { reason });
+  return accelerator;
+}
+
 interface MachineInput {
   id: string;
   spec: Spec;
-  dir: string;
+  pod: Pod;
   log: Logger;
-  templates: TemplateStore;
+  machinery: Machinery;
 }
 
 /** A clone begins as large as all templates are, and grows. */
 async function machineConfig(config: VmConfig, input: MachineInput): Promise<SizedMachine> {
-  const { id, spec, dir, log, templates } = input;
+  const { id, spec, pod, log, machinery: made } = input;
   const size = machineSize(id, spec, config);
   const machine: MachineConfig = {
     id: id.slice(0, 64),
-    dir,
+    dir: pod.dir,
+    credentials: machineCredentials(pod.namespace, pod.group),
     image: guestImage(config, id),
     size,
     type: config.machine,
-    accelerator: config.accelerator === 'auto' ? 'tcg' : config.accelerator,
+    accelerator: await made.accelerator,
     sharedMemory: true,
     ports: PORTS,
   };
   if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
   const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
   try {
-    const template = await templates.ensure(small);
+    const template = await made.templates.ensure(small);
     return { machine: { ...small, template }, growMib: size.memoryMib - config.memoryMib };
   } catch (error) {
     log.warning('no template: the machine boots', { id, error: (error as Error).message });

@@ -22,6 +22,9 @@ export interface SandboxPaths {
   dir: string;
   record: string;
   shareSocket: string;
+  /** The fifo that QEMU writes to, and the file of limited size that the engine moves it to. */
+  console: string;
+  consoleLog: string;
   /** Mount point that only the daemon of the share sees something on. */
   share: string;
 }
@@ -34,6 +37,8 @@ export function sandboxPaths(top: string, namespace: string, group: string): San
     dir,
     record: join(dir, 'sandbox.pb'),
     shareSocket: join(dir, 'fs.sock'),
+    console: join(dir, 'console'),
+    consoleLog: join(dir, 'console.log'),
     share: join(dir, 'share'),
   };
 }

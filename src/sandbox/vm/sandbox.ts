@@ -6,7 +6,7 @@
  *
  * The record on disk is written before anything is made; an engine that finds it takes the machine up again.
  */
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CLONE_NEWNET } from '../../base/constants.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
@@ -25,6 +25,7 @@ import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
+import { consoleTail, GuestConsole } from './console.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
 import {
   releaseNetwork,
@@ -33,8 +34,17 @@ import {
   type NetworkAddon,
   type NetworkState,
 } from './network.ts';
+import { Volumes } from './volumes.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
-import { GUEST, GUEST_SHARE, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
+import {
+  GUEST,
+  GUEST_SHARE,
+  GUEST_SHM,
+  MACHINE_KEY,
+  SHARE_KEY,
+  SHARE_TAG,
+  type SandboxPaths,
+} from './layout.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
@@ -45,10 +55,18 @@ export interface SizedMachine {
   growMib: number;
 }
 
+export interface Pod {
+  namespace: string;
+  group: string;
+  /** Of its machine. */
+  dir: string;
+}
+
 /** What a sandbox needs of the machine and of the configuration. */
 export interface SandboxDeps {
   hypervisor: () => Hypervisor;
-  machineConfig: (id: string, spec: Spec, dir: string) => Promise<SizedMachine>;
+  /** Of a pod's first container. */
+  machineConfig: (id: string, spec: Spec, pod: Pod) => Promise<SizedMachine>;
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
@@ -71,10 +89,13 @@ export class VmSandbox {
   readonly record: SandboxRecord;
   readonly executor: Executor;
   readonly agent: GuestAgent;
+  /** Images that the guest has mounted. */
+  readonly volumes: Volumes;
   readonly #deps: SandboxDeps;
   #booted: Promise<void> | undefined;
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
+  #console: GuestConsole | undefined;
   #ending = false;
   #stopListening: (() => void)[] = [];
 
@@ -86,6 +107,11 @@ export class VmSandbox {
     this.record = record;
     this.executor = executor;
     this.agent = new GuestAgent(guests);
+    this.volumes = new Volumes({
+      plug: async (device) => (await this.machine()).plug(device),
+      unplug: async (device) => (await this.machine()).unplug(device),
+      agent: this.agent,
+    });
     this.#stopListening = [
       executor.onExit(({ key }) => {
         if (key === MACHINE_KEY) this.#machineEnded();
@@ -107,6 +133,7 @@ export class VmSandbox {
     const sandbox = new VmSandbox(deps, paths, record, executor);
     if (record.ready === true) {
       sandbox.#booted = Promise.resolve();
+      sandbox.#openConsole();
       // It was lost while no engine was there.
       if (executor.guests?.isConnected(GUEST) !== true) sandbox.#channelClosed('lost');
     }
@@ -176,6 +203,7 @@ export class VmSandbox {
     this.#ending = true;
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
+    this.#console?.close();
     await this.#machine?.then(
       (machine) => machine.close(),
       () => {},
@@ -212,12 +240,17 @@ export class VmSandbox {
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
     mkdirSync(this.paths.share, { recursive: true, mode: 0o711 });
-    const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, this.paths.dir);
+    const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, {
+      namespace: this.record.namespace ?? '',
+      group: this.id,
+      dir: this.paths.dir,
+    });
     this.record.machine = encodeJson({ ...config, template: undefined });
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
     try {
       const { pid } = await this.#launch(id, spec, launch);
+      this.#openConsole();
       this.record.pid = pid;
       this.record.pidStartTime = processStartTime(pid) ?? 0;
       this.record.network = encodeJson({ netns: netns === '' ? `/proc/${pid}/ns/net` : netns, links: [] });
@@ -285,6 +318,15 @@ export class VmSandbox {
     if (growMib > 0) await machine.growMemory(growMib);
   }
 
+  /** The pod's /dev/shm, once. @param bytes how large it may become */
+  async mountShm(id: string, bytes: number): Promise<void> {
+    if (this.record.shm === true) return;
+    this.record.shm = true;
+    const data = `mode=1777,size=${bytes}`;
+    await this.agent.mount(id, { source: 'shm', target: GUEST_SHM, fstype: 'tmpfs', data });
+    this.save();
+  }
+
   /** Ties the pod's network to the guest, and what has been added to it since. */
   async connectNetwork(): Promise<void> {
     this.#network ??= new SandboxNetwork(this.id, decodeJson<NetworkState>(this.record.network), {
@@ -346,13 +388,20 @@ export class VmSandbox {
     });
   }
 
+  #openConsole(): void {
+    const { console, consoleLog } = this.paths;
+    try {
+      this.#console ??= GuestConsole.open(console, consoleLog);
+    } catch (error) {
+      this.#deps.log.warning('no console', { id: this.id, error: (error as Error).message });
+    }
+  }
+
   /** What the guest's kernel and the hypervisor said last. */
   #lastWords(): string {
-    for (const name of ['console.log', 'fs.log']) {
-      const lines = tail(join(this.paths.dir, name));
-      if (lines.length > 0) return lines.slice(-LAST_LINES).join(' | ');
-    }
-    return '';
+    const said = this.#console?.tail(LAST_LINES) ?? [];
+    const words = said.length > 0 ? said : consoleTail(join(this.paths.dir, 'fs.log'), LAST_LINES);
+    return words.join(' | ');
   }
 }
 
@@ -398,14 +447,6 @@ function networkSteps({ linux }: Spec): { steps: Step[]; namespaces: number } {
   const path = linux?.namespaces?.find(({ type }) => type === 'network')?.path ?? '';
   if (path === '') return { steps: [], namespaces: CLONE_NEWNET };
   return { steps: [{ joinNamespace: { path, types: CLONE_NEWNET } }], namespaces: 0 };
-}
-
-function tail(path: string): string[] {
-  try {
-    return readFileSync(path, 'utf8').slice(-8192).split(/\r?\n/).filter(Boolean);
-  } catch {
-    return [];
-  }
 }
 
 function noGuests(id: string): RuntimeError {

@@ -19,6 +19,7 @@ import type {
 } from '../../oci/types.ts';
 import { isBind } from '../../oci/validate/checks_mounts.ts';
 import { GUEST_SHARE, GUEST_SHM, shareDirectory } from './layout.ts';
+import { bindOptions, imageVolume, type HostImage, type Volume } from './storage.ts';
 
 export type FileKind =
   'file' | 'directory' | 'socket' | 'fifo' | 'character device' | 'block device' | 'missing';
@@ -33,6 +34,8 @@ export interface GuestSpecInput {
   /** The pod's first container, for one that joins it: the pid that the host knows, and the guest's. */
   sandbox?: { hostPid: number; guestPid: number } | undefined;
   inspect: (path: string) => FileKind;
+  /** What is in the way of an image's path; undefined when it is neither a block device nor a file. */
+  image: (path: string) => HostImage | undefined;
 }
 
 /** A file or directory of the host that the container sees, and nothing more of it than that. */
@@ -51,8 +54,10 @@ export interface Share {
 export interface GuestSpec {
   spec: Spec;
   shares: Share[];
-  /** The pod's /dev/shm is asked for. */
-  shm: boolean;
+  /** Images of the host that the guest mounts itself; a mount's source is where. */
+  volumes: Volume[];
+  /** Host path of the tmpfs that is the pod's /dev/shm elsewhere; the guest has its own of that size. */
+  shm: string | undefined;
 }
 
 const needed: readonly NamespaceType[] = ['pid', 'network', 'ipc', 'uts'];
@@ -63,11 +68,12 @@ export function guestSpec(input: GuestSpecInput): GuestSpec {
   const { id, spec } = input;
   refuseHostAccess(id, spec);
   const shares: Share[] = [];
-  let shm = false;
+  const volumes: Volume[] = [];
+  let shm: string | undefined;
   const mounts = (spec.mounts ?? []).map((mount, index) => {
-    if (!isBind(mount)) return localMount(id, mount);
+    if (!isBind(mount)) return volumeMount(input, mount, volumes) ?? localMount(id, mount);
     if (isSharedMemory(mount)) {
-      shm = true;
+      shm = mount.source;
       return { ...mount, source: GUEST_SHM };
     }
     return bindMount(input, mount, index, shares);
@@ -82,6 +88,7 @@ export function guestSpec(input: GuestSpecInput): GuestSpec {
       linux: guestLinux(input),
     },
     shares,
+    volumes,
     shm,
   };
 }
@@ -178,6 +185,14 @@ function guestNamespaces(
 /** The tmpfs that CRI and nerdctl make for a pod's shared memory: the guest has one of its own. */
 function isSharedMemory({ destination, source = '' }: Mount): boolean {
   return cleanAbsolute(destination) === '/dev/shm' && /\/(shm|dev-shm)$/.test(source);
+}
+
+/** A file system in a block device or file of the host; undefined for other mounts. */
+function volumeMount({ id, image }: GuestSpecInput, mount: Mount, volumes: Volume[]): Mount | undefined {
+  const volume = imageVolume(id, `mount ${mount.destination}`, mount, image);
+  if (volume === undefined) return undefined;
+  volumes.push(volume);
+  return { ...mount, type: 'bind', source: volume.target, options: bindOptions(mount.options) };
 }
 
 /** File systems that show a kernel's own things; they are the guest's. */

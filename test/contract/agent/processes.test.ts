@@ -213,7 +213,7 @@ describe('streams', () => {
   it('with more than their window end the session, and only that', async () => {
     host.launch('idle', execPlan('exec sleep 60'), { stdin: 1 });
     await host.answer('launched', 'idle');
-    for (let i = 0; i < 6; i++) host.write(1, Buffer.alloc(64 * 1024));
+    for (let i = 0; i < 12; i++) host.write(1, Buffer.alloc(64 * 1024));
     await until('a log line', () => rig.stderr.includes("more data than the stream's window"));
     host.reopen();
     expect((await host.hello()).processes).toMatchObject([{ key: 'idle', running: true }]);

@@ -446,7 +446,8 @@ describe('calls and events', () => {
     const { request } = await agent.take('call');
     agent.send({ call: { request: request ?? 0, errno: ENOENT, reply: Buffer.from('why') } });
     const refused = await asking;
-    expect(refused).toMatchObject({ errno: ENOENT, what: 'call' });
+    expect(refused.errno).toBe(ENOENT);
+    expect(refused.what ?? '').toBe('');
     expect(Buffer.from(refused.bytes ?? []).toString()).toBe('why');
   });
 

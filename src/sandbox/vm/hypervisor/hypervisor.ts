@@ -81,7 +81,7 @@ export interface BlockDevice {
 export interface PmemDevice {
   kind: 'pmem';
   id: string;
-  /** Must be openable by the credentials. */
+  /** File or device; opened by the driver. */
   path: string;
   /** Bytes, a multiple of 2 MiB. */
   size: number;

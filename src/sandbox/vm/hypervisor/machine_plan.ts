@@ -2,6 +2,8 @@
 import type { LaunchPlan, Step } from '../../../plan/inputs.ts';
 import type { MachineLaunch } from './hypervisor.ts';
 
+const SIGKILL = 9;
+
 export interface MachinePlanInput {
   /** For messages. */
   id: string;
@@ -9,6 +11,8 @@ export interface MachinePlanInput {
   steps?: readonly Step[];
   /** CLONE_NEW* of namespaces of its own. */
   namespaces?: number;
+  /** SIGKILL when the launching process ends: for a machine that nobody else would end. */
+  diesWithParent?: boolean;
 }
 
 /** Descriptors come first: nothing of the executor's own may be at their numbers (Listen in launch_plan.proto). */
@@ -35,6 +39,8 @@ export function machinePlan(launch: MachineLaunch, input: MachinePlanInput): Lau
       { umask: { mask: 0o077 } },
       ...(credentials === undefined ? [] : withoutRights(credentials)),
       { noNewPrivs: {} },
+      // Behind the change of credentials, which clears it (prctl(2)).
+      ...(input.diesWithParent === true ? [{ parentDeathSignal: { signal: SIGKILL } }] : []),
       {
         exec: {
           file: launch.program,

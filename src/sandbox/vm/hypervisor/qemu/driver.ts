@@ -3,18 +3,21 @@ import { closeSync, constants, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
+import type { Launcher } from '../../../../native/launcher.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from '../hypervisor.ts';
 import { renderArguments } from './arguments.ts';
 import { FD, MAX_PORTS, qemuSwitches, type MemorySource } from './command_line.ts';
-import { QemuMachine } from './machine.ts';
+import { QemuMachine, type MachineTools } from './machine.ts';
 import { Qmp } from './qmp.ts';
 import { restoreState, saveState } from './state.ts';
-import { TemplateMemory } from './template_memory.ts';
+import { TemplateMemory, type MemoryAddon } from './template_memory.ts';
 
 export interface QemuOptions {
   /** Absolute path of qemu-system-x86_64. */
   program: string;
-  addon: Pick<Addon, 'connectUnix' | 'sendFdOver' | 'memfd' | 'sealMemfd' | 'copySparse' | 'mkfifo'>;
+  addon: MachineTools['addon'] & MemoryAddon & Pick<Addon, 'sendFdOver' | 'mkfifo'>;
+  /** bulkhead-init's; without it persistent memory must be readable by the machine's credentials. */
+  launcher?: Launcher | undefined;
   /** Milliseconds that QEMU gets for an answer; default 20 s. */
   deadlineMs?: number;
 }
@@ -70,7 +73,7 @@ export class QemuHypervisor implements Hypervisor {
     try {
       await launch.ready;
       if (config.template !== undefined) await restoreState(qmp, config.id);
-      const machine = new QemuMachine(config, qmp, this.#options.addon);
+      const machine = new QemuMachine(config, qmp, this.#options);
       for (const device of config.devices ?? []) await machine.plug(device);
       if (config.template !== undefined || hasDevices(config)) await machine.cont();
       return machine;
@@ -83,7 +86,7 @@ export class QemuHypervisor implements Hypervisor {
   async reattach(config: MachineConfig): Promise<Machine> {
     const qmp = await this.#connect(config);
     try {
-      const machine = new QemuMachine(config, qmp, this.#options.addon);
+      const machine = new QemuMachine(config, qmp, this.#options);
       await machine.recall();
       return machine;
     } catch (error) {

@@ -18,6 +18,7 @@ import type {
 import { portAddress, portName } from './command_line.ts';
 import type { Device } from './arguments.ts';
 import { plugMemory, plugVcpus } from './grow.ts';
+import { lendFile, type Lender } from './lend.ts';
 import { QmpCommandError, type Qmp, type QmpEvent } from './qmp.ts';
 
 /** Prefix of our devices' ids: QEMU wants a letter first. */
@@ -48,18 +49,22 @@ const KIND_OF_DRIVER: Record<string, MachineDevice['kind']> = {
   'vhost-user-fs-pci': 'fs',
 };
 
+export interface MachineTools extends Lender {
+  addon: Lender['addon'] & Pick<Addon, 'connectUnix'>;
+}
+
 export class QemuMachine implements Machine {
   readonly config: MachineConfig;
   readonly #qmp: Qmp;
-  readonly #addon: Pick<Addon, 'connectUnix'>;
+  readonly #tools: MachineTools;
   /** By port; undefined: empty. */
   readonly #ports: ({ id: string; kind: MachineDevice['kind'] } | undefined)[];
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(config: MachineConfig, qmp: Qmp, addon: Pick<Addon, 'connectUnix'>) {
+  constructor(config: MachineConfig, qmp: Qmp, tools: MachineTools) {
     this.config = config;
     this.#qmp = qmp;
-    this.#addon = addon;
+    this.#tools = tools;
     this.#ports = Array.from({ length: config.type === 'q35' ? config.ports : 0 }, () => undefined);
   }
 
@@ -197,7 +202,8 @@ export class QemuMachine implements Machine {
 
   /** Opened here and handed over: QEMU has no right to the path, and a change of the path does not matter. */
   async #blockBackend({ id, path, readOnly, serial }: BlockDevice): Promise<Device> {
-    const fd = this.#open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR);
+    const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const fd = await this.#attempt(path, () => openSync(path, flags));
     const node = backend('block', id);
     let set: number;
     let driver: string;
@@ -228,16 +234,31 @@ export class QemuMachine implements Machine {
     };
   }
 
+  /** By a descriptor that is lent: QEMU opens memory by path. Its own descriptor stays when ours is taken back. */
   async #pmemBackend({ id, path, size, mode }: PmemDevice): Promise<Device> {
     const name = backend('pmem', id);
-    await this.#qmp.execute('object-add', {
-      'qom-type': 'memory-backend-file',
-      id: name,
-      size,
-      'mem-path': path,
-      share: mode !== 'private',
-      readonly: mode === 'read-only',
-    });
+    const { credentials } = this.config;
+    const fd = await this.#attempt(path, () =>
+      lendFile(this.#tools, path, credentials, mode === 'read-only'),
+    );
+    let lent: { 'fdset-id': number; fd: number };
+    try {
+      lent = await this.#qmp.execute('add-fd', { opaque: name }, { fd });
+    } finally {
+      closeSync(fd);
+    }
+    try {
+      await this.#qmp.execute('object-add', {
+        'qom-type': 'memory-backend-file',
+        id: name,
+        size,
+        'mem-path': `/proc/self/fd/${lent.fd}`,
+        share: mode !== 'private',
+        readonly: mode === 'read-only',
+      });
+    } finally {
+      await this.#qmp.execute('remove-fd', { 'fdset-id': lent['fdset-id'] });
+    }
     return { driver: 'virtio-pmem-pci', memdev: name };
   }
 
@@ -268,14 +289,19 @@ export class QemuMachine implements Machine {
         'a shared directory needs memory that its daemon can map, and this machine has private memory',
       );
     const name = backend('fs', id);
-    const fd = this.#connect(socketPath);
+    const fd = await this.#attempt(socketPath, () => this.#tools.addon.connectUnix(socketPath));
     try {
       await this.#qmp.execute('getfd', { fdname: name }, { fd });
     } finally {
       closeSync(fd);
     }
     const data = { addr: { type: 'fd', data: { str: name } }, server: false };
-    await this.#qmp.execute('chardev-add', { id: name, backend: { type: 'socket', data } });
+    try {
+      await this.#qmp.execute('chardev-add', { id: name, backend: { type: 'socket', data } });
+    } catch (error) {
+      await this.#qmp.execute('closefd', { fdname: name }).catch(() => {});
+      throw error;
+    }
     return { driver: 'vhost-user-fs-pci', chardev: name, tag, 'queue-size': 1024 };
   }
 
@@ -306,18 +332,12 @@ export class QemuMachine implements Machine {
     });
   }
 
-  #open(path: string, flags: number): number {
+  /** What the kernel refuses becomes a sentence about the path. */
+  async #attempt<T>(path: string, run: () => T | Promise<T>): Promise<T> {
     try {
-      return openSync(path, flags);
+      return await run();
     } catch (cause) {
-      throw this.#error(ErrorCode.FailedPrecondition, path, reasonOf(cause), undefined, cause);
-    }
-  }
-
-  #connect(path: string): number {
-    try {
-      return this.#addon.connectUnix(path);
-    } catch (cause) {
+      if (cause instanceof RuntimeError) throw cause;
       throw this.#error(ErrorCode.FailedPrecondition, path, reasonOf(cause), undefined, cause);
     }
   }

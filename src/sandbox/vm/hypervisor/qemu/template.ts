@@ -87,11 +87,9 @@ export class TemplateStore {
     const dir = await this.directory(config);
     const building = this.#building.get(dir);
     if (building !== undefined) return building;
-    const found = await this.#usable(dir);
-    if (found !== undefined) return found;
-    const built = this.#build(config, dir).finally(() => this.#building.delete(dir));
-    this.#building.set(dir, built);
-    return built;
+    const made = this.#findOrBuild(config, dir).finally(() => this.#building.delete(dir));
+    this.#building.set(dir, made);
+    return made;
   }
 
   /** Removes the template of a configuration: it was found to be bad. */
@@ -115,11 +113,13 @@ export class TemplateStore {
     }
   }
 
-  async #build(config: MachineConfig, dir: string): Promise<TemplateImage> {
+  async #findOrBuild(config: MachineConfig, dir: string): Promise<TemplateImage> {
+    const found = await this.#usable(dir);
+    if (found !== undefined) return found;
     mkdirSync(join(this.#options.cache, 'templates'), { recursive: true, mode: 0o755 });
     await using undo = new CleanupStack();
-    const unlock = await this.#lock(`${dir}.lock`);
-    undo.defer('lock', unlock);
+    undo.defer('lock', await this.#lock(`${dir}.lock`));
+    // Another process may have built it meanwhile.
     return (await this.#usable(dir)) ?? (await this.#make(config, dir));
   }
 

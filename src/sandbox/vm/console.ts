@@ -1,0 +1,136 @@
+/**
+ * What a guest's kernel and its hypervisor say: QEMU writes to a fifo whose other end the monitor holds, so that up to
+ * 64 KiB wait for an engine (pipe(7)); the engine moves them to a file of limited size. A guest can say what it likes,
+ * and fills no disk.
+ */
+import {
+  closeSync,
+  constants,
+  openSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  appendFileSync,
+} from 'node:fs';
+import { Socket } from 'node:net';
+
+/** The file is cut to its latter half when it is longer. */
+const LIMIT = 128 * 1024;
+const CHUNK = 16 * 1024;
+
+export class GuestConsole {
+  readonly #path: string;
+  #fd: number;
+  #socket: Socket | undefined;
+  #size: number;
+
+  private constructor(fd: number, path: string, size: number) {
+    this.#fd = fd;
+    this.#path = path;
+    this.#size = size;
+  }
+
+  /**
+   * Reads from a fifo, which somebody else holds open for writing, into a file. What an earlier engine has put into the
+   * file stays. Throws a system error when the fifo is not there.
+   */
+  static open(fifo: string, path: string): GuestConsole {
+    const fd = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      const console = new GuestConsole(fd, path, lengthOf(path));
+      console.#listen();
+      return console;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** The last lines, without what moves a terminal's cursor; what waits in the fifo is among them. */
+  tail(lines: number): string[] {
+    this.#drain();
+    return consoleTail(this.#path, lines);
+  }
+
+  /** Reads what is there, and no more. Idempotent. */
+  close(): void {
+    this.#drain();
+    this.#fd = -1;
+    this.#socket?.destroy();
+  }
+
+  /** A pipe's reading end as a stream waits in epoll and takes no thread. */
+  #listen(): void {
+    const socket = new Socket({ fd: this.#fd, readable: true, writable: false });
+    socket.on('data', (chunk) => this.#keep(chunk));
+    // The last writer is gone; nothing more comes.
+    socket.on('end', () => (this.#fd = -1));
+    socket.on('error', () => (this.#fd = -1));
+    socket.unref();
+    this.#socket = socket;
+  }
+
+  #drain(): void {
+    const buffer = Buffer.alloc(CHUNK);
+    while (this.#fd >= 0) {
+      let count: number;
+      try {
+        count = readSync(this.#fd, buffer);
+      } catch {
+        // EAGAIN: empty.
+        return;
+      }
+      if (count === 0) return;
+      this.#keep(buffer.subarray(0, count));
+    }
+  }
+
+  #keep(chunk: Buffer): void {
+    try {
+      this.#append(chunk);
+    } catch {
+      // The directory is gone with its pod, or the disk is full: a pod does not end for want of a log.
+    }
+  }
+
+  #append(chunk: Buffer): void {
+    if (this.#size + chunk.length > LIMIT) {
+      const kept = Buffer.concat([readFileSync(this.#path), chunk]).subarray(-LIMIT / 2);
+      writeFileSync(this.#path, kept, { mode: 0o600 });
+      this.#size = kept.length;
+      return;
+    }
+    appendFileSync(this.#path, chunk, { mode: 0o600 });
+    this.#size += chunk.length;
+  }
+}
+
+/** Text without what would move or colour a terminal that shows it: a guest chose it. */
+export function plainText(text: string): string {
+  return text
+    .replace(/\x1b(?:\[[0-9;?]*[A-Za-z]|[@-Z\\-_])/g, '')
+    .replace(/\r+\n?|\n\r+/g, '\n')
+    .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, '');
+}
+
+/** The last lines of a console's file; none when there is no such file. */
+export function consoleTail(path: string, lines: number): string[] {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch {
+    return [];
+  }
+  return plainText(text)
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .slice(-lines);
+}
+
+function lengthOf(path: string): number {
+  try {
+    return readFileSync(path).length;
+  } catch {
+    return 0;
+  }
+}

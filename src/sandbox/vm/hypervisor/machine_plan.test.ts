@@ -1,0 +1,69 @@
+import { describe, expect, it } from 'vitest';
+import type { MachineLaunch } from './hypervisor.ts';
+import { machinePlan } from './machine_plan.ts';
+import { machineCredentials } from './credentials.ts';
+import { testConfig } from './testing/config.ts';
+
+const launch: MachineLaunch = {
+  config: testConfig(),
+  program: '/usr/bin/vmm',
+  args: ['vmm', '-x'],
+  env: ['A=1'],
+  listen: [
+    { path: '/run/m/agent.sock', descriptor: 4 },
+    { path: '/run/m/qmp.sock', descriptor: 3 },
+  ],
+  files: [{ path: '/run/m/console', flags: 1, descriptor: 5 }],
+  credentials: { uid: 1000, gid: 1001, additionalGids: [7] },
+  stdio: { stdin: '', stdout: '', stderr: '', terminal: false },
+  agent: { path: '/run/m/agent.sock' },
+  ready: Promise.resolve(),
+  release: () => {},
+};
+
+describe('machinePlan', () => {
+  it('opens descriptors in their order, enters the pod, and gives up all rights', () => {
+    const steps = [{ joinNamespace: { path: '/run/netns/p', types: 0x40000000 } }];
+    expect(machinePlan(launch, { id: 'vm', steps, namespaces: 0x20000 })).toEqual({
+      version: 1,
+      id: 'vm',
+      steps: [
+        { listen: { path: '/run/m/qmp.sock', index: 0 } },
+        { listen: { path: '/run/m/agent.sock', index: 1 } },
+        { openFile: { path: '/run/m/console', flags: 1, descriptor: 5 } },
+        ...steps,
+        { clone: { namespaces: 0x20000 } },
+        { umask: { mask: 0o077 } },
+        { boundingSet: { mask: 0 } },
+        { user: { uid: 1000, gid: 1001, additionalGids: [7] } },
+        { capabilities: { effective: 0, permitted: 0, inheritable: 0, ambient: 0 } },
+        { noNewPrivs: {} },
+        { exec: { file: '/usr/bin/vmm', args: ['vmm', '-x'], env: ['A=1'], preserveFds: 3 } },
+      ],
+    });
+  });
+
+  it('ends with its launcher where nobody else would end it', () => {
+    const steps = machinePlan(launch, { id: 'vm', diesWithParent: true }).steps ?? [];
+    const names = steps.map((step) => Object.keys(step)[0]);
+    expect(names.slice(-3)).toEqual(['noNewPrivs', 'parentDeathSignal', 'exec']);
+  });
+
+  it('hands over no descriptors where there are none', () => {
+    const plan = machinePlan({ ...launch, listen: [], files: [], credentials: undefined }, { id: 'vm' });
+    expect(plan.steps?.at(-1)?.exec?.preserveFds).toBe(0);
+    expect(plan.steps?.some(({ user }) => user !== undefined)).toBe(false);
+  });
+});
+
+describe('machineCredentials', () => {
+  it('are the same for a pod, others for another one, and nobody of the host', () => {
+    const first = machineCredentials('default', 'pod-1', [109]);
+    expect(machineCredentials('default', 'pod-1', [109])).toEqual(first);
+    expect(machineCredentials('default', 'pod-2').uid).not.toBe(first.uid);
+    expect(machineCredentials('other', 'pod-1').uid).not.toBe(first.uid);
+    expect(first.uid).toBeGreaterThanOrEqual(0x70000000);
+    expect(first.uid).toBeLessThan(0x80000000);
+    expect(first).toMatchObject({ gid: first.uid, additionalGids: [109] });
+  });
+});

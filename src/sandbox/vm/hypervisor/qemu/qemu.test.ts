@@ -1,0 +1,366 @@
+/**
+ * The driver against the distribution's QEMU, under TCG, with a guest that only halts: what QEMU itself accepts. What a
+ * guest makes of it is tested end to end.
+ */
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { addon } from '../../../../native/index.ts';
+import { Launcher, type Launched } from '../../../../native/launcher.ts';
+import { encodePlan } from '../../../../plan/encode.ts';
+import type { Machine, MachineConfig, MachineEvent, MachineLaunch } from '../hypervisor.ts';
+import { machinePlan } from '../machine_plan.ts';
+import { testConfig } from '../testing/config.ts';
+import { writeHaltKernel } from '../testing/halt_kernel.ts';
+import { hostAccelerators, tryKvm } from './accelerator.ts';
+import { QemuHypervisor } from './driver.ts';
+import { TemplateStore } from './template.ts';
+
+const root = join(import.meta.dirname, '../../../../..');
+const program = '/usr/bin/qemu-system-x86_64';
+const launcher = new Launcher(join(root, 'build/native/bulkhead-init'));
+const SIGKILL = 9;
+/** Nobody, when this is root; else whoever this is. */
+const credentials = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : undefined;
+
+let dir: string;
+let cache: string;
+const running: { process: Launched; machine?: Machine }[] = [];
+
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'bulkhead-qemu-'));
+  chmodSync(dir, 0o755);
+  cache = join(dir, 'cache');
+  writeHaltKernel(join(dir, 'kernel'));
+  writeFileSync(join(dir, 'initrd'), 'none');
+});
+
+afterAll(async () => {
+  for (const { process, machine } of running) {
+    machine?.close();
+    if (!process.over) process.signal(SIGKILL);
+    await process.exited;
+  }
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const hypervisor = new QemuHypervisor({ program, addon: addon(), launcher });
+
+let machines = 0;
+function config(changes: Partial<MachineConfig> = {}): MachineConfig {
+  const own = join(dir, `m${machines++}`);
+  mkdirSync(own);
+  return testConfig({
+    dir: own,
+    image: { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd') },
+    size: { memoryMib: 64, vcpus: 1, maxVcpus: 2 },
+    ports: 8,
+    ...changes,
+  });
+}
+
+async function start(launch: MachineLaunch): Promise<Launched> {
+  const console = openSync(launch.stdio.stdout, constants.O_RDWR | constants.O_NONBLOCK);
+  const plan = encodePlan(machinePlan(launch, { id: 'qemu' }));
+  const launched = launcher.launch({ plan, stdio: [-1, console, console] });
+  launched.exited.then(
+    () => closeSync(console),
+    () => {},
+  );
+  running.push({ process: launched });
+  await launched.advance();
+  launch.release();
+  return launched;
+}
+
+async function machine(
+  changes: Partial<MachineConfig> = {},
+): Promise<{ machine: Machine; process: Launched }> {
+  const launch = await hypervisor.prepare(config(changes));
+  const process = await start(launch);
+  const attached = await hypervisor.attach(launch);
+  running.push({ process, machine: attached });
+  return { machine: attached, process };
+}
+
+function store(log: string[] = []): TemplateStore {
+  const sink = (_level: string, message: string): void => void log.push(message);
+  const logger = {
+    log: sink,
+    debug: () => {},
+    info: () => {},
+    error: () => {},
+    warning: (m: string) => void log.push(m),
+  };
+  return new TemplateStore({
+    cache,
+    hypervisor,
+    addon: addon(),
+    log: { ...logger, with: () => ({ ...logger, with: () => logger as never }) },
+    launch: async (launch) => {
+      const process = await start(launch);
+      return { exited: process.exited, kill: () => (process.over ? undefined : process.signal(SIGKILL)) };
+    },
+    probe: () => Promise.resolve(),
+  });
+}
+
+describe('a machine', () => {
+  it('runs in its filter, as nobody, and takes every kind of device', async () => {
+    const disk = join(dir, 'disk');
+    writeFileSync(disk, '');
+    truncateSync(disk, 4 << 20);
+    const pmem = join(dir, 'pmem');
+    writeFileSync(pmem, '');
+    chmodSync(pmem, 0o600);
+    truncateSync(pmem, 2 << 20);
+    const { machine: target, process } = await machine({ sharedMemory: true, credentials });
+    const status = readFileSync(`/proc/${process.pid}/status`, 'utf8');
+    expect(status).toMatch(/^Seccomp:\t2$/m);
+    expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+    if (credentials !== undefined) {
+      expect(status).toMatch(/^Uid:\t65534\t65534\t65534\t65534$/m);
+      expect(status).toMatch(/^CapEff:\t0000000000000000$/m);
+      expect(status).toMatch(/^CapBnd:\t0000000000000000$/m);
+    }
+    expect(await target.status()).toEqual({ running: true, state: 'running' });
+    expect(await target.plug({ kind: 'block', id: 'd', path: disk, readOnly: false })).toEqual({
+      pciPath: '0000:00:04.0/00.0',
+    });
+    await target.plug({ kind: 'pmem', id: 'p', path: pmem, size: 2 << 20, mode: 'shared' });
+    await target.growMemory(128);
+    await target.addVcpus(1);
+    await expect(target.plug({ kind: 'block', id: 'e', path: disk, readOnly: true })).rejects.toThrow('lock');
+    await target.stop();
+    expect(await target.status()).toEqual({ running: false, state: 'paused' });
+    const impatient = new QemuHypervisor({ program, addon: addon(), deadlineMs: 300 });
+    const again = await impatient.reattach(target.config).catch((error: Error) => error.message);
+    // One control connection at a time: a second one waits for the first to close.
+    expect(again).toContain('no answer within');
+    target.close();
+    const second = await hypervisor.reattach(target.config);
+    await expect(second.plug({ kind: 'block', id: 'd', path: disk, readOnly: true })).rejects.toThrow(
+      'is plugged already',
+    );
+    const events: MachineEvent[] = [];
+    second.onEvent((event) => events.push(event));
+    await second.quit();
+    expect((await process.exited).waitStatus).toBe(0);
+    expect(events.map(({ type }) => type)).toContain('shutdown');
+  }, 60_000);
+
+  it('lists what was there at the start before the guest runs', async () => {
+    const disk = join(dir, 'cold');
+    writeFileSync(disk, '');
+    truncateSync(disk, 1 << 20);
+    const { machine: target } = await machine({
+      devices: [{ kind: 'block', id: 'root', path: disk, readOnly: true }],
+    });
+    expect(await target.status()).toEqual({ running: true, state: 'running' });
+    await expect(target.plug({ kind: 'block', id: 'root', path: disk, readOnly: true })).rejects.toThrow(
+      'already',
+    );
+    await target.quit();
+  });
+
+  it('is a microvm on request', async () => {
+    const { machine: target } = await machine({ type: 'microvm', ports: 0 });
+    expect(await target.status()).toEqual({ running: true, state: 'running' });
+    await target.quit();
+  });
+
+  it('says when QEMU ended instead of answering', async () => {
+    const launch = await hypervisor.prepare(config({ image: { kernel: '/nowhere', initrd: '/nowhere' } }));
+    await start(launch);
+    await expect(hypervisor.attach(launch)).rejects.toThrow(/^vm pod-1: qemu's control socket/);
+  });
+
+  it.each<[string, Partial<MachineConfig>, string]>([
+    ['memory', { size: { memoryMib: 16, vcpus: 1 } }, 'vm pod-1: memory 16 MiB: less than 48 MiB'],
+    ['vcpus', { size: { memoryMib: 64, vcpus: 0 } }, 'vm pod-1: 0 vcpus: not a positive whole number'],
+    ['ports', { ports: 65 }, 'vm pod-1: 65 ports: not between 0 and 64'],
+    ['a directory', { dir: `/${'d'.repeat(100)}` }, 'too long for the path of a socket'],
+    [
+      'a microvm with devices',
+      { type: 'microvm', devices: [{ kind: 'block', id: 'a', path: '/x', readOnly: true }] },
+      'machine microvm: takes no devices; use machine q35',
+    ],
+  ])('refuses a bad size: %s', async (_what, changes, reason) => {
+    await expect(hypervisor.prepare(testConfig(changes))).rejects.toThrow(reason);
+  });
+});
+
+describe('templates', () => {
+  const privately = (): Promise<number[]> =>
+    Promise.resolve(
+      readdirSync(join(cache, 'templates'))
+        .filter((name) => !name.endsWith('.lock'))
+        .map((name) => name.length),
+    );
+
+  it('are built once, and machines begin as copies of them', async () => {
+    const templates = store();
+    const wanted = config();
+    expect(await templates.find(wanted)).toBeUndefined();
+    const [one, two] = await Promise.all([templates.ensure(wanted), templates.ensure(wanted)]);
+    expect(one).toBe(two);
+    expect(await store().ensure(config())).toEqual(one);
+    expect(await privately()).toEqual([32]);
+    for (const sharedMemory of [false, true]) {
+      const { machine: clone, process } = await machine({ template: one, sharedMemory, credentials });
+      expect(await clone.status()).toEqual({ running: true, state: 'running' });
+      // Neither may a machine that has broken out write to what the next one begins as.
+      const memory = openSync(`/proc/${process.pid}/fd/6`, constants.O_RDWR);
+      const write = (): number => writeSync(memory, 'x', 0);
+      if (sharedMemory) expect(write()).toBe(1);
+      else expect(write).toThrow('EPERM');
+      closeSync(memory);
+      await clone.quit();
+    }
+  }, 60_000);
+
+  const damage: [string, (template: string) => void, string][] = [
+    [
+      'a truncated memory',
+      (path) => truncateSync(join(path, 'memory'), 1 << 20),
+      'its memory has 1048576 bytes',
+    ],
+    ['no memory', (path) => rmSync(join(path, 'memory')), 'memory is missing'],
+    ['a truncated state', (path) => truncateSync(join(path, 'state'), 100), 'its state has 100 bytes'],
+    ['a changed state', (path) => scribble(join(path, 'state'), 5000), 'its state is damaged'],
+    ['a changed memory', (path) => scribble(join(path, 'memory'), LOADED), 'its memory is damaged'],
+    [
+      "no manifest's end",
+      (path) => truncateSync(join(path, 'manifest.json'), 20),
+      'its manifest is not JSON',
+    ],
+    [
+      'another manifest',
+      (path) => writeFileSync(join(path, 'manifest.json'), '{"format":1}'),
+      'its manifest is not complete',
+    ],
+  ];
+  /** Where the kernel was loaded: not a hole. */
+  const LOADED = 0x100000;
+
+  it.each(damage)(
+    'with %s are built anew, and the log says why',
+    async (_what, harm, reason) => {
+      const before = await store().ensure(config());
+      hypervisor.templates.forget(before.memory);
+      harm(join(before.memory, '..'));
+      const log: string[] = [];
+      const after = await store(log).ensure(config());
+      expect(log[0]).toContain(reason);
+      expect(log[0]).toContain('remove it, and it is built anew');
+      const { machine: clone } = await machine({ template: after });
+      await clone.quit();
+    },
+    60_000,
+  );
+
+  it('that QEMU cannot restore are one error', async () => {
+    const image = await store().ensure(config());
+    const state = join(dir, 'other-state');
+    writeFileSync(state, 'QEVM garbage');
+    const launch = await hypervisor.prepare(config({ template: { ...image, state } }));
+    await start(launch);
+    await expect(hypervisor.attach(launch)).rejects.toThrow(
+      'vm pod-1: template: its state cannot be restored',
+    );
+  });
+
+  it('of a guest that does not come up leave nothing', async () => {
+    const failing = new TemplateStore({
+      cache: join(dir, 'failing'),
+      hypervisor,
+      addon: addon(),
+      launch: async (launch) => {
+        const process = await start(launch);
+        return { exited: process.exited, kill: () => (process.over ? undefined : process.signal(SIGKILL)) };
+      },
+      probe: () => Promise.reject(new Error('the agent is silent')),
+    });
+    await expect(failing.ensure(config())).rejects.toThrow(/^build template: .*: the agent is silent$/);
+    expect(readdirSync(join(dir, 'failing', 'templates')).filter((name) => !name.endsWith('.lock'))).toEqual(
+      [],
+    );
+    expect(readdirSync(tmpdir()).filter((name) => name.startsWith('bulkhead-template-'))).toEqual([]);
+  });
+
+  it('are others for other kernels, sizes and machines', async () => {
+    const templates = store();
+    writeFileSync(join(dir, 'initrd2'), 'other');
+    const all = await Promise.all(
+      [
+        config(),
+        config({ size: { memoryMib: 128, vcpus: 1 } }),
+        config({ size: { memoryMib: 64, vcpus: 2 } }),
+        config({ ports: 3 }),
+        config({ image: { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd2') } }),
+        config({ image: { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd'), commandLine: 'x' } }),
+      ].map((one) => templates.directory(one)),
+    );
+    expect(new Set(all).size).toBe(all.length);
+    const same = config({ id: 'other', sharedMemory: true, credentials: { uid: 1, gid: 1 } });
+    expect(await templates.directory(same)).toBe(all[0]);
+  });
+});
+
+function scribble(path: string, at: number): void {
+  const fd = openSync(path, 'r+');
+  const byte = Buffer.alloc(1);
+  readFileSync(path).copy(byte, 0, at, at + 1);
+  writeSync(fd, Buffer.from([(byte[0] ?? 0) ^ 0xff]), 0, 1, at);
+  closeSync(fd);
+}
+
+describe('the trial of KVM', () => {
+  const script = (text: string): string => {
+    const path = join(dir, `vmm${machines++}`);
+    writeFileSync(path, `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+    return path;
+  };
+  const trial = (path: string, deadlineMs = 5000): Promise<string | undefined> =>
+    tryKvm({ program: path, launcher, addon: addon(), deadlineMs });
+
+  it('takes an end for a no', async () => {
+    expect(await trial(script('exit 1'))).toBe('qemu ended');
+  });
+
+  it('takes silence for a no, and ends it', async () => {
+    expect(await trial(script('exec sleep 1000'), 200)).toMatch(/no answer within 200 ms/);
+  });
+
+  it('takes a missing program for a no', async () => {
+    expect(await trial('/nowhere')).toBeDefined();
+  });
+
+  it('takes a greeting for a yes', async () => {
+    const emulated = script(
+      `shift 7; exec ${program} -nodefaults -display none -S -machine none -accel tcg "$@"`,
+    );
+    expect(await trial(emulated, 20_000)).toBeUndefined();
+  });
+
+  it('asks the host only what is safe', () => {
+    const host = hostAccelerators({ program, launcher, addon: addon() });
+    expect(host.cpuinfo()).toContain('processor');
+    expect(host.hasDevice()).toBe(existsSync('/dev/kvm'));
+  });
+});

@@ -1,0 +1,86 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PrivateContainerd } from '../lib/containerd.ts';
+import { makeRootfs } from '../lib/image.ts';
+import { machineDirectories, vm } from './machines.ts';
+
+const namespaces = ['network', 'pid', 'mount', 'ipc', 'uts'].map((type) => ({ type }));
+const without = (name: string): object => ({ namespaces: namespaces.filter(({ type }) => type !== name) });
+
+/** What this wall cannot give is one sentence with the wall that can, and nothing is left. */
+describe('what the vm wall refuses', () => {
+  let containerd: PrivateContainerd;
+  let rootfs: string;
+  beforeAll(async () => {
+    containerd = await PrivateContainerd.start({ runtime: vm });
+    rootfs = join(containerd.dir, 'rootfs');
+    mkdirSync(rootfs);
+    await makeRootfs(rootfs);
+  }, 180_000);
+  afterAll(() => containerd?.stop());
+
+  const bind = (source: string, options: string[] = ['rbind']): object => ({
+    mounts: [{ source, destination: '/mnt', type: 'bind', options }],
+  });
+  const cases: readonly (readonly [string, object, RegExp])[] = [
+    ['the network of the host', { linux: without('network') }, /host's network namespace.*namespace wall/],
+    ['the processes of the host', { linux: without('pid') }, /host's pid namespace.*namespace wall/],
+    [
+      'a namespace of the host',
+      {
+        linux: {
+          namespaces: [
+            ...namespaces.filter(({ type }) => type !== 'ipc'),
+            { type: 'ipc', path: '/proc/1/ns/ipc' },
+          ],
+        },
+      },
+      /\/proc\/1\/ns\/ipc: is not of the same virtual machine/,
+    ],
+    [
+      'a device',
+      { linux: { namespaces, devices: [{ path: '/dev/fuse', type: 'c', major: 10, minor: 229 }] } },
+      /device \/dev\/fuse: the vm wall hands no devices of the host over.*namespace wall/,
+    ],
+    ['a device as a volume', bind('/dev/null'), /\/dev\/null is a character device of the host/],
+    ['the sysfs of the host', bind('/sys/kernel'), /\/sys\/kernel is the host's kernel/],
+    ['mounts that come back', bind('/tmp', ['rbind', 'rshared']), /cannot be seen on the host/],
+    [
+      'a seccomp listener',
+      {
+        linux: {
+          namespaces,
+          seccomp: { defaultAction: 'SCMP_ACT_ALLOW', listenerPath: '/run/l.sock' },
+        },
+      },
+      /listenerPath/,
+    ],
+    [
+      'more memory than a machine may have',
+      { linux: { namespaces, resources: { memory: { limit: 64 * 2 ** 30 } } } },
+      /above the largest machine/,
+    ],
+  ];
+
+  it.each(cases)('%s', async (name, changes, sentence) => {
+    const id = name.replace(/\W+/g, '-');
+    const file = join(containerd.dir, `${id}.json`);
+    const config = {
+      ociVersion: '1.0.2',
+      process: { user: { uid: 0, gid: 0 }, args: ['/bin/true'], env: ['PATH=/bin'], cwd: '/' },
+      root: { path: rootfs },
+      mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }],
+      linux: { namespaces },
+      ...changes,
+    };
+    writeFileSync(file, JSON.stringify(config));
+    const result = await containerd.ctr(['run', '--rm', '--runtime', vm, '--config', file, id]);
+    expect(result.code).not.toBe(0);
+    expect(result.stderr).toMatch(sentence);
+    expect(result.stderr.trim().split('\n')).toHaveLength(1);
+    await containerd.ctr(['container', 'rm', id]);
+    expect(await containerd.leaks()).toEqual([]);
+    expect(machineDirectories(containerd)).toEqual([]);
+  });
+});

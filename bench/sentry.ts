@@ -29,6 +29,11 @@ const subjects: Subject[] = [
     runtime: 'io.containerd.bulkhead-sentry.v2',
     flags: ['--annotation', 'io.bulkhead.sentry.landlock=true'],
   },
+  {
+    name: 'sentry strict',
+    runtime: 'io.containerd.bulkhead-sentry.v2',
+    flags: ['--annotation', 'io.bulkhead.sentry.profile=strict'],
+  },
   ...(runsc === undefined
     ? []
     : [{ name: 'runsc', runtime: 'io.containerd.runc.v2', flags: ['--runc-binary', runsc] }]),

@@ -145,6 +145,7 @@ constexpr Entry kHandlers[] = {
     {40, set_timerfd},
     {41, remove_watch},
     {42, working_directory},
+    {43, synchronize},
 };
 
 }  // namespace

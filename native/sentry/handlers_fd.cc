@@ -11,6 +11,7 @@
 #include <sys/timerfd.h>
 
 #include "sentry/handlers_more.h"
+#include "sentry/worker.h"
 
 namespace bulkhead::sentry {
 
@@ -81,6 +82,18 @@ Answer remove_watch(const Sandbox&, Caller& caller) {
   UniqueFd fd = caller.descriptor(caller.integer(0));
   if (!fd || ::inotify_rm_watch(fd.get(), caller.integer(1)) < 0) return refusal(errno);
   return value_of(0);
+}
+
+// fsync, fdatasync: disks take their time.
+Answer synchronize(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  Worker& worker = caller.worker();
+  bool elsewhere = worker.pool.may_wait(worker, caller);
+  int result = caller.number() == SYS_fsync ? ::fsync(fd.get()) : ::fdatasync(fd.get());
+  int error = errno;
+  if (elsewhere) worker.pool.waited(worker);
+  return result < 0 ? refusal(error) : value_of(0);
 }
 
 }  // namespace bulkhead::sentry

@@ -1,6 +1,7 @@
 #include "sentry/place.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -60,7 +61,7 @@ int Place::begin() {
   root_ = sandbox_.root.get();
   if (sandbox_.roots_differ()) {
     // A thread's root is its own here (CLONE_FS); it takes the caller's.
-    if (int error = caller_.worker().self.become_supervisor(); error != 0) return error;
+    if (int error = caller_.worker().self.gain(CAP_SYS_CHROOT); error != 0) return error;
     own_root_ = caller_.link("root");
     if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
     root_ = own_root_.get();

@@ -62,8 +62,11 @@ function answerOf(decision: Decision): Answer {
       return RET_ERRNO | errno[decision.errno];
     case 'broker':
     case 'view':
-    case 'notice':
-      return RET_USER_NOTIF;
+    case 'notice': {
+      const { direct } = decision;
+      if (direct === undefined) return RET_USER_NOTIF;
+      return { rules: [{ when: direct, then: 'direct' }], otherwise: RET_USER_NOTIF };
+    }
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;
       return rules === undefined ? RET_ALLOW : { rules, otherwise: RET_ERRNO | errno[otherwise] };

@@ -22,8 +22,15 @@ const notice = (names: string, handler: HandlerName, note: string): Change => [
   note,
 ];
 
+const O_PATH = 0o10000000;
+
 const changes: readonly Change[] = [
-  broker('open openat creat', 'open', 'opened by the supervisor as the caller, and handed over'),
+  broker('open creat', 'open', 'opened by the supervisor as the caller, and handed over'),
+  [
+    'openat',
+    { use: 'broker', handler: 'open', direct: [{ arg: 2, and: O_PATH, in: [O_PATH] }] },
+    'as open; O_PATH, which opens no file and which the kernel does not let be handed over, is direct',
+  ],
   broker('stat lstat newfstatat', 'stat', 'of what the supervisor found'),
   broker('statx', 'statx', 'of what the supervisor found'),
   broker('access faccessat faccessat2', 'access', 'with the real ids of the caller'),
@@ -49,6 +56,7 @@ const changes: readonly Change[] = [
   broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
   broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
   broker('getcwd', 'workingDirectory', 'from procfs'),
+  broker('fsync fdatasync', 'synchronize', "on the caller's descriptor, by a thread of its own"),
   notice('setuid setgid setresuid setresgid setgroups capset', 'credentials', 'ids of the user namespace'),
   notice('execve', 'execution', 'the kernel opens the program, within the mount namespace'),
   notice('umask', 'umask', 'of the calling process'),
@@ -72,3 +80,9 @@ export const strictCalls: readonly SystemCall[] = systemCalls.map((call) => chan
 
 /** The calls that the two profiles treat differently. */
 export const strictChanges: readonly SystemCall[] = [...changed.values()];
+
+/** Whether any form of the call is carried out by the host's kernel with the workload's arguments. */
+export function reachesKernel(decision: Decision): boolean {
+  if (decision.use === 'broker') return decision.direct !== undefined;
+  return decision.use === 'direct' || decision.use === 'notice';
+}

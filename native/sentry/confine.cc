@@ -92,6 +92,8 @@ constexpr int kAllowed[] = {
     SYS_utimensat,
     SYS_ftruncate,
     SYS_fsync,
+    SYS_listen,
+    SYS_shutdown,
     SYS_fdatasync,
     SYS_timerfd_settime,
     SYS_inotify_rm_watch,

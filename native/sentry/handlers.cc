@@ -146,6 +146,7 @@ constexpr Entry kHandlers[] = {
     {41, remove_watch},
     {42, working_directory},
     {43, synchronize},
+    {44, socket_state},
 };
 
 }  // namespace

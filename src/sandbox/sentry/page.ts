@@ -32,9 +32,7 @@ export function systemCallPage(): string {
 }
 
 function strictSection(): string[] {
-  const reached = strictCalls.filter(
-    ({ decision }) => decision.use === 'direct' || decision.use === 'notice',
-  );
+  const reached = strictCalls.filter(({ decision }) => reachesKernel(decision));
   return [
     '',
     '## What the profile strict does otherwise',

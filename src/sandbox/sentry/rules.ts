@@ -91,6 +91,7 @@ export const handlers = {
   removeWatch: 41,
   workingDirectory: 42,
   synchronize: 43,
+  socketState: 44,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

@@ -23,6 +23,7 @@ const notice = (names: string, handler: HandlerName, note: string): Change => [
 ];
 
 const O_PATH = 0o10000000;
+const AT_EMPTY_PATH = 0x1000;
 
 const changes: readonly Change[] = [
   broker('open creat', 'open', 'opened by the supervisor as the caller, and handed over'),
@@ -31,7 +32,12 @@ const changes: readonly Change[] = [
     { use: 'broker', handler: 'open', direct: [{ arg: 2, and: O_PATH, in: [O_PATH] }] },
     'as open; O_PATH, which opens no file and which the kernel does not let be handed over, is direct',
   ],
-  broker('stat lstat newfstatat', 'stat', 'of what the supervisor found'),
+  broker('stat lstat', 'stat', 'of what the supervisor found'),
+  [
+    'newfstatat',
+    { use: 'broker', handler: 'stat', direct: [{ arg: 3, and: AT_EMPTY_PATH, in: [AT_EMPTY_PATH] }] },
+    'of what the supervisor found; with AT_EMPTY_PATH, which is how C libraries do fstat, direct',
+  ],
   broker('statx', 'statx', 'of what the supervisor found'),
   broker('access faccessat faccessat2', 'access', 'with the real ids of the caller'),
   broker('readlink readlinkat', 'readLink', 'links of procfs say what the caller would see'),
@@ -49,13 +55,19 @@ const changes: readonly Change[] = [
   broker('symlink symlinkat', 'symlink', 'in a directory that the supervisor found'),
   broker('chmod fchmodat fchmodat2', 'changeMode', 'of what the supervisor found'),
   broker('chown lchown fchownat', 'changeOwner', 'of what the supervisor found'),
-  broker('utimensat utime utimes futimesat', 'changeTimes', 'of what the supervisor found'),
+  broker('utime utimes futimesat', 'changeTimes', 'of what the supervisor found'),
+  [
+    'utimensat',
+    { use: 'broker', handler: 'changeTimes', direct: [{ arg: 1, null: true }] },
+    'of what the supervisor found; without a path, which is how C libraries do futimens, direct',
+  ],
   broker('truncate', 'truncate', 'of what the supervisor opened'),
   broker('epoll_create1', 'epollWithFlags', 'made by the supervisor and handed over'),
   broker('inotify_init1 inotify_init', 'inotify', 'made by the supervisor and handed over'),
   broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
   broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
   broker('getcwd', 'workingDirectory', 'from procfs'),
+  broker('listen shutdown', 'socketState', "on the caller's descriptor"),
   broker('fsync fdatasync', 'synchronize', "on the caller's descriptor, by a thread of its own"),
   notice('setuid setgid setresuid setresgid setgroups capset', 'credentials', 'ids of the user namespace'),
   notice('execve', 'execution', 'the kernel opens the program, within the mount namespace'),

@@ -1,6 +1,7 @@
 #include "sentry/place.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -46,36 +47,35 @@ int look_at(int fd, Kind& kind) {
 
 int Place::from(int number, uint64_t address) {
   if (int error = caller_.read_path(address, path_); error != 0) return error;
-  if (int error = begin(); error != 0) return error;
   return start(number);
 }
 
 int Place::from_cwd() {
   path_[0] = '\0';
-  if (int error = begin(); error != 0) return error;
   return start(AT_FDCWD);
 }
 
-int Place::begin() {
+// A thread's root is its own here (CLONE_FS); it takes the caller's.
+int Place::take_root() {
   root_ = sandbox_.root.get();
-  if (sandbox_.roots_differ()) {
-    // A thread's root is its own here (CLONE_FS); it takes the caller's.
-    if (int error = caller_.worker().self.become_supervisor(); error != 0) return error;
-    own_root_ = caller_.link("root");
-    if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
-    root_ = own_root_.get();
-  }
-  return caller_.worker().become(caller_);
+  if (!sandbox_.roots_differ()) return 0;
+  if (int error = caller_.worker().self.gain(CAP_SYS_CHROOT); error != 0) return error;
+  own_root_ = caller_.link("root");
+  if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
+  root_ = own_root_.get();
+  return 0;
 }
 
 int Place::start(int number) {
+  if (int error = take_root(); error != 0) return error;
   if (*path_ == '/') {
     base_ = root_;
-    return 0;
+    return caller_.worker().become(caller_);
   }
   held_ = number == AT_FDCWD ? caller_.link("cwd") : caller_.descriptor(number);
   if (!held_) return errno;
   base_ = held_.get();
+  if (int error = caller_.worker().become(caller_); error != 0) return error;
   if (empty()) return 0;
   Kind kind;
   if (int error = look_at(base_, kind); error != 0) return error;
@@ -140,6 +140,12 @@ UniqueFd Place::open(uint64_t flags, uint64_t mode) {
   if (!empty()) return open_path(path_, flags, mode);
   errno = ENOENT;
   return {};
+}
+
+int Place::look_here() {
+  if (empty() || std::strchr(path_, '/') != nullptr || std::strcmp(path_, "..") == 0) return -1;
+  if (::fstatat(base_, path_, &stat_, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) return errno;
+  return sandbox_.is_proc(stat_.st_dev) ? -1 : 0;
 }
 
 int Place::parent(const char*& name) {

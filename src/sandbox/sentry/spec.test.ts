@@ -142,7 +142,7 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    const defaults = { landlock: false, profile: 'kernel', report: 'unusual' };
+    const defaults = { landlock: false, profile: 'kernel', report: 'unusual', audit: false };
     expect(sentryOptions('web', {})).toEqual(defaults);
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
       ...defaults,

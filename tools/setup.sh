@@ -129,6 +129,28 @@ install_node24() {
   npm install --prefix "$dir" --no-audit --no-fund --no-save --loglevel=error node@24
 }
 
+# Servers that tests run behind the sentry wall, with the libraries that this machine may lack; never installed here.
+SERVERS=(nginx redis-server redis-tools libjemalloc2 liblzf1 liblua5.1-0 lua-cjson lua-bitop libatomic1 libsystemd0
+  libcrypt1 libpcre2-8-0 libssl3 zlib1g)
+
+unpack_servers() {
+  local dir=$ROOT/build/test-images/servers work=$ROOT/build/test-images/servers.new
+  [[ -f $dir/.complete ]] && return
+  say "unpacking ${SERVERS[*]} into build/test-images/servers"
+  rm -rf "$dir" "$work"
+  mkdir -p "$work/debs"
+  local download=(apt-get -qq -o APT::Sandbox::User=root download)
+  (cd "$work/debs" && "${download[@]}" "${SERVERS[@]}" 2>/dev/null) || {
+    apt-get -o DPkg::Lock::Timeout=600 -qq update
+    (cd "$work/debs" && "${download[@]}" "${SERVERS[@]}")
+  }
+  local deb
+  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work"; done
+  rm -rf "$work/debs"
+  touch "$work/.complete"
+  mv "$work" "$dir"
+}
+
 [[ -r /etc/debian_version ]] || die 'this machine is not Debian: install the packages named in tools/setup.sh by hand'
 mkdir -p build "$PEERS"
 # Two set-ups in one tree (make demo beside make test) take turns.
@@ -141,4 +163,5 @@ if [[ $WHAT != build ]]; then
   unpack_peer containerd-1.7 trixie containerd
   unpack_peer containerd-2 sid containerd
   install_node24
+  unpack_servers
 fi

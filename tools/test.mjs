@@ -5,6 +5,7 @@
 //   unit         vitest without containerd, on the machine's Node and on Node 24
 //   faults       fault injection and hostile bundles: nothing is left behind
 //   cli          the command line: first on runc, which proves the tests, then ours on both Nodes
+//   soak         mixed load behind the sentry wall for BULKHEAD_SOAK_MINUTES (3): nothing grows
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
 //
 // Every suite writes a report into reports/; the closing line counts what the reports say.
@@ -119,10 +120,29 @@ const suites = {
     () =>
       cli('cli-runc', process.execPath, { BULKHEAD_TEST_CLI: 'runc' }, [
         '--exclude=**/devices.cli.test.ts',
+        '--exclude=**/sentry.cli.test.ts',
         '--retry=2',
       ]),
     () => cli('cli-node', process.execPath, {}),
+    // Behind the sentry wall, which passes no devices.
+    () =>
+      cli('cli-sentry', process.execPath, { BULKHEAD_TEST_WALL: 'sentry' }, [
+        '--exclude=**/devices.cli.test.ts',
+        '--exclude=**/sentry.cli.test.ts',
+      ]),
     () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
+  ],
+  soak: [
+    () =>
+      single('soak', inPrivate, [
+        process.execPath,
+        'tools/run.mjs',
+        'tools/soak.ts',
+        '--minutes',
+        process.env.BULKHEAD_SOAK_MINUTES ?? '3',
+        '--report',
+        join(reports, 'soak.json'),
+      ]),
   ],
   e2e: [
     // runc's shim has no engine and knows no CDI; containerd 2's may end before it has sent TaskDelete or a terminal's last line.

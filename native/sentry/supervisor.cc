@@ -1,6 +1,7 @@
 #include "sentry/supervisor.h"
 
 #include <errno.h>
+#include <linux/audit.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 #include <cstring>
 
 #include "sentry/confine.h"
+#include "sentry/guard.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
@@ -26,6 +28,12 @@ constexpr uint64_t kSyncWakeUp = 1;
 constexpr size_t kMaxListeners = 4096;
 constexpr unsigned kMaxThreads = 64;
 constexpr int kFailed = 75;
+
+Decision decision_of(const Answer& answer, bool refused) {
+  if (refused) return Decision::kRefused;
+  if (answer.given && !answer.handed_over) return Decision::kGone;
+  return answer.error == 0 ? Decision::kAnswered : Decision::kFailed;
+}
 
 bool contains(const std::vector<int>& list, int fd) {
   return std::find(list.begin(), list.end(), fd) != list.end();
@@ -46,6 +54,8 @@ bool Supervisor::parse_table(std::string_view text) {
 }
 
 bool Supervisor::parse_option(std::string_view word) {
+  constexpr std::string_view kPolicy = "policy=";
+  if (word.starts_with(kPolicy)) return policy_.parse(word.substr(kPolicy.size()));
   uint64_t value = 0;
   std::string_view number = word;
   if (!take_number(number, value)) return false;
@@ -98,13 +108,22 @@ bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   uint64_t pid = 0;
   if (entered_ || !word.starts_with("enter ") || !take_number(word, pid)) return false;
   // Namespaces are of processes with one thread, and the filter is for all threads.
-  if (enter(sandbox_, static_cast<int>(pid)) != 0 || keep_capabilities(sandbox_.mounts) != 0)
-    return false;
+  if (enter(sandbox_, static_cast<int>(pid)) != 0) return false;
+  if (word == " guard" && start_guard(static_cast<int>(pid)) != 0) return false;
+  if (keep_capabilities(sandbox_.mounts) != 0) return false;
   auto main = [](void* what, Worker& worker) { static_cast<Supervisor*>(what)->lead(worker); };
   if (pool_.start(threads_, callers_, request_size_, reply_size_, main, this) != 0) return false;
   if (confine() != 0) return false;
   entered_ = true;
   return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
+}
+
+// Who asks what happens here. True: the connection stays, and what comes over it ends it.
+bool Supervisor::serve_reader(int connection, std::string_view word) {
+  if (word == "counts") watch_.send_counts(connection);
+  if (word != "watch" || !watch_.add_reader(connection)) return false;
+  std::erase(connections_, connection);
+  return true;
 }
 
 void Supervisor::add_listener(int listener) {
@@ -139,11 +158,32 @@ bool Supervisor::receive(int connection) {
     add_listener(listener);
     fine = entered_;
   } else if (got > 0) {
-    fine = enter_sandbox(connection, std::string_view(text, static_cast<size_t>(got)));
+    std::string_view word(text, static_cast<size_t>(got));
+    if (serve_reader(connection, word)) return true;
+    fine = !word.starts_with("enter") || enter_sandbox(connection, word);
   }
   // There is no more to come.
   drop(connection);
   return fine;
+}
+
+// A call that has no handler came here to be counted: what the policy says of it is what it gets.
+bool Supervisor::refuse_by_policy(const seccomp_notif& call, Answer& answer,
+                                  unsigned& looked_at) const {
+  unsigned number = static_cast<unsigned>(call.data.nr);
+  bool handled =
+      call.data.arch == AUDIT_ARCH_X86_64 && number < kMaxCalls && table_[number] != nullptr;
+  if (policy_.empty()) {
+    if (!handled) answer = refusal(ENOSYS);
+    return !handled;
+  }
+  Verdict verdict = policy_.decide(call.data);
+  looked_at = verdict.looked_at;
+  uint32_t action = verdict.action & SECCOMP_RET_ACTION_FULL;
+  if (handled && action == SECCOMP_RET_USER_NOTIF) return false;
+  uint32_t error = action == SECCOMP_RET_ERRNO ? verdict.action & SECCOMP_RET_DATA : EPERM;
+  answer = refusal(static_cast<int>(error));
+  return true;
 }
 
 // False: this thread does not lead any more.
@@ -153,11 +193,15 @@ bool Supervisor::answer_one(Worker& worker, int listener) {
   // ENOENT, EINTR: who called was killed meanwhile.
   if (::ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) < 0) return true;
   pool_.begin(worker);
-  Caller caller(listener, sandbox_.proc.get(), call, worker);
-  unsigned number = static_cast<unsigned>(call.data.nr);
-  Handler handler = number < kMaxCalls ? table_[number] : nullptr;
-  Answer answer = handler == nullptr ? refusal(ENOSYS) : handler(sandbox_, caller);
-  worker.done();
+  Answer answer;
+  unsigned looked_at = 0;
+  bool refused = refuse_by_policy(call, answer, looked_at);
+  if (!refused) {
+    Caller caller(listener, sandbox_.proc.get(), call, worker);
+    answer = table_[static_cast<unsigned>(call.data.nr)](sandbox_, caller);
+    worker.done();
+  }
+  watch_.record(call, {decision_of(answer, refused), answer.error, answer.value}, looked_at);
   if (!answer.given) {
     std::memset(worker.reply.get(), 0, reply_size_);
     auto& reply = *reinterpret_cast<seccomp_notif_resp*>(worker.reply.get());
@@ -182,7 +226,9 @@ void Supervisor::lead(Worker& worker) {
         continue;
       }
       int fd = static_cast<int>(events[i].data.u64);
-      if (contains(connections_, fd)) {
+      if (watch_.remove_reader(fd)) {
+        drop(fd);
+      } else if (contains(connections_, fd)) {
         if (!receive(fd)) ::_exit(kFailed);
       } else if ((events[i].events & EPOLLIN) != 0) {
         // The rest of the events is the next leader's: epoll gives them again.

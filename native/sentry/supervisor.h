@@ -12,6 +12,8 @@
 #include "sentry/handlers.h"
 #include "sentry/known.h"
 #include "sentry/sandbox.h"
+#include "sentry/verdict.h"
+#include "sentry/watch.h"
 #include "sentry/worker.h"
 
 namespace bulkhead::sentry {
@@ -23,7 +25,8 @@ class Supervisor {
 
   // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
   bool parse_table(std::string_view text);
-  // "mounts=1", "threads=16". False: no such option.
+  // "policy=HEX" (the filter without notifications), "mounts=1", "threads=16". False: no such
+  // option.
   bool parse_option(std::string_view word);
   // Allocates and opens all that is needed. 0 or errno.
   int prepare();
@@ -39,8 +42,10 @@ class Supervisor {
   void accept_connection();
   bool receive(int connection);
   bool enter_sandbox(int connection, std::string_view word);
+  bool serve_reader(int connection, std::string_view word);
   void add_listener(int listener);
   bool answer_one(Worker& worker, int listener);
+  bool refuse_by_policy(const seccomp_notif& call, Answer& answer, unsigned& looked_at) const;
   void lead(Worker& worker);
   void drop(int fd);
 
@@ -51,6 +56,8 @@ class Supervisor {
   // Sized as the kernel says (SECCOMP_GET_NOTIF_SIZES), which may be more than this build knows.
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
+  Policy policy_;
+  Watch watch_;
   bool entered_ = false;
   bool had_listener_ = false;
   unsigned threads_ = 4;

@@ -20,6 +20,7 @@ import { writePidFile } from './pid_file.ts';
 import { pidfdSocketFlag, sendPidfd } from './pidfd_socket.ts';
 import { NAMESPACE } from './session.ts';
 import type { Session } from './session.ts';
+import { chooseWall, wallFlag } from './wall.ts';
 
 export const createFlags: readonly Flag[] = [
   { name: 'bundle', alias: 'b', kind: 'string', usage: 'directory of the bundle (default: current)' },
@@ -33,6 +34,7 @@ export const createFlags: readonly Flag[] = [
     usage: 'descriptors from 3 on, after LISTEN_FDS, that are passed on',
   },
   ...deviceFlags,
+  wallFlag,
   pidfdSocketFlag,
 ];
 
@@ -77,7 +79,7 @@ export async function createFromFlags(session: Session, args: Arguments, mode: C
       id,
       namespace: NAMESPACE,
       bundle,
-      wall: 'namespace',
+      wall: chooseWall(session, mode.op, args, spec),
       rootfsMounts: [],
       stdio: { stdin: '', stdout: '', stderr: '', terminal },
       options: {

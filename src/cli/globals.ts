@@ -17,6 +17,11 @@ export const globalFlags: readonly Flag[] = [
     usage: 'true, false or auto: the state root of an unprivileged user (default: auto)',
   },
   { name: 'criu', kind: 'string', usage: 'accepted for runc’s sake, without effect' },
+  {
+    name: 'wall',
+    kind: 'string',
+    usage: 'the wall of containers that are created: namespace or sentry',
+  },
   { name: 'help', alias: 'h', kind: 'boolean', usage: 'show help' },
   { name: 'version', alias: 'v', kind: 'boolean', usage: 'print the version' },
 ];
@@ -26,6 +31,8 @@ export interface Globals {
   log: string | undefined;
   logFormat: Format;
   debug: boolean;
+  /** As given; a verb that creates checks it. */
+  wall: string | undefined;
 }
 
 /** InvalidArgument for a bad value; Unimplemented for the systemd driver. */
@@ -48,6 +55,7 @@ export function readGlobals(args: Arguments, env: NodeJS.ProcessEnv, uid: number
     log: args.string('log') === '' ? undefined : args.string('log'),
     logFormat,
     debug: args.boolean('debug'),
+    wall: args.string('wall'),
   };
 }
 

@@ -5,35 +5,44 @@ import { addon } from '../native/index.ts';
 import { Container } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import { Status } from '../runtime/lifecycle.ts';
+import type { Wall } from '../sandbox/backend.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
+import { isSupervisorKey, SentryBackend } from '../sandbox/sentry/backend.ts';
+import { sentryHost } from '../sandbox/sentry/host.ts';
 import { LocalExecutor } from './local_executor.ts';
 import type { ForeignProcess, Inheritance } from './local_executor.ts';
 import { NAMESPACE } from './session.ts';
 import type { Session } from './session.ts';
 import { loadRecord } from './record.ts';
 import { currentStatus } from './status.ts';
+import { walls } from './wall.ts';
 
-const INIT = 'bulkhead-init';
-
-/** bulkhead-init beside the bundle (installed), or in the tree that it was built in (from dist/ or src/cli/). */
-function findInit(): string {
+/** A helper beside the bundle (installed), or in the tree that it was built in (from dist/ or src/cli/). */
+function findProgram(name: string): string {
   const here = import.meta.dirname;
-  const beside = join(here, INIT);
+  const beside = join(here, name);
   if (existsSync(beside)) return beside;
-  const built = join(here, '..', 'build', 'native', INIT);
-  return existsSync(built) ? built : join(here, '..', '..', 'build', 'native', INIT);
+  const built = join(here, '..', 'build', 'native', name);
+  return existsSync(built) ? built : join(here, '..', '..', 'build', 'native', name);
 }
 
-export function namespaceBackend(session: Session): NamespaceBackend {
-  return new NamespaceBackend(backendHost((id, message) => session.log.warning(message, { id })));
+/** The backend of a wall of this command, for what only it can: compile without carrying out. */
+export function hostBackend(session: Session, wall: Wall): NamespaceBackend | SentryBackend {
+  const host = backendHost((id, message) => session.log.warning(message, { id }));
+  if (wall !== 'sentry') return new NamespaceBackend(host);
+  return new SentryBackend(host, sentryHost(findProgram('bulkhead-sentry'), session.store.paths.root));
+}
+
+function backends(session: Session): BackendRegistry {
+  const registry = new BackendRegistry();
+  for (const wall of walls) registry.register(hostBackend(session, wall));
+  return registry;
 }
 
 export function runtimeContext(session: Session): RuntimeContext {
-  const backends = new BackendRegistry();
-  backends.register(namespaceBackend(session));
-  return { store: session.store, backends, log: session.log, now: Date.now };
+  return { store: session.store, backends: backends(session), log: session.log, now: Date.now };
 }
 
 export function newExecutor(
@@ -43,11 +52,13 @@ export function newExecutor(
 ): LocalExecutor {
   return new LocalExecutor({
     addon: addon(),
-    initPath: findInit(),
+    initPath: findProgram('bulkhead-init'),
     inherit,
     foreign,
-    onWarning: (key, action, path, errno) =>
-      session.log.warning('step passed over', { id: key, action, path, errno }),
+    onWarning: (key, action, path, errno) => {
+      const level = isSupervisorKey(key) ? 'debug' : 'warning';
+      session.log[level]('step passed over', { id: key, action, path, errno });
+    },
   });
 }
 

@@ -43,6 +43,7 @@ export interface LocalExecutorOptions {
 }
 
 export class LocalExecutor implements Executor {
+  readonly transient = true;
   readonly #o: LocalExecutorOptions;
   readonly #launcher: Launcher;
   readonly #launched = new Map<string, Launched>();
@@ -123,10 +124,10 @@ export class LocalExecutor implements Executor {
     return () => this.#exitListeners.delete(listener);
   }
 
-  /** Lets a process live on after this one. */
-  release(key: string): void {
-    this.#launched.get(key)?.release();
-    this.#launched.delete(key);
+  /** Lets every process that was launched live on after this one. */
+  release(): void {
+    for (const launched of this.#launched.values()) launched.release();
+    this.#launched.clear();
   }
 
   #launch(

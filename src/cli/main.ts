@@ -96,6 +96,13 @@ const verbs: ReadonlyMap<string, Verb> = new Map<string, Verb>([
     { summary: 'create and start a container', load: async () => (await import('./commands/run.ts')).run },
   ],
   [
+    'sentry',
+    {
+      summary: 'what supervisors decide: trace, stats, explain',
+      load: async () => (await import('./commands/sentry.ts')).sentry,
+    },
+  ],
+  [
     'spec',
     {
       summary: 'write a config.json to start from',

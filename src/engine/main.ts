@@ -43,7 +43,9 @@ async function main(): Promise<void> {
   const backends = new BackendRegistry();
   const host = backendHost((id, message) => log.warning(message, { id }));
   backends.register(new NamespaceBackend(host));
-  backends.register(new SentryBackend(host, sentryHost(import.meta.dirname, config.root)));
+  backends.register(
+    new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
+  );
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs };
   const router = new Router<TaskPeer>();
   bindTaskService(router);

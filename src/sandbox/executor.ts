@@ -61,6 +61,8 @@ export class LaunchError extends Error {
 }
 
 export interface Executor {
+  /** Ends before what it launches, and so cannot keep `diesWith`: who needs that has to see to it himself. */
+  readonly transient?: boolean;
   /** Carries out an encoded plan up to its first gate or execve. Rejects with LaunchError. */
   launch(key: string, plan: Uint8Array, stdio: StdioPaths, options?: LaunchOptions): Promise<LaunchResult>;
   /** Opens the gate at which the process waits. Rejects with LaunchError when a later step fails. */

@@ -8,12 +8,12 @@ export const create: Command = {
   flags: createFlags,
   async run(session, args) {
     using _lock = lockContainer(session, args.operands[0] ?? '');
-    const { container, executor } = await createFromFlags(session, args, {
+    const { executor } = await createFromFlags(session, args, {
       op: 'create',
       detach: true,
       startFifo: true,
     });
-    executor.release(container.id);
+    executor.release();
     return 0;
   },
 };

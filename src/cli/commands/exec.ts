@@ -64,7 +64,7 @@ export const exec: Command = {
     const started = await start(session, args);
     const { executor, key, exit, io } = started;
     if (args.boolean('detach')) {
-      executor.release(key);
+      executor.release();
       return 0;
     }
     forwarder.open((signum) => void executor.signal(key, signum).catch(() => {}));

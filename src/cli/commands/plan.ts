@@ -4,7 +4,8 @@ import { readBundle, rootfsPath } from '../../runtime/bundle.ts';
 import { injectDevices } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
 import { deviceFlags, specDirs } from '../device_flags.ts';
-import { namespaceBackend } from '../load.ts';
+import { hostBackend } from '../load.ts';
+import { chooseWall, wallFlag } from '../wall.ts';
 
 const DEFAULT_ID = 'plan';
 
@@ -17,19 +18,22 @@ export const plan: Command = {
     { name: 'no-pivot', kind: 'boolean', usage: 'as for create' },
     { name: 'no-new-keyring', kind: 'boolean', usage: 'as for create' },
     ...deviceFlags,
+    wallFlag,
   ],
   async run(session, args) {
     const id = args.operands[0] ?? DEFAULT_ID;
     const bundle = resolve(session.cwd, args.string('bundle') ?? '.');
-    const spec = await injectDevices(readBundle('plan', id, bundle).spec, {
+    const read = readBundle('plan', id, bundle).spec;
+    const wall = chooseWall(session, 'plan', args, read);
+    const spec = await injectDevices(read, {
       op: 'plan',
       id,
-      wall: 'namespace',
+      wall,
       names: args.list('device'),
       specDirs: specDirs(session, args),
     });
     const record = { id, bundle, rootfs: rootfsPath(bundle, spec) };
-    const compiled = namespaceBackend(session).compile(record, {
+    const compiled = hostBackend(session, wall).compile(record, {
       spec,
       rootfsMounts: [],
       options: { noPivot: args.boolean('no-pivot'), noNewKeyring: args.boolean('no-new-keyring') },

@@ -25,8 +25,8 @@ export const run: Command = {
   async run(session, args) {
     const detach = args.boolean('detach');
     if (detach) {
-      const { container, executor } = await createAndStart(session, args, true);
-      executor.release(container.id);
+      const { executor } = await createAndStart(session, args, true);
+      executor.release();
       return 0;
     }
     using forwarder = new SignalForwarder();

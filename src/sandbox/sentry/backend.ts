@@ -5,13 +5,12 @@
  *   create: adapt config.json → plan → journal → supervisor up, in the container's cgroup → container up to the gate →
  *   supervisor into the container's user namespace
  *
- * The monitor ends the container when its supervisor ends (Launch.dies_with), also while no engine is there. The
- * supervisor ends by itself when the last process that it watches is gone.
+ * The monitor ends the container when its supervisor ends (Launch.dies_with), also while no engine is there; under the
+ * command line, which has no monitor, a guard that the supervisor forks does. The supervisor ends by itself when the
+ * last process that it watches is gone.
  */
-import { createHash } from 'node:crypto';
-import { mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { mkdirSync, readlinkSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
-import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
@@ -20,11 +19,12 @@ import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { CreateInput, ExecInput } from '../backend.ts';
 import { LaunchError, type Executor } from '../executor.ts';
-import { HostBackend, type BackendHost } from '../host_backend.ts';
-import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV } from './filter.ts';
+import { HostBackend, type BackendHost, type CompiledCreate, type CompileInput } from '../host_backend.ts';
+import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV, type Report } from './filter.ts';
 import { podMapping } from './ids.ts';
 import { sentryOptions, type Profile } from './options.ts';
 import type { SystemCall } from './rules.ts';
+import { supervisorSocket } from './socket.ts';
 import { supervise, supervisorPlan, type Supervision } from './plan.ts';
 import { sentryProcess, sentrySpec } from './spec.ts';
 import { strictCalls } from './strict.ts';
@@ -40,7 +40,14 @@ export interface SentryHost {
   sysFiles: readonly string[];
 }
 
+interface CompiledSentry extends CompiledCreate {
+  /** config.json as this wall has it. */
+  spec: Spec;
+  socket: string;
+}
+
 const SIGKILL = 9;
+const SUPERVISOR_SUFFIX = '/.sentry';
 /** More where calls can wait for a fifo or a slow disk. */
 const THREADS: Readonly<Record<Profile, number>> = { kernel: 1, strict: 16 };
 /**
@@ -54,7 +61,7 @@ const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 export class SentryBackend extends HostBackend {
   readonly wall = 'sentry';
   readonly #sentry: SentryHost;
-  readonly #filters = new Map<Profile, Uint8Array>();
+  readonly #filters = new Map<`${Profile} ${Report}`, Uint8Array>();
 
   constructor(host: BackendHost, sentry: SentryHost) {
     super(host);
@@ -63,26 +70,38 @@ export class SentryBackend extends HostBackend {
 
   override async create(record: ContainerRecord, input: CreateInput): Promise<void> {
     const id = record.id ?? '';
-    this.#checkHost(id);
     const { executor } = input;
-    const { sysFiles } = this.#sentry;
-    const mapping = podMapping(record.namespace ?? '', record.group ?? '');
-    const { spec, mapped } = sentrySpec({ id, spec: input.spec, mapping, sysFiles });
-    const supervision = this.#supervision(record, spec);
+    if (input.rootfsMounts.length === 0) checkDirectory(id, record.rootfs ?? '');
+    const { spec, plan, cgroupSteps, socket } = this.#compile(record, input);
     record.spec = Buffer.from(JSON.stringify(spec));
-    const variation = { mappedRootfs: mapped, joinOnly: true, stage: STAGE };
-    const { plan, cgroupSteps } = this.compileVariation(record, { ...input, spec }, variation);
     this.checkCgroupsFree(record);
     input.journal(record);
     const diesWith = supervisorKey(id);
     await this.#launchSupervisor(record, executor, cgroupSteps, spec);
     try {
-      await this.launchInit(record, input, supervise(plan, supervision), { diesWith });
-      await enterSandbox(supervision.socket, record.init?.pid ?? 0);
+      await this.launchInit(record, input, plan, { diesWith });
+      await enterSandbox(socket, record.init?.pid ?? 0, executor.transient === true);
     } catch (error) {
       await executor.signal(diesWith, SIGKILL).catch(() => {});
       throw error;
     }
+  }
+
+  /** The plan of the container's process; its supervisor has one of its own. */
+  override compile(record: ContainerRecord, input: CompileInput): LaunchPlan {
+    return this.#compile(record, input).plan;
+  }
+
+  #compile(record: ContainerRecord, input: CompileInput): CompiledSentry {
+    const id = record.id ?? '';
+    this.#checkHost(id);
+    const { sysFiles } = this.#sentry;
+    const mapping = podMapping(record.namespace ?? '', record.group ?? '');
+    const { spec, mapped } = sentrySpec({ id, spec: input.spec, mapping, sysFiles });
+    const supervision = this.#supervision(record, spec);
+    const variation = { mappedRootfs: mapped, joinOnly: true, stage: STAGE };
+    const { plan, cgroupSteps } = this.compileVariation(record, { ...input, spec }, variation);
+    return { spec, plan: supervise(plan, supervision), cgroupSteps, socket: supervision.socket };
   }
 
   override exec(record: ContainerRecord, input: ExecInput): Promise<number> {
@@ -124,6 +143,7 @@ export class SentryBackend extends HostBackend {
       memoryCgroup: this.memoryCgroup(record),
       threads: THREADS[profile],
       table: brokeredCalls(callsOf(profile)),
+      policy: this.#filterOf(profile, 'none'),
     });
     const forget = executor.onExit((exit) => {
       if (exit.key !== key) return;
@@ -145,20 +165,24 @@ export class SentryBackend extends HostBackend {
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
-    const { landlock, profile } = sentryOptions(record.id ?? '', spec.annotations);
-    const program = this.#filters.get(profile) ?? compileFilter({ calls: callsOf(profile) });
-    this.#filters.set(profile, program);
+    const { landlock, profile, report } = sentryOptions(record.id ?? '', spec.annotations);
     return {
       socket: this.#socket(record),
-      filter: { program, flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      filter: { program: this.#filterOf(profile, report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
       landlock,
     };
   }
 
+  #filterOf(profile: Profile, report: Report): Uint8Array {
+    const key = `${profile} ${report}` as const;
+    const filter = this.#filters.get(key) ?? compileFilter({ calls: callsOf(profile), report });
+    this.#filters.set(key, filter);
+    return filter;
+  }
+
   /** Short: a socket's path has 108 bytes, and a container's id may have as many. */
   #socket({ namespace, id }: ContainerRecord): string {
-    const name = createHash('sha256').update(`${namespace}/${id}`).digest('hex').slice(0, 24);
-    return join(this.#sentry.socketDir, name);
+    return supervisorSocket(this.#sentry.socketDir, namespace ?? '', id ?? '');
   }
 
   #checkHost(id: string): void {
@@ -174,13 +198,31 @@ export class SentryBackend extends HostBackend {
   }
 }
 
+/** The root is attached over a directory of the host, so the kernel's word for a file would be EINVAL. */
+function checkDirectory(id: string, rootfs: string): void {
+  if (statSync(rootfs, { throwIfNoEntry: false })?.isFile() !== true) return;
+  throw new RuntimeError({
+    code: ErrorCode.InvalidArgument,
+    op: 'create',
+    id,
+    object: `rootfs ${rootfs}`,
+    reason: 'not a directory',
+    path: rootfs,
+  });
+}
+
 function callsOf(profile: Profile): readonly SystemCall[] {
   return profile === 'strict' ? strictCalls : systemCalls;
 }
 
 /** Names the supervisor in the monitor; no exec can have this id. */
 export function supervisorKey(id: string): string {
-  return `${id}/.sentry`;
+  return `${id}${SUPERVISOR_SUFFIX}`;
+}
+
+/** Whether a process of the executor is the wall's own and not the user's. */
+export function isSupervisorKey(key: string): boolean {
+  return key.endsWith(SUPERVISOR_SUFFIX);
 }
 
 /** SIGKILL, then forgotten as soon as it has ended. Rejects after 5 s with the executor's last refusal. */
@@ -201,9 +243,10 @@ async function endSupervisor(executor: Executor, key: string): Promise<void> {
 
 /**
  * Tells the supervisor where it belongs: into the user namespace of the process that waits at the start gate, where it
- * gives up all else. Resolves when it has. Rejects when it could not, or after 5 s.
+ * gives up all else. `guard`: that process is killed with the supervisor. Resolves when it is there. Rejects when it
+ * could not, or after 5 s.
  */
-function enterSandbox(socket: string, pid: number): Promise<void> {
+function enterSandbox(socket: string, pid: number, guard: boolean): Promise<void> {
   return new Promise((resolve, reject) => {
     const connection = connect(socket);
     const fail = (reason: string): void => {
@@ -217,7 +260,7 @@ function enterSandbox(socket: string, pid: number): Promise<void> {
       resolve();
       connection.destroy();
     });
-    connection.write(`enter ${pid}`);
+    connection.write(`enter ${pid}${guard ? ' guard' : ''}`);
   });
 }
 

@@ -18,8 +18,14 @@ const programs = new Map([
 ]);
 
 /** What the kernel's interpreter would answer (bpf.rst, "Classic BPF"), instruction by instruction. */
-function runFilter(number: number, args: readonly bigint[], arch = X86_64, calls = systemCalls): number {
-  const program = programs.get(calls) ?? new Uint8Array();
+function runFilter(
+  number: number,
+  args: readonly bigint[],
+  arch = X86_64,
+  calls = systemCalls,
+  other?: Uint8Array,
+): number {
+  const program = other ?? programs.get(calls) ?? new Uint8Array();
   const data = new DataView(new ArrayBuffer(64));
   data.setUint32(0, number, true);
   data.setUint32(4, arch, true);
@@ -190,6 +196,29 @@ describe('the filter', () => {
     ['uname', [0n], NOTIFY],
   ])('%s: arguments %#', (name, args, answer) => {
     expect(runFilter(numberOf(name), [...args, ...none].slice(0, 6))).toBe(answer);
+  });
+
+  it('reports refusals instead of giving them, where it is asked to, and changes nothing else', () => {
+    const unusual = compileFilter({ report: 'unusual' });
+    const all = compileFilter({ report: 'all' });
+    for (const { number, decision } of systemCalls) {
+      for (const args of [none, [99n, 99n, 99n, 99n, 99n, 99n]]) {
+        const silent = expected(number, args);
+        const isRefusal = silent !== ALLOW && silent !== NOTIFY;
+        const isUnusual = isRefusal && (decision.use === 'direct' || silent === refused('EPERM'));
+        expect([number, runFilter(number, args, X86_64, systemCalls, all)]).toEqual([
+          number,
+          isRefusal ? NOTIFY : silent,
+        ]);
+        expect([number, runFilter(number, args, X86_64, systemCalls, unusual)]).toEqual([
+          number,
+          isUnusual ? NOTIFY : silent,
+        ]);
+      }
+    }
+    expect(runFilter(0, none, I386, systemCalls, unusual)).toBe(refused('ENOSYS'));
+    expect(runFilter(600, none, X86_64, systemCalls, all)).toBe(NOTIFY);
+    expect(runFilter(0, none, I386, systemCalls, all)).toBe(NOTIFY);
   });
 
   it('has a handler for every brokered call', () => {

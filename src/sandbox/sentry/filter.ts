@@ -6,7 +6,15 @@
  * not run the program for them (seccomp cache, Linux 5.11).
  */
 import { BpfAssembler, type Label } from './bpf.ts';
-import { errno, handlers, type Decision, type Rule, type SystemCall, type Test } from './rules.ts';
+import {
+  errno,
+  handlers,
+  type Decision,
+  type ErrnoName,
+  type Rule,
+  type SystemCall,
+  type Test,
+} from './rules.ts';
 import { systemCalls, unknownCall } from './syscalls.ts';
 
 const AUDIT_ARCH_X86_64 = 0xc000003e;
@@ -24,7 +32,10 @@ const RET_ALLOW = 0x7fff0000;
 export const FILTER_FLAG_WAIT_KILLABLE_RECV = 0x20;
 
 /** What the filter answers: the value of a SECCOMP_RET_*, or rules to be tried. */
-type Answer = number | { rules: readonly Rule[]; otherwise: number };
+type Answer = number | { tried: readonly { when: Rule['when']; ret: number }[]; otherwise: number };
+
+/** What a refusal is: an errno, or a notification. */
+type Refuse = (name: ErrnoName, isArgument: boolean) => number;
 
 /** Numbers from `first` up to the next range's. */
 interface Range {
@@ -32,20 +43,36 @@ interface Range {
   answer: Answer;
 }
 
+/**
+ * Which refusals go to the supervisor, which counts and answers them:
+ *   none       the filter refuses by itself
+ *   unusual    those that no C library asks for in the ordinary course of things: EPERM, and refused arguments
+ *   all        also those that programs have a fall-back for; each costs them a notification
+ */
+export type Report = 'none' | 'unusual' | 'all';
+
 export interface FilterInput {
   calls?: readonly SystemCall[];
+  report?: Report;
 }
 
-/** The program as struct sock_filter[]. */
-export function compileFilter({ calls = systemCalls }: FilterInput = {}): Uint8Array {
+/**
+ * The program as struct sock_filter[]. Without reports it is also the policy by which the supervisor answers the
+ * refusals that are reported to it.
+ */
+export function compileFilter({ calls = systemCalls, report = 'none' }: FilterInput = {}): Uint8Array {
+  const refuse = (name: ErrnoName, isArgument: boolean): number =>
+    report === 'all' || (report === 'unusual' && (isArgument || name === 'EPERM'))
+      ? RET_USER_NOTIF
+      : RET_ERRNO | errno[name];
   const bpf = new BpfAssembler();
   const native = bpf.label();
   bpf.load(OFFSET_ARCH);
   bpf.ifEqual(AUDIT_ARCH_X86_64, native);
-  bpf.ret(answerOf(unknownCall) as number);
+  bpf.ret(answerOf(unknownCall, refuse) as number);
   bpf.place(native);
   bpf.load(OFFSET_NUMBER);
-  search(bpf, rangesOf(calls));
+  search(bpf, rangesOf(calls, refuse));
   return bpf.assemble();
 }
 
@@ -56,10 +83,10 @@ export function brokeredCalls(calls: readonly SystemCall[] = systemCalls): [call
   );
 }
 
-function answerOf(decision: Decision): Answer {
+function answerOf(decision: Decision, refuse: Refuse): Answer {
   switch (decision.use) {
     case 'refuse':
-      return RET_ERRNO | errno[decision.errno];
+      return refuse(decision.errno, false);
     case 'broker':
     case 'view':
     case 'notice': {
@@ -69,15 +96,20 @@ function answerOf(decision: Decision): Answer {
     }
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;
-      return rules === undefined ? RET_ALLOW : { rules, otherwise: RET_ERRNO | errno[otherwise] };
+      if (rules === undefined) return RET_ALLOW;
+      const tried = rules.map(({ when, then }) => ({
+        when,
+        ret: then === 'direct' ? RET_ALLOW : refuse(then, true),
+      }));
+      return { tried, otherwise: refuse(otherwise, true) };
     }
   }
 }
 
 /** Neighbours with the same answer are one range; the gaps, and all beyond the last, are unknown calls. */
-function rangesOf(calls: readonly SystemCall[]): Range[] {
-  const unknown = answerOf(unknownCall);
-  const byNumber = new Map(calls.map(({ number, decision }) => [number, answerOf(decision)]));
+function rangesOf(calls: readonly SystemCall[], refuse: Refuse): Range[] {
+  const unknown = answerOf(unknownCall, refuse);
+  const byNumber = new Map(calls.map(({ number, decision }) => [number, answerOf(decision, refuse)]));
   const last = Math.max(...byNumber.keys());
   const ranges: Range[] = [];
   for (let number = 0; number <= last + 1; number++) {
@@ -109,10 +141,10 @@ function leaf(bpf: BpfAssembler, answer: Answer): void {
     bpf.ret(answer);
     return;
   }
-  for (const { when, then } of answer.rules) {
+  for (const { when, ret } of answer.tried) {
     const next = bpf.label();
     for (const test of when) emitTest(bpf, test, next);
-    bpf.ret(then === 'direct' ? RET_ALLOW : RET_ERRNO | errno[then]);
+    bpf.ret(ret);
     bpf.place(next);
   }
   bpf.ret(answer.otherwise);

@@ -1,7 +1,7 @@
 /** The machine as the sentry wall sees it. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import type { SentryHost } from './backend.ts';
+import { socketDirectory } from './socket.ts';
 
 const sysFiles = [
   '/sys/devices/system/cpu/online',
@@ -11,11 +11,11 @@ const sysFiles = [
   '/sys/kernel/mm/transparent_hugepage/hpage_pmd_size',
 ];
 
-/** @param libDir where bulkhead-sentry lies; @param root the engine's state root */
-export function sentryHost(libDir: string, root: string): SentryHost {
+/** @param program bulkhead-sentry; @param root the state root */
+export function sentryHost(program: string, root: string): SentryHost {
   return {
-    program: join(libDir, 'bulkhead-sentry'),
-    socketDir: join(root, 'sentry'),
+    program,
+    socketDir: socketDirectory(root),
     arch: process.arch,
     sysFiles: sysFiles.filter((path) => existsSync(path)),
   };

@@ -1,11 +1,14 @@
 /** Annotations of a pod or container that choose how its sentry works. */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { Report } from './filter.ts';
 
 export interface SentryOptions {
   /** Landlock over the file system: nothing outside the root, not even through a leaked descriptor. */
   landlock: boolean;
   /** kernel: paths are the kernel's business. strict: they are the supervisor's. */
   profile: Profile;
+  /** Which refusals the supervisor counts and streams. */
+  report: Report;
 }
 
 export type Profile = 'kernel' | 'strict';
@@ -25,6 +28,12 @@ const readers: Readonly<Record<string, Reader>> = {
     options.landlock = known === 'true';
     return undefined;
   },
+  report: (options, value) => {
+    const known = oneOf(['none', 'unusual', 'all'], value);
+    if (known === undefined) return 'none, unusual or all';
+    options.report = known;
+    return undefined;
+  },
   profile: (options, value) => {
     const known = oneOf(['kernel', 'strict'], value);
     if (known === undefined) return 'kernel or strict';
@@ -35,20 +44,20 @@ const readers: Readonly<Record<string, Reader>> = {
 
 /** Reads the annotations; InvalidArgument for one that is not known, so that a misspelt wish is not lost. */
 export function sentryOptions(id: string, annotations: Readonly<Record<string, string>> = {}): SentryOptions {
-  const options: SentryOptions = { landlock: false, profile: 'kernel' };
+  const options: SentryOptions = { landlock: false, profile: 'kernel', report: 'unusual' };
   for (const [name, value] of Object.entries(annotations)) {
     if (!name.startsWith(PREFIX)) continue;
     const key = name.slice(PREFIX.length);
     const read = Object.hasOwn(readers, key) ? readers[key] : undefined;
-    if (read === undefined) refuse(id, name, 'no such option');
+    if (read === undefined) throw refusal(id, name, 'no such option');
     const wanted = read(options, value);
-    if (wanted !== undefined) refuse(id, name, `${JSON.stringify(value)} is not ${wanted}`);
+    if (wanted !== undefined) throw refusal(id, name, `${JSON.stringify(value)} is not ${wanted}`);
   }
   return options;
 }
 
-function refuse(id: string, name: string, reason: string): never {
-  throw new RuntimeError({
+function refusal(id: string, name: string, reason: string): RuntimeError {
+  return new RuntimeError({
     code: ErrorCode.InvalidArgument,
     op: 'create',
     id,

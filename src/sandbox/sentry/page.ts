@@ -45,7 +45,7 @@ function strictSection(): string[] {
   ];
 }
 
-function inWords(decision: Decision): string {
+export function inWords(decision: Decision): string {
   switch (decision.use) {
     case 'refuse':
       return decision.errno;
@@ -63,7 +63,7 @@ function inWords(decision: Decision): string {
   }
 }
 
-function ruleInWords({ when, then }: Rule): string {
+export function ruleInWords({ when, then }: Rule): string {
   return `${then === 'direct' ? 'direct' : then} if ${when.map(testInWords).join(' and ')}`;
 }
 

@@ -48,6 +48,7 @@ describe("the supervisor's plan", () => {
     cgroupSteps: [{ makeCgroup: { path: '/c' } }],
     memoryCgroup: '/c',
     threads: 4,
+    policy: new Uint8Array([6, 0, 0, 0, 0, 0, 5, 0]),
     table: [
       [63, 1],
       [99, 2],
@@ -68,7 +69,13 @@ describe("the supervisor's plan", () => {
     expect(plan.steps?.[4]).toEqual({ boundingSet: { mask: 2 ** 1 + 2 ** 19 + 2 ** 21 } });
   });
 
-  it('hands the dispatch table over', () => {
-    expect(plan.steps?.at(-1)?.exec?.args).toEqual(['bulkhead-sentry', '/c', '63:1,99:2', 'threads=4']);
+  it('hands the dispatch table and the policy over', () => {
+    expect(plan.steps?.at(-1)?.exec?.args).toEqual([
+      'bulkhead-sentry',
+      '/c',
+      '63:1,99:2',
+      'threads=4',
+      'policy=0600000000000500',
+    ]);
   });
 });

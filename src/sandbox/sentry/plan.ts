@@ -74,6 +74,8 @@ export interface SupervisorPlan {
   memoryCgroup: string;
   /** How many threads answer calls. */
   threads: number;
+  /** The filter without notifications: how refusals that are reported are answered. */
+  policy: Uint8Array;
   /** System calls and the numbers of their handlers. */
   table: readonly (readonly [call: number, handler: number])[];
 }
@@ -105,7 +107,13 @@ export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
       {
         exec: {
           file: input.program,
-          args: ['bulkhead-sentry', input.memoryCgroup, table, `threads=${input.threads}`],
+          args: [
+            'bulkhead-sentry',
+            input.memoryCgroup,
+            table,
+            `threads=${input.threads}`,
+            `policy=${Buffer.from(input.policy).toString('hex')}`,
+          ],
           env: [],
           preserveFds: 1,
         },

@@ -142,11 +142,18 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    expect(sentryOptions('web', {})).toEqual({ landlock: false, profile: 'kernel' });
+    const defaults = { landlock: false, profile: 'kernel', report: 'unusual' };
+    expect(sentryOptions('web', {})).toEqual(defaults);
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
+      ...defaults,
       landlock: true,
-      profile: 'kernel',
     });
+  });
+
+  it('choose which refusals are reported', () => {
+    for (const report of ['none', 'unusual', 'all']) {
+      expect(sentryOptions('web', { 'io.bulkhead.sentry.report': report }).report).toBe(report);
+    }
   });
 
   it.each([
@@ -157,6 +164,14 @@ describe('annotations', () => {
     [
       { 'io.bulkhead.sentry.landlock': 'yes' },
       'create web: annotation io.bulkhead.sentry.landlock: "yes" is not true or false',
+    ],
+    [
+      { 'io.bulkhead.sentry.report': '' },
+      'create web: annotation io.bulkhead.sentry.report: "" is not none, unusual or all',
+    ],
+    [
+      { 'io.bulkhead.sentry.toString': 'x' },
+      'create web: annotation io.bulkhead.sentry.toString: no such option',
     ],
   ])('refuses %j', (annotations, message) => {
     expect(refusal(() => sentryOptions('web', annotations))).toBe(message);

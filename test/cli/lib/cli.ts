@@ -17,6 +17,12 @@ import { prefix, scratch } from '../../e2e/lib/paths.ts';
 export const isRunc = process.env.BULKHEAD_TEST_CLI === 'runc';
 export const program = isRunc ? 'runc' : join(prefix, 'bin', 'bulkhead');
 
+/** BULKHEAD_TEST_WALL: the suite behind another wall than the default one. */
+export const wallUnderTest = process.env.BULKHEAD_TEST_WALL ?? 'namespace';
+/** Tests of what only a container with the host's ids and pids can do. */
+export const hasHostsIds = wallUnderTest === 'namespace';
+const wall = wallUnderTest === 'namespace' ? [] : ['--wall', wallUnderTest];
+
 /** A config.json as a test changes it: what `spec` writes, as loose JSON. */
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 export type Config = any;
@@ -62,7 +68,11 @@ export class Cli {
   }
 
   run(args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
-    return run(program, ['--root', this.root, ...args], { cwd: this.bundle, timeout: 15_000, ...options });
+    return run(program, ['--root', this.root, ...wall, ...args], {
+      cwd: this.bundle,
+      timeout: 15_000,
+      ...options,
+    });
   }
 
   /** Runs a verb that must succeed; resolves with its standard output. */
@@ -82,7 +92,7 @@ export class Cli {
     flags: readonly string[] = [],
     more: readonly string[] = [],
   ): Promise<RunResult> {
-    const words = [program, '--root', this.root, verb, ...flags, id, ...more].map(quote).join(' ');
+    const words = [program, '--root', this.root, ...wall, verb, ...flags, id, ...more].map(quote).join(' ');
     const result = await run('sh', ['-c', `exec ${words} >${this.#outputPath(id)} 2>&1`], {
       cwd: this.bundle,
     });

@@ -125,6 +125,8 @@ bool take_from_waiting(int fd, uint64_t flags) {
 
 Answer open_file(const Sandbox& sandbox, Caller& caller) {
   Wish wish = wish_of(caller);
+  // Meaningless since Linux 6.4, and looked at before the path.
+  if ((wish.flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return refusal(EINVAL);
   // Cannot be handed over (fget); openat(2) has it done by the kernel.
   if ((wish.flags & O_PATH) != 0) return refusal(EINVAL);
   Place place(sandbox, caller);

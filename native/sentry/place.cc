@@ -84,40 +84,21 @@ int Place::start(int number) {
   return sandbox_.has_mount(kind.mount, caller_) ? 0 : EXDEV;
 }
 
-// The supervisor may look into every process of the sandbox; what it opened in procfs it opens once
-// more with the caller's rights alone.
-UniqueFd Place::open_plainly(UniqueFd fd, const char* path, uint64_t flags, uint64_t mode,
-                             uint64_t resolve) {
-  if (::fstat(fd.get(), &stat_) < 0) return {};
-  if (!sandbox_.is_proc(stat_.st_dev)) return fd;
-  fd.reset();
-  if (int error = caller_.worker().become(caller_, true); error != 0) {
-    errno = error;
-    return {};
-  }
-  fd = open_at(base_, path, flags, mode, resolve);
-  if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
-  return fd;
-}
-
 UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {
   Walked walked;
   bool follow = (flags & O_NOFOLLOW) == 0 && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
-  if (int error = walk(sandbox_, caller_, root_, base_, path, follow, walked); error != 0) {
-    errno = error;
-    return {};
-  }
+  if (errno = walk(sandbox_, caller_, root_, base_, path, follow, walked); errno != 0) return {};
   Kind kind;
-  if (int error = look_at(walked.at.get(), kind); error != 0) return {};
-  // A magic link's rights were seen to on the way.
-  if (!walked.magic && sandbox_.is_proc(kind.device) &&
-      caller_.worker().become(caller_, true) != 0) {
-    errno = EPERM;
+  if (errno = look_at(walked.at.get(), kind); errno != 0) return {};
+  // The supervisor may look into every process of the sandbox; the caller may not. A magic link's
+  // rights were seen to on the way.
+  Worker& worker = caller_.worker();
+  bool other = !walked.magic && !walked.own && sandbox_.is_proc(kind.device);
+  if (other && (errno = worker.become(caller_, true)) != 0) return {};
+  if (!walked.magic && walked.descriptors && (errno = worker.self.gain(CAP_DAC_OVERRIDE)) != 0)
     return {};
-  }
-  UniqueFd fd = walked.magic ? open_at(walked.at.get(), walked.name.c_str(), flags, mode, 0)
-                             : open_at(walked.at.get(), walked.name.c_str(), flags | O_NOFOLLOW,
-                                       mode, RESOLVE_NO_MAGICLINKS);
+  UniqueFd fd = open_at(walked.at.get(), walked.name.c_str(), flags, mode,
+                        walked.magic ? 0 : RESOLVE_NO_SYMLINKS);
   if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
   return fd;
 }
@@ -125,21 +106,23 @@ UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {
 UniqueFd Place::open_path(const char* path, uint64_t flags, uint64_t mode) {
   uint64_t resolve = RESOLVE_NO_MAGICLINKS | (*path == '/' ? RESOLVE_IN_ROOT : 0);
   UniqueFd fd = open_at(base_, path, flags, mode, resolve);
-  if (fd) return open_plainly(std::move(fd), path, flags, mode, resolve);
+  if (fd) {
+    if (::fstat(fd.get(), &stat_) < 0) return {};
+    // In procfs, who asks matters.
+    return sandbox_.is_proc(stat_.st_dev) ? walk_and_open(path, flags, mode) : std::move(fd);
+  }
   if (errno == ENOENT) {
     // Without a symbolic link on the way there is nothing that a walk would find.
     UniqueFd again = open_at(base_, path, O_PATH, 0, resolve | RESOLVE_NO_SYMLINKS);
     if (!again && errno == ENOENT) return {};
-  } else if (errno != ELOOP) {
+  } else if (errno != ELOOP && errno != EACCES) {
     return {};
   }
   return walk_and_open(path, flags, mode);
 }
 
 UniqueFd Place::open(uint64_t flags, uint64_t mode) {
-  if (!empty()) return open_path(path_, flags, mode);
-  errno = ENOENT;
-  return {};
+  return open_path(path_, flags, mode);
 }
 
 int Place::look_here() {

@@ -46,8 +46,6 @@ class Place {
  private:
   int take_root();
   int start(int number);
-  UniqueFd open_plainly(UniqueFd fd, const char* path, uint64_t flags, uint64_t mode,
-                        uint64_t resolve);
   UniqueFd walk_and_open(const char* path, uint64_t flags, uint64_t mode);
   UniqueFd open_path(const char* path, uint64_t flags, uint64_t mode);
 

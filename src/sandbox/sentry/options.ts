@@ -71,6 +71,8 @@ export function sentryOptions(id: string, annotations: Readonly<Record<string, s
     const fault = read(options, value);
     if (fault !== undefined) throw refusal(id, name, fault);
   }
+  // Then everything that is refused is to be seen.
+  if (options.audit && annotations[`${PREFIX}report`] === undefined) options.report = 'all';
   return options;
 }
 

@@ -150,6 +150,12 @@ describe('annotations', () => {
     });
   });
 
+  it('report every refusal in an audit, unless told otherwise', () => {
+    const audit = { 'io.bulkhead.sentry.audit': 'true' };
+    expect(sentryOptions('web', audit)).toMatchObject({ audit: true, report: 'all' });
+    expect(sentryOptions('web', { ...audit, 'io.bulkhead.sentry.report': 'none' }).report).toBe('none');
+  });
+
   it('choose which refusals are reported', () => {
     for (const report of ['none', 'unusual', 'all']) {
       expect(sentryOptions('web', { 'io.bulkhead.sentry.report': report }).report).toBe(report);

@@ -54,6 +54,7 @@
         'native/addon/sockets.cc',
         'native/addon/terminal.cc',
         'native/core/bpf_device.cc',
+        'native/core/bpf_socket.cc',
         'native/core/init_event.cc',
         'native/core/launch.cc',
         'native/core/net_change.cc',

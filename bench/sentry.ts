@@ -10,8 +10,8 @@ import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { root } from '../test/e2e/lib/paths.ts';
 import { debian } from '../test/e2e/sentry/programs.ts';
 
-const ROUNDS = 5;
-const STARTS = 12;
+const ROUNDS = Number(process.env.ROUNDS ?? 5);
+const STARTS = Number(process.env.STARTS ?? 12);
 
 interface Subject {
   name: string;
@@ -28,6 +28,11 @@ const subjects: Subject[] = [
     name: 'sentry+landlock',
     runtime: 'io.containerd.bulkhead-sentry.v2',
     flags: ['--annotation', 'io.bulkhead.sentry.landlock=true'],
+  },
+  {
+    name: 'sentry strict',
+    runtime: 'io.containerd.bulkhead-sentry.v2',
+    flags: ['--annotation', 'io.bulkhead.sentry.profile=strict'],
   },
   ...(runsc === undefined
     ? []

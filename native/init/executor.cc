@@ -118,6 +118,8 @@ Outcome carry_out_step(Context& context, const Step& step) {
       return run<Listen>(context, step);
     case Unmount::kAction:
       return run<Unmount>(context, step);
+    case SocketPolicy::kAction:
+      return run<SocketPolicy>(context, step);
     default:
       return fail_with(ENOSYS, "unknown-step");
   }

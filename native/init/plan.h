@@ -394,6 +394,19 @@ struct Exit {
   void fields(auto&) {}
 };
 
+struct SocketProgram {
+  uint32_t program_type = 0, attach_type = 0;
+  Bytes instructions;
+  void fields(auto& f) { f(1, program_type), f(2, attach_type), f(3, instructions); }
+};
+struct SocketPolicy {
+  static constexpr uint32_t kAction = 80;
+  Text cgroup;
+  std::vector<SocketProgram> programs;
+  uint32_t log_entries = 0;
+  void fields(auto& f) { f(1, cgroup), f(2, programs), f(3, log_entries); }
+};
+
 using StepBody =
     std::variant<MakeCgroup, WriteFile, AttachDeviceProgram, JoinCgroup, JoinNamespace, Unshare,
                  OpenTree, FsMount, OpenFile, Clone, MountSetattr, EnterRoot, Attach,
@@ -402,7 +415,7 @@ using StepBody =
                  Personality, IoPriority, Scheduler, CpuAffinity, SessionKeyring, LsmExecLabel,
                  Terminal, OwnStdio, FindExecutable, Gate, RunHook, User, BoundingSet, Capabilities,
                  NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen,
-                 Unmount, Exit>;
+                 Unmount, Exit, SocketPolicy>;
 
 struct Step {
   uint32_t action = 0;

@@ -80,6 +80,9 @@ Outcome carry_out(Context&, const Listen&);
 // first of them.
 Outcome leave_descriptor(UniqueFd fd, uint32_t index, std::string_view path);
 
+// steps_socket_policy.cc
+Outcome carry_out(Context&, const SocketPolicy&);
+
 // steps_hook.cc
 Outcome carry_out(Context&, const RunHook&);
 

@@ -104,10 +104,7 @@ UniqueFd Caller::descriptor(int number) {
     return {};
   }
   worker_.self.regain_sight();
-  int own = worker_.pidfd(*this);
-  if (own < 0) return {};
-  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_getfd, own, number, 0)));
-  return fd;
+  return worker_.descriptor(*this, number);
 }
 
 std::string_view Caller::read_proc(const char* name, char* buffer, size_t size) const {

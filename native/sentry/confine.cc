@@ -91,6 +91,12 @@ constexpr int kAllowed[] = {
     SYS_fchownat,
     SYS_utimensat,
     SYS_ftruncate,
+    SYS_fsync,
+    SYS_listen,
+    SYS_shutdown,
+    SYS_fdatasync,
+    SYS_timerfd_settime,
+    SYS_inotify_rm_watch,
 };
 
 // Memory, but no code.
@@ -108,7 +114,8 @@ int keep_capabilities(bool mounts) {
     }
   }
   set_kept_capabilities(kept);
-  return Impersonation().become_supervisor();
+  // At rest it can look into the sandbox's processes, and nothing else.
+  return Impersonation().become(Identity());
 }
 
 int confine() {

@@ -145,6 +145,8 @@ constexpr Entry kHandlers[] = {
     {40, set_timerfd},
     {41, remove_watch},
     {42, working_directory},
+    {43, synchronize},
+    {44, socket_state},
 };
 
 }  // namespace

@@ -7,10 +7,12 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 #include "sentry/handlers_more.h"
+#include "sentry/worker.h"
 
 namespace bulkhead::sentry {
 
@@ -81,6 +83,27 @@ Answer remove_watch(const Sandbox&, Caller& caller) {
   UniqueFd fd = caller.descriptor(caller.integer(0));
   if (!fd || ::inotify_rm_watch(fd.get(), caller.integer(1)) < 0) return refusal(errno);
   return value_of(0);
+}
+
+// listen, shutdown.
+Answer socket_state(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  int result = caller.number() == SYS_listen ? ::listen(fd.get(), caller.integer(1))
+                                             : ::shutdown(fd.get(), caller.integer(1));
+  return result < 0 ? refusal(errno) : value_of(0);
+}
+
+// fsync, fdatasync: disks take their time.
+Answer synchronize(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  Worker& worker = caller.worker();
+  bool elsewhere = worker.pool.may_wait(worker, caller);
+  int result = caller.number() == SYS_fsync ? ::fsync(fd.get()) : ::fdatasync(fd.get());
+  int error = errno;
+  if (elsewhere) worker.pool.waited(worker);
+  return result < 0 ? refusal(error) : value_of(0);
 }
 
 }  // namespace bulkhead::sentry

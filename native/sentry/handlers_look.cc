@@ -43,8 +43,13 @@ Answer stat_file(const Sandbox& sandbox, Caller& caller) {
     if (::fstat(place.base(), &own) < 0) return refusal(errno);
     return give(caller, address, &own, sizeof own);
   }
-  UniqueFd fd = place.open(O_PATH | ((flags & AT_SYMLINK_NOFOLLOW) != 0 ? O_NOFOLLOW : 0));
-  if (!fd) return refusal(errno);
+  bool follow = (flags & AT_SYMLINK_NOFOLLOW) == 0;
+  int here = place.look_here();
+  if (here > 0) return refusal(here);
+  if (here < 0 || (follow && S_ISLNK(place.stat().st_mode))) {
+    UniqueFd fd = place.open(O_PATH | (follow ? 0 : O_NOFOLLOW));
+    if (!fd) return refusal(errno);
+  }
   return give(caller, address, &place.stat(), sizeof place.stat());
 }
 

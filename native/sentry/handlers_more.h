@@ -14,6 +14,8 @@ Answer make_epoll_with_flags(const Sandbox&, Caller&);
 Answer make_inotify(const Sandbox&, Caller&);
 Answer set_timerfd(const Sandbox&, Caller&);
 Answer remove_watch(const Sandbox&, Caller&);
+Answer socket_state(const Sandbox&, Caller&);
+Answer synchronize(const Sandbox&, Caller&);
 
 // handlers_process.cc
 Answer process_group(const Sandbox&, Caller&);

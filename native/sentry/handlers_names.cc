@@ -70,6 +70,7 @@ Answer make_node(const Sandbox& sandbox, Caller& caller) {
 Answer unlink_name(const Sandbox& sandbox, Caller& caller) {
   bool at = caller.number() == SYS_unlinkat;
   int flags = at ? caller.integer(2) : caller.number() == SYS_rmdir ? AT_REMOVEDIR : 0;
+  if ((flags & ~AT_REMOVEDIR) != 0) return refusal(EINVAL);
   Place place(sandbox, caller);
   const char* name;
   int error;
@@ -126,6 +127,7 @@ Answer make_symlink(const Sandbox& sandbox, Caller& caller) {
   bool at = caller.number() == SYS_symlinkat;
   char target[PATH_MAX];
   if (int error = caller.read_path(caller.argument(0), target); error != 0) return refusal(error);
+  if (*target == '\0') return refusal(ENOENT);
   Place place(sandbox, caller);
   const char* name;
   int error;

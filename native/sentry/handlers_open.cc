@@ -21,7 +21,6 @@ namespace {
 constexpr uint64_t kKnown = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
                             O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT | 0100000 |
                             O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE;
-constexpr uint64_t kKnownOfPath = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 constexpr uint64_t kTmpFile = O_TMPFILE & ~O_DIRECTORY;
 
 struct Wish {
@@ -42,7 +41,7 @@ Wish wish_of(Caller& caller) {
     wish = {AT_FDCWD, caller.argument(0), static_cast<uint32_t>(caller.integer(1)),
             caller.argument(2)};
   }
-  wish.flags &= (wish.flags & O_PATH) != 0 ? kKnownOfPath : kKnown;
+  wish.flags &= kKnown;
   bool creates = (wish.flags & (O_CREAT | kTmpFile)) != 0;
   wish.mode = creates ? wish.mode & 07777 : 0;
   return wish;
@@ -126,6 +125,10 @@ bool take_from_waiting(int fd, uint64_t flags) {
 
 Answer open_file(const Sandbox& sandbox, Caller& caller) {
   Wish wish = wish_of(caller);
+  // Meaningless since Linux 6.4, and looked at before the path.
+  if ((wish.flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return refusal(EINVAL);
+  // Cannot be handed over (fget); openat(2) has it done by the kernel.
+  if ((wish.flags & O_PATH) != 0) return refusal(EINVAL);
   Place place(sandbox, caller);
   if (int error = place.from(wish.directory, wish.address); error != 0) return refusal(error);
   bool creates = (wish.flags & (O_CREAT | kTmpFile)) != 0;
@@ -142,8 +145,6 @@ Answer open_file(const Sandbox& sandbox, Caller& caller) {
   if (!fd && errno == ENXIO) fd = open_special(sandbox, caller, place, wish.flags);
   if (!fd) return refusal(errno == EINTR ? kRestart : errno);
   bool close_on_exec = (wish.flags & O_CLOEXEC) != 0;
-  if ((wish.flags & O_PATH) != 0) return hand_over(caller, std::move(fd), close_on_exec);
-
   mode_t mode = place.stat().st_mode;
   if (S_ISBLK(mode) || (S_ISCHR(mode) && !is_listed(place.stat().st_rdev))) return refusal(EACCES);
   bool reads_fifo = S_ISFIFO(mode) && (wish.flags & O_ACCMODE) == O_RDONLY;

@@ -96,10 +96,11 @@ bool parse_identity(std::string_view status, Identity& identity) {
 }
 
 uint64_t kept_capabilities(bool mounts) {
-  uint64_t mask =
-      kPtrace | kFileCapabilities | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_SYS_CHROOT);
-  if (mounts) mask |= bit(CAP_SYS_ADMIN);
-  return mask;
+  // An administrator's, which no container has (spec.ts refuses them).
+  constexpr uint64_t kNever = bit(CAP_SYS_MODULE) | bit(CAP_SYS_RAWIO) | bit(CAP_SYS_BOOT) |
+                              bit(CAP_BPF) | bit(CAP_PERFMON) | bit(CAP_CHECKPOINT_RESTORE);
+  constexpr uint64_t kAll = bit(CAP_LAST_CAP + 1) - 1;
+  return kAll & ~(mounts ? kNever : kNever | bit(CAP_SYS_ADMIN));
 }
 
 void set_kept_capabilities(uint64_t mask) {
@@ -124,7 +125,7 @@ int Impersonation::set_capabilities(uint64_t effective) {
 int Impersonation::become(const Identity& identity, bool plainly) {
   bool groups = groups_ != identity.groups;
   if (groups || uid_ != identity.uid || gid_ != identity.gid) {
-    if (int error = set_capabilities(kept); error != 0) return error;
+    if (int error = set_capabilities(bit(CAP_SETUID) | bit(CAP_SETGID)); error != 0) return error;
     if (groups) {
       if (::syscall(SYS_setgroups, identity.groups.size(), identity.groups.data()) < 0)
         return errno;
@@ -142,15 +143,13 @@ int Impersonation::become(const Identity& identity, bool plainly) {
     // setfsuid(2) takes capabilities away, or gives them.
     effective_ = ~0ull;
   }
-  uint64_t own = identity.effective & (kFileCapabilities | kPtrace);
-  return set_capabilities(plainly ? own : own | kPtrace);
+  // Who may look into whom is decided by all capabilities (ptrace(2)), the rest by those of files.
+  return set_capabilities(plainly ? identity.effective
+                                  : (identity.effective & kFileCapabilities) | kPtrace);
 }
 
-int Impersonation::become_supervisor() {
-  Identity root;
-  root.effective = ~0ull;
-  if (int error = become(root); error != 0) return error;
-  return set_capabilities(kept);
+int Impersonation::gain(int capability) {
+  return set_capabilities(bit(capability) | kPtrace);
 }
 
 void Impersonation::regain_sight() {

@@ -37,8 +37,8 @@ class Impersonation {
   // Ids, groups and capabilities of the identity. CAP_SYS_PTRACE stays, for the caller's memory and
   // descriptors, unless `plainly`. 0 or errno, after which the thread may be anybody.
   int become(const Identity& identity, bool plainly = false);
-  // Root of the sandbox with all that the supervisor kept. 0 or errno.
-  int become_supervisor();
+  // Has this capability (CAP_*), until it becomes a caller. 0 or errno.
+  int gain(int capability);
   // Gives CAP_SYS_PTRACE back after a `plainly`.
   void regain_sight();
   void set_umask(mode_t mask);
@@ -52,7 +52,8 @@ class Impersonation {
   mode_t umask_ = 0xffff;
 };
 
-// All capabilities that the supervisor's threads may ever use, of the sandbox's user namespace.
+// What the supervisor's threads may have, of the sandbox's user namespace: what callers may have,
+// as a thread takes those of its caller for the length of a call; with `mounts` CAP_SYS_ADMIN too.
 uint64_t kept_capabilities(bool mounts);
 // What Impersonation works within from now on.
 void set_kept_capabilities(uint64_t mask);

@@ -34,14 +34,14 @@ bool alive(int pidfd) {
 
 }  // namespace
 
-Callers::Found Callers::find(Caller& caller) {
+Callers::Found Callers::find(Caller& caller, bool sure) {
   Found found;
   {
     Lock lock(lock_);
     if (!pending_.empty()) settle(caller.tid());
     found = slots_[static_cast<size_t>(caller.tid()) % kSlots];
   }
-  if (found && found->tid == caller.tid() && alive(found->pidfd.get())) return found;
+  if (found && found->tid == caller.tid() && (!sure || alive(found->pidfd.get()))) return found;
   return read(caller);
 }
 

@@ -30,8 +30,11 @@ class Callers {
  public:
   using Found = std::shared_ptr<const Known>;
 
-  // Unset: the caller is gone.
-  Found find(Caller& caller);
+  // Unset: the caller is gone. `sure`: that it is the thread which is remembered and not another
+  // that was given its number since; else what the pidfd answers next says so (ESRCH).
+  Found find(Caller& caller, bool sure = true);
+  // It was another.
+  Found find_again(Caller& caller) { return read(caller); }
   // The same with the umask as it is now.
   Found find_with_umask(Caller& caller, Found found);
   // The caller is about to change what is known of it; with `process` of all its threads.

@@ -1,6 +1,7 @@
 #include "sentry/place.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -46,36 +47,35 @@ int look_at(int fd, Kind& kind) {
 
 int Place::from(int number, uint64_t address) {
   if (int error = caller_.read_path(address, path_); error != 0) return error;
-  if (int error = begin(); error != 0) return error;
   return start(number);
 }
 
 int Place::from_cwd() {
   path_[0] = '\0';
-  if (int error = begin(); error != 0) return error;
   return start(AT_FDCWD);
 }
 
-int Place::begin() {
+// A thread's root is its own here (CLONE_FS); it takes the caller's.
+int Place::take_root() {
   root_ = sandbox_.root.get();
-  if (sandbox_.roots_differ()) {
-    // A thread's root is its own here (CLONE_FS); it takes the caller's.
-    if (int error = caller_.worker().self.become_supervisor(); error != 0) return error;
-    own_root_ = caller_.link("root");
-    if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
-    root_ = own_root_.get();
-  }
-  return caller_.worker().become(caller_);
+  if (!sandbox_.roots_differ()) return 0;
+  if (int error = caller_.worker().self.gain(CAP_SYS_CHROOT); error != 0) return error;
+  own_root_ = caller_.link("root");
+  if (!own_root_ || ::fchdir(own_root_.get()) < 0 || ::chroot(".") < 0) return errno;
+  root_ = own_root_.get();
+  return 0;
 }
 
 int Place::start(int number) {
+  if (int error = take_root(); error != 0) return error;
   if (*path_ == '/') {
     base_ = root_;
-    return 0;
+    return caller_.worker().become(caller_);
   }
   held_ = number == AT_FDCWD ? caller_.link("cwd") : caller_.descriptor(number);
   if (!held_) return errno;
   base_ = held_.get();
+  if (int error = caller_.worker().become(caller_); error != 0) return error;
   if (empty()) return 0;
   Kind kind;
   if (int error = look_at(base_, kind); error != 0) return error;
@@ -84,40 +84,21 @@ int Place::start(int number) {
   return sandbox_.has_mount(kind.mount, caller_) ? 0 : EXDEV;
 }
 
-// The supervisor may look into every process of the sandbox; what it opened in procfs it opens once
-// more with the caller's rights alone.
-UniqueFd Place::open_plainly(UniqueFd fd, const char* path, uint64_t flags, uint64_t mode,
-                             uint64_t resolve) {
-  if (::fstat(fd.get(), &stat_) < 0) return {};
-  if (!sandbox_.is_proc(stat_.st_dev)) return fd;
-  fd.reset();
-  if (int error = caller_.worker().become(caller_, true); error != 0) {
-    errno = error;
-    return {};
-  }
-  fd = open_at(base_, path, flags, mode, resolve);
-  if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
-  return fd;
-}
-
 UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {
   Walked walked;
   bool follow = (flags & O_NOFOLLOW) == 0 && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
-  if (int error = walk(sandbox_, caller_, root_, base_, path, follow, walked); error != 0) {
-    errno = error;
-    return {};
-  }
+  if (errno = walk(sandbox_, caller_, root_, base_, path, follow, walked); errno != 0) return {};
   Kind kind;
-  if (int error = look_at(walked.at.get(), kind); error != 0) return {};
-  // A magic link's rights were seen to on the way.
-  if (!walked.magic && sandbox_.is_proc(kind.device) &&
-      caller_.worker().become(caller_, true) != 0) {
-    errno = EPERM;
+  if (errno = look_at(walked.at.get(), kind); errno != 0) return {};
+  // The supervisor may look into every process of the sandbox; the caller may not. A magic link's
+  // rights were seen to on the way.
+  Worker& worker = caller_.worker();
+  bool other = !walked.magic && !walked.own && sandbox_.is_proc(kind.device);
+  if (other && (errno = worker.become(caller_, true)) != 0) return {};
+  if (!walked.magic && walked.descriptors && (errno = worker.self.gain(CAP_DAC_OVERRIDE)) != 0)
     return {};
-  }
-  UniqueFd fd = walked.magic ? open_at(walked.at.get(), walked.name.c_str(), flags, mode, 0)
-                             : open_at(walked.at.get(), walked.name.c_str(), flags | O_NOFOLLOW,
-                                       mode, RESOLVE_NO_MAGICLINKS);
+  UniqueFd fd = open_at(walked.at.get(), walked.name.c_str(), flags, mode,
+                        walked.magic ? 0 : RESOLVE_NO_SYMLINKS);
   if (fd && ::fstat(fd.get(), &stat_) < 0) fd.reset();
   return fd;
 }
@@ -125,21 +106,29 @@ UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {
 UniqueFd Place::open_path(const char* path, uint64_t flags, uint64_t mode) {
   uint64_t resolve = RESOLVE_NO_MAGICLINKS | (*path == '/' ? RESOLVE_IN_ROOT : 0);
   UniqueFd fd = open_at(base_, path, flags, mode, resolve);
-  if (fd) return open_plainly(std::move(fd), path, flags, mode, resolve);
+  if (fd) {
+    if (::fstat(fd.get(), &stat_) < 0) return {};
+    // In procfs, who asks matters.
+    return sandbox_.is_proc(stat_.st_dev) ? walk_and_open(path, flags, mode) : std::move(fd);
+  }
   if (errno == ENOENT) {
     // Without a symbolic link on the way there is nothing that a walk would find.
     UniqueFd again = open_at(base_, path, O_PATH, 0, resolve | RESOLVE_NO_SYMLINKS);
     if (!again && errno == ENOENT) return {};
-  } else if (errno != ELOOP) {
+  } else if (errno != ELOOP && errno != EACCES) {
     return {};
   }
   return walk_and_open(path, flags, mode);
 }
 
 UniqueFd Place::open(uint64_t flags, uint64_t mode) {
-  if (!empty()) return open_path(path_, flags, mode);
-  errno = ENOENT;
-  return {};
+  return open_path(path_, flags, mode);
+}
+
+int Place::look_here() {
+  if (empty() || std::strchr(path_, '/') != nullptr || std::strcmp(path_, "..") == 0) return -1;
+  if (::fstatat(base_, path_, &stat_, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) return errno;
+  return sandbox_.is_proc(stat_.st_dev) ? -1 : 0;
 }
 
 int Place::parent(const char*& name) {

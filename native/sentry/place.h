@@ -34,6 +34,9 @@ class Place {
   // Opened with these flags and mode, both as openat2(2) takes them (O_CLOEXEC is added). Unset:
   // errno.
   UniqueFd open(uint64_t flags, uint64_t mode = 0);
+  // Fills stat() without opening, where that needs no walk: a name in the base itself, and not what
+  // a link there leads to. 0, or errno, or -1: open() has to do it.
+  int look_here();
   // What was opened is; of the last open().
   const struct stat& stat() const { return stat_; }
   // The directory that the last component is in, and that component, with what slashes follow it.
@@ -41,10 +44,8 @@ class Place {
   int parent(const char*& name);
 
  private:
-  int begin();
+  int take_root();
   int start(int number);
-  UniqueFd open_plainly(UniqueFd fd, const char* path, uint64_t flags, uint64_t mode,
-                        uint64_t resolve);
   UniqueFd walk_and_open(const char* path, uint64_t flags, uint64_t mode);
   UniqueFd open_path(const char* path, uint64_t flags, uint64_t mode);
 

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
 #include <linux/limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -40,14 +42,21 @@ class Walk {
   int follow_magic(const std::string& name, std::string& rest, Walked& result);
   int go_on_with(const char* target, std::string& rest);
   int finish(std::string name, Walked& result, bool magic = false) {
-    result = {std::move(at_), std::move(name), magic};
+    result = {std::move(at_), {}, std::move(name), magic, is_own(), in_descriptors_};
     return 0;
   }
 
   const Sandbox& sandbox_;
   Caller& caller_;
   const int root_;
+  bool is_own();
+  void note_process(const std::string& name, const Kind& kind);
+  UniqueFd open_step(const std::string& name);
+  UniqueFd own_object(const std::string& name);
+
   UniqueFd at_;
+  // `at_` is the "fd" or "fdinfo" directory of the caller.
+  bool in_descriptors_ = false;
   // Of the process whose directory in procfs is being walked through; 0: of none.
   uint32_t process_ = 0;
   int links_ = 0;
@@ -64,20 +73,60 @@ int Walk::go_on_with(const char* target, std::string& rest) {
   return kGoOn;
 }
 
-int Walk::follow_magic(const std::string& name, std::string& rest, Walked& result) {
+bool Walk::is_own() {
   const Known* known = caller_.worker().known(caller_);
-  if (known == nullptr) return ESRCH;
-  // Another process's: by the caller's own rights alone, as ptrace(2) has it.
-  bool own = process_ == known->identity.own_process;
+  return known != nullptr && process_ != 0 && process_ == known->identity.own_process;
+}
+
+// What a link in the caller's own directory means, as O_PATH or the open file itself.
+UniqueFd Walk::own_object(const std::string& name) {
+  uint64_t number = 0;
+  std::string_view digits = name;
+  if (!in_descriptors_) return caller_.link(name.c_str());
+  if (take_number(digits, number) && number <= INT_MAX)
+    return caller_.descriptor(static_cast<int>(number));
+  errno = ENOENT;
+  return {};
+}
+
+int Walk::follow_magic(const std::string& name, std::string& rest, Walked& result) {
+  bool own = is_own();
+  // Another process's: by the caller's own rights alone.
   if (int error = caller_.worker().become(caller_, !own); error != 0) return error;
-  if (rest.empty()) return finish(name, result, true);
-  UniqueFd next(::openat(at_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!next) return errno;
+  bool known_link = in_descriptors_ || name == "cwd" || name == "root" || name == "exe";
+  if (own && known_link) {
+    UniqueFd object = own_object(name);
+    if (!object) return errno;
+    if (rest.empty()) {
+      result.name = "self/fd/" + std::to_string(object.get());
+      result.held = std::move(object);
+      result.at.reset(::fcntl(sandbox_.proc.get(), F_DUPFD_CLOEXEC, 0));
+      result.magic = result.own = true;
+      return result.at ? 0 : errno;
+    }
+    at_ = std::move(object);
+  } else {
+    if (rest.empty()) return finish(name, result, true);
+    UniqueFd next(::openat(at_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!next) return errno;
+    at_ = std::move(next);
+  }
+  process_ = 0;
+  in_descriptors_ = false;
   Kind kind;
-  if (int error = look_at(next.get(), kind); error != 0) return error;
-  if (!sandbox_.has_mount(kind.mount, caller_)) return EXDEV;
-  at_ = std::move(next);
-  return kGoOn;
+  if (int error = look_at(at_.get(), kind); error != 0) return error;
+  if (!S_ISDIR(kind.mode)) return ENOTDIR;
+  return sandbox_.has_mount(kind.mount, caller_) ? kGoOn : EXDEV;
+}
+
+// The kernel lets a process into its own fd directory whoever owns that (proc_fd_permission).
+UniqueFd Walk::open_step(const std::string& name) {
+  if (in_descriptors_ && caller_.worker().self.gain(CAP_DAC_OVERRIDE) != 0) return {};
+  UniqueFd next(::openat(at_.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  int error = errno;
+  if (in_descriptors_ && caller_.worker().become(caller_) != 0) return {};
+  errno = error;
+  return next;
 }
 
 int Walk::follow_link(const UniqueFd& link, const Kind& kind, const std::string& name,
@@ -104,6 +153,24 @@ int Walk::follow_link(const UniqueFd& link, const Kind& kind, const std::string&
   return go_on_with(target, rest);
 }
 
+// `name` is a directory that the walk is about to enter.
+void Walk::note_process(const std::string& name, const Kind& kind) {
+  in_descriptors_ = false;
+  if (!sandbox_.is_proc(kind.device)) {
+    process_ = 0;
+    return;
+  }
+  Kind above;
+  if (look_at(at_.get(), above) != 0) return;
+  if (above.inode == kProcRoot) {
+    uint64_t number = 0;
+    std::string_view digits = name;
+    process_ = take_number(digits, number) ? static_cast<uint32_t>(number) : 0;
+  } else if (name == "fd" || name == "fdinfo") {
+    in_descriptors_ = is_own();
+  }
+}
+
 int Walk::step(std::string& rest, bool follow, Walked& result) {
   rest.erase(0, rest.find_first_not_of('/'));
   if (rest.empty()) return finish(".", result);
@@ -112,21 +179,16 @@ int Walk::step(std::string& rest, bool follow, Walked& result) {
   rest.erase(0, name.size());
   bool last = rest.find_first_not_of('/') == std::string::npos;
   if (last && (name == "." || name == "..")) return finish(name, result);
-  UniqueFd next(::openat(at_.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  UniqueFd next = open_step(name);
   if (!next) return last && errno == ENOENT ? finish(name + rest, result) : errno;
   Kind kind;
   if (int error = look_at(next.get(), kind); error != 0) return error;
   if (S_ISLNK(kind.mode) && (!last || follow || !rest.empty()))
     return follow_link(next, kind, name, rest, result);
+  if (last && S_ISDIR(kind.mode)) note_process(name, kind);
   if (last) return finish(name + rest, result);
   if (!S_ISDIR(kind.mode)) return ENOTDIR;
-  Kind above;
-  if (sandbox_.is_proc(kind.device) && look_at(at_.get(), above) == 0 &&
-      (above.inode == kProcRoot || !sandbox_.is_proc(above.device))) {
-    uint64_t number = 0;
-    std::string_view digits = name;
-    process_ = take_number(digits, number) ? static_cast<uint32_t>(number) : 0;
-  }
+  note_process(name, kind);
   at_ = std::move(next);
   return kGoOn;
 }

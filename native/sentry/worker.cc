@@ -55,10 +55,19 @@ const Known* Worker::known(Caller& caller) {
   return known_.get();
 }
 
-int Worker::pidfd(Caller& caller) {
-  if (known(caller) != nullptr) return known_->pidfd.get();
+UniqueFd Worker::descriptor(Caller& caller, int number) {
+  // Taking the descriptor tells whether the thread is the one that is remembered.
+  bool sure = known_ != nullptr;
+  if (!sure) known_ = callers.find(caller, false);
+  for (;;) {
+    if (!known_) break;
+    int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, known_->pidfd.get(), number, 0));
+    if (fd >= 0 || errno != ESRCH || sure) return UniqueFd(fd);
+    known_ = callers.find_again(caller);
+    sure = true;
+  }
   errno = ESRCH;
-  return -1;
+  return {};
 }
 
 int Worker::become(Caller& caller, bool plainly) {

@@ -27,8 +27,8 @@ class Worker {
   Worker(Pool& own_pool, Callers& all, unsigned number)
       : pool(own_pool), callers(all), index(number) {}
 
-  // The caller's, borrowed until the call is answered. -1: errno.
-  int pidfd(Caller& caller);
+  // The caller's descriptor. Unset: errno.
+  UniqueFd descriptor(Caller& caller, int number);
   // nullptr: the caller is gone, or the kernel says nothing of it.
   const Known* known(Caller& caller);
   // Becomes the caller for what follows. 0 or errno.

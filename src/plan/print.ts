@@ -258,6 +258,8 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
   listen: ({ path, index }) => `listen at ${path ?? ''} as descriptor ${3 + (index ?? 0)}`,
   unmount: ({ path }) => `unmount ${path ?? ''}`,
   exit: () => 'exit',
+  socketPolicy: ({ cgroup, programs }) =>
+    `socket policy of ${cgroup ?? ''}: ${(programs ?? []).length} programs`,
   chdir: ({ path, create }) => `directory ${path ?? ''}${create === true ? ', made if missing' : ''}`,
   parentDeathSignal: ({ signal }) => `signal ${signal ?? 0} when the parent ends`,
   exec: ({ file, args, preserveFds }) =>

@@ -51,4 +51,5 @@ export const stepNames: Readonly<Record<number, string>> = {
   67: 'listen',
   68: 'unmount',
   69: 'exit',
+  80: 'socketPolicy',
 };

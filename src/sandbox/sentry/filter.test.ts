@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { brokeredCalls, compileFilter } from './filter.ts';
 import { systemCallNumbers } from './numbers.ts';
-import { errno, type Rule, type Test } from './rules.ts';
+import { errno, handlers, type Decision, type Rule, type Test } from './rules.ts';
+import { reachesKernel, strictCalls } from './strict.ts';
 import { systemCalls } from './syscalls.ts';
 
 const X86_64 = 0xc000003e;
@@ -11,10 +12,20 @@ const ALLOW = 0x7fff0000;
 const NOTIFY = 0x7fc00000;
 const refused = (name: keyof typeof errno): number => 0x00050000 + errno[name];
 
-const plain = compileFilter();
+const programs = new Map([
+  [systemCalls, compileFilter()],
+  [strictCalls, compileFilter({ calls: strictCalls })],
+]);
 
 /** What the kernel's interpreter would answer (bpf.rst, "Classic BPF"), instruction by instruction. */
-function runFilter(number: number, args: readonly bigint[], arch = X86_64, program = plain): number {
+function runFilter(
+  number: number,
+  args: readonly bigint[],
+  arch = X86_64,
+  calls = systemCalls,
+  other?: Uint8Array,
+): number {
+  const program = other ?? programs.get(calls) ?? new Uint8Array();
   const data = new DataView(new ArrayBuffer(64));
   data.setUint32(0, number, true);
   data.setUint32(4, arch, true);
@@ -41,11 +52,14 @@ function runFilter(number: number, args: readonly bigint[], arch = X86_64, progr
 }
 
 /** The table read the plain way. */
-function expected(number: number, args: readonly bigint[]): number {
-  const decision = systemCalls.find((call) => call.number === number)?.decision;
+function expected(number: number, args: readonly bigint[], calls = systemCalls): number {
+  const decision = calls.find((call) => call.number === number)?.decision;
   if (decision === undefined) return refused('ENOSYS');
   if (decision.use === 'refuse') return refused(decision.errno);
-  if (decision.use !== 'direct') return NOTIFY;
+  if (decision.use !== 'direct') {
+    const { direct } = decision;
+    return direct?.every((test) => holds(test, args)) === true ? ALLOW : NOTIFY;
+  }
   if (decision.rules === undefined) return ALLOW;
   const rule = decision.rules.find(({ when }) => when.every((test) => holds(test, args)));
   if (rule === undefined) return refused(decision.otherwise ?? 'EPERM');
@@ -75,6 +89,11 @@ describe('the table', () => {
     expect(direct.length).toBeGreaterThan(100);
   });
 
+  it('lets at most 110 calls through under the profile strict', () => {
+    expect(strictCalls.map(({ number }) => number)).toEqual(systemCalls.map(({ number }) => number));
+    expect(strictCalls.filter(({ decision }) => reachesKernel(decision)).length).toBeLessThanOrEqual(110);
+  });
+
   it.each([
     'bpf',
     'ptrace',
@@ -91,33 +110,56 @@ describe('the table', () => {
 });
 
 describe('the filter', () => {
-  it('is a program that the kernel takes', () => {
-    expect(plain.length % 8).toBe(0);
-    expect(plain.length / 8).toBeLessThanOrEqual(4096);
+  const profiles = [
+    ['kernel', systemCalls],
+    ['strict', strictCalls],
+  ] as const;
+
+  it.each(profiles)('of %s is a program that the kernel takes', (_name, calls) => {
+    const program = programs.get(calls) ?? new Uint8Array();
+    expect(program.length % 8).toBe(0);
+    expect(program.length / 8).toBeLessThanOrEqual(4096);
+    expect(program.length / 8).toBeGreaterThan(100);
   });
 
-  it('answers every number as the table says', () => {
+  it.each(profiles)('of %s answers every number as the table says', (_name, calls) => {
     for (let number = 0; number < 1024; number++) {
-      expect([number, runFilter(number, none)]).toEqual([number, expected(number, none)]);
+      expect([number, runFilter(number, none, X86_64, calls)]).toEqual([
+        number,
+        expected(number, none, calls),
+      ]);
     }
   });
 
-  it('answers any arguments as the table says', () => {
-    const interesting = systemCalls.flatMap(({ decision }) =>
-      decision.use === 'direct' ? (decision.rules ?? []).flatMap(({ when }) => when.flatMap(valuesOf)) : [],
-    );
+  it.each(profiles)('of %s answers any arguments as the table says', (_name, calls) => {
+    const interesting = calls.flatMap(({ decision }) => testsOf(decision).flatMap(valuesOf));
     const argument = fc.oneof(
       fc.constantFrom(...interesting.map(BigInt)),
       fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
       fc.constantFrom(0n, 1n, 2n ** 32n, 2n ** 63n, 2n ** 64n - 1n),
     );
-    const number = fc.constantFrom(...systemCalls.map((call) => call.number));
+    const number = fc.constantFrom(...calls.map((call) => call.number));
     fc.assert(
       fc.property(number, fc.array(argument, { minLength: 6, maxLength: 6 }), (call, args) => {
-        expect(runFilter(call, args)).toBe(expected(call, args));
+        expect(runFilter(call, args, X86_64, calls)).toBe(expected(call, args, calls));
       }),
       { numRuns: 5000 },
     );
+  });
+
+  it.each<[string, bigint[], number]>([
+    ['openat', [0n, 0n, 0o10000000n], ALLOW],
+    ['openat', [0n, 0n, 0o10000000n - 1n], NOTIFY],
+    ['open', [0n, 0o10000000n], NOTIFY],
+    ['newfstatat', [0n, 1n, 0n, 0x1000n], ALLOW],
+    ['newfstatat', [0n, 1n, 0n, 0x100n], NOTIFY],
+    ['utimensat', [3n, 0n], ALLOW],
+    ['utimensat', [3n, 2n ** 32n], NOTIFY],
+    ['execve', [], NOTIFY],
+    ['chdir', [], ALLOW],
+  ])('under strict %s: arguments %#', (name, args, answer) => {
+    const all = [...args, ...none].slice(0, 6);
+    expect(runFilter(numberOf(name), all, X86_64, strictCalls)).toBe(answer);
   });
 
   it('has no answer but ENOSYS for the numbers of i386, of x32, and of kernels to come', () => {
@@ -164,24 +206,35 @@ describe('the filter', () => {
         const silent = expected(number, args);
         const isRefusal = silent !== ALLOW && silent !== NOTIFY;
         const isUnusual = isRefusal && (decision.use === 'direct' || silent === refused('EPERM'));
-        expect([number, runFilter(number, args, X86_64, all)]).toEqual([number, isRefusal ? NOTIFY : silent]);
-        expect([number, runFilter(number, args, X86_64, unusual)]).toEqual([
+        expect([number, runFilter(number, args, X86_64, systemCalls, all)]).toEqual([
+          number,
+          isRefusal ? NOTIFY : silent,
+        ]);
+        expect([number, runFilter(number, args, X86_64, systemCalls, unusual)]).toEqual([
           number,
           isUnusual ? NOTIFY : silent,
         ]);
       }
     }
-    expect(runFilter(0, none, I386, unusual)).toBe(refused('ENOSYS'));
-    expect(runFilter(600, none, X86_64, all)).toBe(NOTIFY);
-    expect(runFilter(0, none, I386, all)).toBe(NOTIFY);
+    expect(runFilter(0, none, I386, systemCalls, unusual)).toBe(refused('ENOSYS'));
+    expect(runFilter(600, none, X86_64, systemCalls, all)).toBe(NOTIFY);
+    expect(runFilter(0, none, I386, systemCalls, all)).toBe(NOTIFY);
   });
 
   it('has a handler for every brokered call', () => {
-    const brokered = brokeredCalls();
-    expect(brokered).toContainEqual([63, 1]);
-    expect(brokered.every(([, handler]) => handler >= 1 && handler <= 16)).toBe(true);
+    const known = new Set<number>(Object.values(handlers));
+    for (const calls of [systemCalls, strictCalls]) {
+      const brokered = brokeredCalls(calls);
+      expect(brokered).toContainEqual([63, 1]);
+      expect(brokered.filter(([, handler]) => !known.has(handler))).toEqual([]);
+    }
   });
 });
+
+function testsOf(decision: Decision): readonly Test[] {
+  if (decision.use === 'direct') return (decision.rules ?? []).flatMap(({ when }) => when);
+  return decision.use === 'refuse' ? [] : (decision.direct ?? []);
+}
 
 function valuesOf(test: Rule['when'][number]): number[] {
   if ('in' in test) return [...test.in].map((value) => value >>> 0);

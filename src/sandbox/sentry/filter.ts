@@ -89,8 +89,11 @@ function answerOf(decision: Decision, refuse: Refuse): Answer {
       return refuse(decision.errno, false);
     case 'broker':
     case 'view':
-    case 'notice':
-      return RET_USER_NOTIF;
+    case 'notice': {
+      const { direct } = decision;
+      if (direct === undefined) return RET_USER_NOTIF;
+      return { tried: [{ when: direct, ret: RET_ALLOW }], otherwise: RET_USER_NOTIF };
+    }
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;
       if (rules === undefined) return RET_ALLOW;

@@ -1,6 +1,6 @@
 /** docs/sentry-syscalls.md, made from the table. A test compares the two; `tools/sentry-page.ts` writes it. */
 import type { Decision, Rule, Test } from './rules.ts';
-import { strictCalls, strictChanges } from './strict.ts';
+import { reachesKernel, strictCalls, strictChanges } from './strict.ts';
 import { systemCallGroups, systemCalls } from './syscalls.ts';
 
 export function systemCallPage(): string {
@@ -32,9 +32,7 @@ export function systemCallPage(): string {
 }
 
 function strictSection(): string[] {
-  const reached = strictCalls.filter(
-    ({ decision }) => decision.use === 'direct' || decision.use === 'notice',
-  );
+  const reached = strictCalls.filter(({ decision }) => reachesKernel(decision));
   return [
     '',
     '## What the profile strict does otherwise',
@@ -52,7 +50,9 @@ export function inWords(decision: Decision): string {
     case 'refuse':
       return decision.errno;
     case 'broker':
-      return 'supervisor';
+      return decision.direct === undefined
+        ? 'supervisor'
+        : `direct if ${decision.direct.map(testInWords).join(' and ')}; else supervisor`;
     case 'view':
       return 'own view';
     case 'notice':

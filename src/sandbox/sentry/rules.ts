@@ -36,14 +36,14 @@ export interface Rule {
 /**
  * What happens to a system call:
  *   direct   the host's kernel runs it; with `rules`, the first one that fits decides and `otherwise` is the rest
- *   broker   the supervisor answers, by the handler of that name
+ *   broker   the supervisor answers, by the handler of that name; but for arguments that `direct` is true of
  *   view     the same, and what it answers is the sandbox's own truth instead of the host's
  *   notice   the host's kernel runs it, after the supervisor has heard of it
  *   refuse   this errno, without any kernel code of the call having run
  */
 export type Decision =
   | { use: 'direct'; rules?: readonly Rule[]; otherwise?: ErrnoName }
-  | { use: 'broker' | 'view' | 'notice'; handler: HandlerName }
+  | { use: 'broker' | 'view' | 'notice'; handler: HandlerName; direct?: Rule['when'] }
   | { use: 'refuse'; errno: ErrnoName };
 
 /** Handlers of the supervisor; their numbers are in native/sentry/handlers.h. */
@@ -90,6 +90,8 @@ export const handlers = {
   setTimerfd: 40,
   removeWatch: 41,
   workingDirectory: 42,
+  synchronize: 43,
+  socketState: 44,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

@@ -22,9 +22,22 @@ const notice = (names: string, handler: HandlerName, note: string): Change => [
   note,
 ];
 
+const O_PATH = 0o10000000;
+const AT_EMPTY_PATH = 0x1000;
+
 const changes: readonly Change[] = [
-  broker('open openat creat', 'open', 'opened by the supervisor as the caller, and handed over'),
-  broker('stat lstat newfstatat', 'stat', 'of what the supervisor found'),
+  broker('open creat', 'open', 'opened by the supervisor as the caller, and handed over'),
+  [
+    'openat',
+    { use: 'broker', handler: 'open', direct: [{ arg: 2, and: O_PATH, in: [O_PATH] }] },
+    'as open; O_PATH, which opens no file and which the kernel does not let be handed over, is direct',
+  ],
+  broker('stat lstat', 'stat', 'of what the supervisor found'),
+  [
+    'newfstatat',
+    { use: 'broker', handler: 'stat', direct: [{ arg: 3, and: AT_EMPTY_PATH, in: [AT_EMPTY_PATH] }] },
+    'of what the supervisor found; with AT_EMPTY_PATH, which is how C libraries do fstat, direct',
+  ],
   broker('statx', 'statx', 'of what the supervisor found'),
   broker('access faccessat faccessat2', 'access', 'with the real ids of the caller'),
   broker('readlink readlinkat', 'readLink', 'links of procfs say what the caller would see'),
@@ -42,13 +55,20 @@ const changes: readonly Change[] = [
   broker('symlink symlinkat', 'symlink', 'in a directory that the supervisor found'),
   broker('chmod fchmodat fchmodat2', 'changeMode', 'of what the supervisor found'),
   broker('chown lchown fchownat', 'changeOwner', 'of what the supervisor found'),
-  broker('utimensat utime utimes futimesat', 'changeTimes', 'of what the supervisor found'),
+  broker('utime utimes futimesat', 'changeTimes', 'of what the supervisor found'),
+  [
+    'utimensat',
+    { use: 'broker', handler: 'changeTimes', direct: [{ arg: 1, null: true }] },
+    'of what the supervisor found; without a path, which is how C libraries do futimens, direct',
+  ],
   broker('truncate', 'truncate', 'of what the supervisor opened'),
   broker('epoll_create1', 'epollWithFlags', 'made by the supervisor and handed over'),
   broker('inotify_init1 inotify_init', 'inotify', 'made by the supervisor and handed over'),
   broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
   broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
   broker('getcwd', 'workingDirectory', 'from procfs'),
+  broker('listen shutdown', 'socketState', "on the caller's descriptor"),
+  broker('fsync fdatasync', 'synchronize', "on the caller's descriptor, by a thread of its own"),
   notice('setuid setgid setresuid setresgid setgroups capset', 'credentials', 'ids of the user namespace'),
   notice('execve', 'execution', 'the kernel opens the program, within the mount namespace'),
   notice('umask', 'umask', 'of the calling process'),
@@ -72,3 +92,9 @@ export const strictCalls: readonly SystemCall[] = systemCalls.map((call) => chan
 
 /** The calls that the two profiles treat differently. */
 export const strictChanges: readonly SystemCall[] = [...changed.values()];
+
+/** Whether any form of the call is carried out by the host's kernel with the workload's arguments. */
+export function reachesKernel(decision: Decision): boolean {
+  if (decision.use === 'broker') return decision.direct !== undefined;
+  return decision.use === 'direct' || decision.use === 'notice';
+}

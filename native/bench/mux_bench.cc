@@ -1,6 +1,7 @@
 // Throughput of the channel to a guest, without a guest: writer → pipe → agent's end → socketpair →
 // monitor's end → pipe → reader, four processes, as stdout of a container has it.
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -85,6 +86,9 @@ void report(size_t bytes, double seconds) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // As the monitor has it.
+  ::mallopt(M_MMAP_THRESHOLD, 64 << 10);
+  ::mallopt(M_TRIM_THRESHOLD, 64 << 10);
   size_t bytes = (argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 512) * 1000000;
   int in[2];
   int out[2];

@@ -1,5 +1,5 @@
 // A queue of bytes: appended at the tail, consumed at the head. Gives its memory back whenever it
-// runs empty, so that an idle monitor holds none.
+// runs empty, so that an idle monitor holds none, unless its owner sees to that.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +45,15 @@ class ByteQueue {
   void consume(size_t count) {
     begin_ += count;
     if (begin_ == end_) clear();
+  }
+
+  // The same, but the block stays for what comes next. Followed by trim() once nothing does.
+  void consume_keeping(size_t count) {
+    begin_ += count;
+    if (begin_ == end_) begin_ = end_ = 0;
+  }
+  void trim() {
+    if (empty()) clear();
   }
 
   // Forgets everything and frees the block.

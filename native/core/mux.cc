@@ -61,7 +61,7 @@ void MuxReader::expect(const MuxNonce& nonce) {
 }
 
 void MuxReader::release() {
-  if (used_ > 0) bytes_.consume(used_);
+  if (used_ > 0) bytes_.consume_keeping(used_);
   used_ = 0;
 }
 
@@ -98,7 +98,7 @@ MuxReader::Found MuxReader::find_preamble() {
     const uint8_t* data = bytes_.data();
     const void* first = std::memchr(data, kMagic[0], bytes_.size());
     if (first == nullptr) break;
-    bytes_.consume(static_cast<size_t>(static_cast<const uint8_t*>(first) - data));
+    bytes_.consume_keeping(static_cast<size_t>(static_cast<const uint8_t*>(first) - data));
     data = bytes_.data();
     size_t have = std::min(bytes_.size(), kMagic.size());
     bool fits = std::memcmp(data, kMagic.data(), have) == 0;
@@ -110,18 +110,17 @@ MuxReader::Found MuxReader::find_preamble() {
     }
     if (fits && (!only_this_ || std::memcmp(data + have, nonce_.data(), nonce_.size()) == 0)) {
       std::memcpy(nonce_.data(), data + have, nonce_.size());
-      bytes_.consume(kMuxPreamble);
+      bytes_.consume_keeping(kMuxPreamble);
       in_session_ = true;
       return Found::kSession;
     }
-    bytes_.consume(1);
+    bytes_.consume_keeping(1);
   }
-  bytes_.clear();
+  bytes_.consume_keeping(bytes_.size());
   return Found::kNothing;
 }
 
 MuxReader::Found MuxReader::parse_header() {
-  if (bytes_.empty()) bytes_.clear();
   if (bytes_.size() < kMuxHeader) return Found::kNothing;
   const uint8_t* head = bytes_.data();
   if (head[0] == kMagic[0] && std::memcmp(head, kMagic.data(), kMuxHeader) == 0) {
@@ -165,10 +164,7 @@ void MuxWriter::data(uint32_t stream, std::span<const uint8_t> bytes) {
 }
 
 void MuxWriter::commit_data(uint32_t stream, size_t size) {
-  if (size == 0) {
-    if (queue_.empty()) queue_.clear();  // gives the reserved block back
-    return;
-  }
+  if (size == 0) return;
   store_header(queue_.reserve(kMuxHeader + size), size, stream, MuxKind::kData);
   queue_.commit(kMuxHeader + size);
 }

@@ -76,6 +76,10 @@ class MuxReader {
   bool in_session() const { return in_session_; }
   // One clause, for a log line.
   const char* problem() const { return problem_; }
+  // Gives back what memory is not in use; to be called when nothing has come for a while.
+  void trim() {
+    if (used_ == 0) bytes_.trim();
+  }
   // Forgets the session, not the bytes: they are searched for a preamble. After kMalformed, and
   // when the other end has gone.
   void resync();
@@ -113,7 +117,9 @@ class MuxWriter {
   void commit_data(uint32_t stream, size_t size);
 
   std::span<const uint8_t> view() const { return queue_.view(); }
-  void consume(size_t count) { queue_.consume(count); }
+  void consume(size_t count) { queue_.consume_keeping(count); }
+  // Gives back what memory is not in use.
+  void trim() { queue_.trim(); }
   size_t size() const { return queue_.size(); }
   bool empty() const { return queue_.empty(); }
   void clear() { queue_.clear(); }

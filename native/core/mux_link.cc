@@ -27,7 +27,8 @@ void MuxStream::detach() {
 MuxLink::MuxLink(Poller& poller, MuxHandler& handler)
     : poller_(poller),
       handler_(handler),
-      flush_(poller, on_timer<MuxLink, &MuxLink::flush>, this) {}
+      flush_(poller, on_timer<MuxLink, &MuxLink::flush>, this),
+      trim_(poller, on_timer<MuxLink, &MuxLink::trim>, this) {}
 
 bool MuxLink::start(UniqueFd fd, const MuxNonce& nonce) {
   if (!serve(std::move(fd))) return false;
@@ -48,10 +49,17 @@ void MuxLink::listen() {
   wait_for();
 }
 
+void MuxLink::trim() {
+  reader_.trim();
+  writer_.trim();
+}
+
 void MuxLink::stop() {
   flush_.cancel();
+  trim_.cancel();
   watch_.stop();
   writer_.clear();
+  reader_.trim();
   drop_streams();
 }
 
@@ -113,6 +121,7 @@ void MuxLink::ready(uint32_t events) {
 }
 
 void MuxLink::receive() {
+  if (!trim_.armed()) trim_.arm(kTrimMs);
   std::span<uint8_t> room = reader_.reserve();
   ssize_t got = ::read(watch_.fd(), room.data(), room.size());
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
@@ -180,6 +189,7 @@ const char* MuxLink::deliver(const MuxFrame& frame) {
 }
 
 void MuxLink::flush() {
+  if (!trim_.armed()) trim_.arm(kTrimMs);
   congested_ = congested();
   while (!writer_.empty()) {
     std::span<const uint8_t> bytes = writer_.view();

@@ -93,6 +93,8 @@ class MuxLink {
 
  private:
   friend class MuxStream;
+  // Buffers are kept between the rounds of a transfer, and for so long after it.
+  static constexpr uint32_t kTrimMs = 100;
   static constexpr size_t kHighWater = 256u << 10;
   static constexpr size_t kLowWater = 64u << 10;
   // Control messages have no flow control; a peer that never reads them is given up.
@@ -103,6 +105,7 @@ class MuxLink {
   void dispatch();
   const char* deliver(const MuxFrame& frame);
   void flush();
+  void trim();
   void wake_streams();
   void wait_for();
   void session_began();
@@ -114,6 +117,7 @@ class MuxLink {
   MuxHandler& handler_;
   Watch watch_;
   Timer flush_;
+  Timer trim_;
   MuxReader reader_;
   MuxWriter writer_;
   MuxStream* streams_ = nullptr;

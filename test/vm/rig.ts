@@ -47,6 +47,7 @@ const APPLETS = [
   'mount',
   'umount',
   'sync',
+  'sort',
   'sleep',
   'ls',
   'wc',

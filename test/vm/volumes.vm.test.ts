@@ -1,8 +1,10 @@
 /** Disks and persistent memory of a guest: images of the host, mounted inside, and what is left on the host after. */
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PFN_ALIGN, PFN_INFO_OFFSET, writePfnInfo } from '../../src/devices/pmem/pfn.ts';
 import { imageVolume, type Volume } from '../../src/sandbox/vm/storage.ts';
 import { hostImage, Volumes } from '../../src/sandbox/vm/volumes.ts';
 import { ext4Image, VmRig } from './rig.ts';
@@ -118,6 +120,25 @@ describe('a disk', () => {
 });
 
 describe('persistent memory', () => {
+  it('may begin with an info block, as an NVDIMM with DAX does', async () => {
+    ext4Image(at('inner.img'), tree, 14);
+    const size = 16 << 20;
+    const whole = Buffer.alloc(size);
+    writePfnInfo(size, randomBytes(16)).copy(whole, PFN_INFO_OFFSET);
+    readFileSync(at('inner.img')).copy(whole, PFN_ALIGN);
+    writeFileSync(at('nvdimm.img'), whole);
+    const wanted = volume('ext4', 'nvdimm.img', ['dax']);
+    await attach(wanted);
+    const { out } = await rig.run(
+      `grep ${wanted.target} /proc/mounts; cat ${wanted.target}/hello; echo behind the block > ${wanted.target}/answer; sync;
+       cat /sys/bus/nd/devices/pfn*/mode | sort -u`,
+    );
+    expect(out).toMatch(/ext4 rw,.*dax=always/);
+    expect(out).toContain('from the host\n');
+    expect(out).toMatch(/\nram\n$/);
+    expect(readImage(at('nvdimm.img'), 'answer', PFN_ALIGN)).toBe('behind the block\n');
+  });
+
   it('is mounted with DAX, and a write in the guest is a write of the host’s file', async () => {
     ext4Image(at('pmem.img'), tree, 16);
     const wanted = volume('ext4', 'pmem.img', ['dax=always']);

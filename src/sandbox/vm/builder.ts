@@ -14,7 +14,7 @@ export async function launchBuilder(launcher: Launcher, launch: MachineLaunch): 
   const console = openSync(launch.stdio.stdout, constants.O_RDWR | constants.O_NONBLOCK);
   try {
     const namespaces = CLONE_NEWNET + CLONE_NEWIPC + CLONE_NEWUTS;
-    const plan = encodePlan(machinePlan(launch, { id: 'template', namespaces }));
+    const plan = encodePlan(machinePlan(launch, { id: 'template', namespaces, diesWithParent: true }));
     const launched = launcher.launch({ plan, stdio: [-1, console, console] });
     await launched.advance();
     const exited = launched.exited.finally(() => closeSync(console));

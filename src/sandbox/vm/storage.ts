@@ -4,6 +4,7 @@
  *
  *   type ext4, source /dev/vg/data or /images/data.ext4        → virtio-blk
  *   the same with option dax (dax=always, dax=inode)           → virtio-pmem, mounted with DAX: no second page cache
+ *   the same in a file that begins as an NVDIMM does           → virtio-pmem, with DAX or without
  *
  * Pure, but for what `inspect` says of a path.
  */
@@ -36,6 +37,8 @@ export interface HostImage {
   identity: string;
   /** A block device that the host itself has mounted, or that something on it holds. */
   inUse: boolean;
+  /** It begins as persistent memory does (devices/pmem/pfn.ts): the file system lies behind that, and is read as memory. */
+  pfn?: boolean | undefined;
 }
 
 export interface MountLike {
@@ -91,12 +94,13 @@ export function imageVolume(
   const data = [...options.superblock, ...options.data].filter((option) => option !== 'loop');
   const dax = data.some((option) => /^dax(=always|=inode)?$/.test(option));
   if (dax && !WITH_DAX.includes(type)) refuse(`file system ${type} has no DAX`);
-  if (dax && image.size % PMEM_ALIGN !== 0)
+  const memory = dax || image.pfn === true;
+  if (memory && image.size % PMEM_ALIGN !== 0)
     refuse(
       `its size of ${image.size} bytes is no multiple of 2 MiB, in which persistent memory is mapped`,
       'make it larger (truncate -s %2M), or leave the option dax out',
     );
-  return volumeOf({ image, source, type, readOnly, data, transport: dax ? 'pmem' : 'block' });
+  return volumeOf({ image, source, type, readOnly, data, transport: memory ? 'pmem' : 'block' });
 }
 
 interface Wanted {

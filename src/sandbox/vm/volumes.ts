@@ -2,8 +2,9 @@
  * Attaches volumes (storage.ts) to a running machine and takes them away again. Devices are named by what they hold,
  * so that containers of a pod share one, and an engine that has just started knows which are there.
  */
-import { constants, openSync, closeSync, readFileSync, statSync } from 'node:fs';
+import { constants, openSync, closeSync, readFileSync, readSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { PFN_INFO_OFFSET, PFN_INFO_SIZE, readPfnInfo } from '../../devices/pmem/pfn.ts';
 import type { GuestAgent } from './agent.ts';
 import type { MachineDevice, Placement } from './hypervisor/hypervisor.ts';
 import {
@@ -128,7 +129,13 @@ function conflict(id: string, { source }: Volume): RuntimeError {
 export function hostImage(path: string): HostImage | undefined {
   const info = statSync(path, { throwIfNoEntry: false });
   if (info?.isFile() === true)
-    return { kind: 'file', size: info.size, identity: `file ${info.dev} ${info.ino}`, inUse: false };
+    return {
+      kind: 'file',
+      size: info.size,
+      identity: `file ${info.dev} ${info.ino}`,
+      inUse: false,
+      pfn: hasPfnInfo(path),
+    };
   if (info?.isBlockDevice() !== true) return undefined;
   const number = deviceNumber(info.rdev);
   return {
@@ -137,6 +144,17 @@ export function hostImage(path: string): HostImage | undefined {
     identity: `block ${number}`,
     inUse: isHeld(path),
   };
+}
+
+function hasPfnInfo(path: string): boolean {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    const block = Buffer.alloc(PFN_INFO_SIZE);
+    const length = readSync(fd, block, 0, PFN_INFO_SIZE, PFN_INFO_OFFSET);
+    return readPfnInfo(block.subarray(0, length)) !== undefined;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** open(2): O_EXCL of a block device without O_CREAT fails with EBUSY when the system uses it. */

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { isVm } from './paths.ts';
 
 export interface RunOptions {
   /** What the command reads, then end of file. Without it the command reads /dev/null. */
@@ -94,7 +95,7 @@ export const onTerminal = (
 export const eventually = async <T>(
   what: string,
   probe: () => Promise<T | undefined | false> | T | undefined | false,
-  timeout = 10_000,
+  timeout = isVm ? 30_000 : 10_000,
 ): Promise<T> => {
   const end = performance.now() + timeout;
   for (;;) {

@@ -94,6 +94,8 @@ export interface NetDevice {
   id: string;
   /** Descriptor of a tap, borrowed. */
   fd: number;
+  /** Its name, for hypervisors that open it themselves. */
+  tap?: string | undefined;
   mac: string;
   mtu?: number | undefined;
   /** The tap has IFF_VNET_HDR. */

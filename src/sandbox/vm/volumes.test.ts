@@ -1,0 +1,156 @@
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { imageVolume, volumePath, type Volume } from './storage.ts';
+import { hostImage, Volumes } from './volumes.ts';
+
+let calls: string[];
+let mounted: Set<string>;
+let failing: Record<string, Error>;
+let noted: string[];
+let volumes: Volumes;
+
+function did(call: string): void {
+  calls.push(call);
+  const failure = failing[call];
+  if (failure !== undefined) throw failure;
+}
+
+beforeEach(() => {
+  calls = [];
+  mounted = new Set();
+  failing = {};
+  noted = [];
+  volumes = new Volumes({
+    plug: async ({ id }) => {
+      did(`plug ${id}`);
+      return { pciPath: '0000:00:02.3/00.0' };
+    },
+    unplug: async (device) => did(`unplug ${device}`),
+    agent: {
+      mount: async (_, { target, device, fstype, flags, data }) => {
+        did(`mount ${JSON.stringify(device)} ${target} ${fstype} ${flags} ${data}`);
+        mounted.add(target ?? '');
+      },
+      unmount: async (_, target) => {
+        did(`unmount ${target}`);
+        mounted.delete(target);
+      },
+      readFiles: async () =>
+        new Map([
+          ['/proc/1/mounts', [...mounted].map((target) => `/dev/x ${target} ext4 rw 0 0\n`).join('')],
+        ]),
+      call: async (_op, _id, call) => {
+        did(Object.keys(call).join());
+        return {} as never;
+      },
+    },
+  });
+});
+
+const ask = (options: string[] = [], identity = 'one'): Volume => {
+  const image = { kind: 'file' as const, size: 4 << 20, identity, inUse: false };
+  const found = imageVolume('c1', 'mount /d', { type: 'ext4', source: '/img', options }, () => image);
+  if (found === undefined) throw new Error('no volume');
+  return found;
+};
+const attach = (volume: Volume): Promise<string> =>
+  volumes.attach('c1', volume, (device) => noted.push(device));
+
+describe('a volume', () => {
+  it('is plugged, then mounted by its serial number', async () => {
+    const volume = ask(['noload']);
+    expect(await attach(volume)).toBe(volume.device);
+    expect(calls).toEqual([
+      `plug ${volume.device}`,
+      `mount {"blockSerial":"${volume.device}"} ${volume.target} ext4 0 noload`,
+    ]);
+    expect(noted).toEqual([volume.device]);
+  });
+
+  it('is found by its place on the bus when it is memory', async () => {
+    const volume = ask(['dax', 'ro']);
+    await attach(volume);
+    expect(calls[1]).toBe(`mount {"pciPath":"02.3/00.0","subsystem":"block"} ${volume.target} ext4 1 dax`);
+  });
+
+  it('is attached once for all containers of a pod', async () => {
+    const volume = ask();
+    expect(await Promise.all([attach(volume), attach(volume)])).toEqual([volume.device, volume.device]);
+    expect(await attach(ask(['ro']))).toBe(volume.device);
+    expect(calls).toHaveLength(2);
+    expect(noted).toEqual([volume.device, volume.device, volume.device]);
+  });
+
+  it('is not had in two ways', async () => {
+    await attach(ask(['ro']));
+    noted = [];
+    for (const other of [ask(), ask(['dax'])])
+      await expect(attach(other)).rejects.toThrow(
+        'create c1: volume /img: the pod has it already, but read-only, or with DAX and without; ' +
+          'give all its mounts in the pod the same options',
+      );
+    expect(noted).toEqual([]);
+    await attach(ask([], 'another'));
+  });
+
+  it('is unplugged when it cannot be mounted', async () => {
+    const volume = ask();
+    const mount = `mount {"blockSerial":"${volume.device}"} ${volume.target} ext4 0 `;
+    failing[mount] = new Error('no file system');
+    await expect(attach(volume)).rejects.toThrow('no file system');
+    expect(calls.at(-1)).toBe(`unplug ${volume.device}`);
+    failing = {};
+    expect(await attach(volume)).toBe(volume.device);
+  });
+
+  it('is written and taken away at the end; memory stays', async () => {
+    const disk = await attach(ask([], 'disk'));
+    const memory = await attach(ask(['dax'], 'memory'));
+    calls = [];
+    await volumes.detach('c1', [disk, memory]);
+    expect(calls).toEqual(['sync', `unmount ${volumePath(disk)}`, `unplug ${disk}`]);
+    expect(await attach(ask(['dax'], 'memory'))).toBe(memory);
+  });
+
+  it('need not have been plugged to be taken away, but other failures are told', async () => {
+    const [one, two] = [ask([], 'one').device, ask([], 'two').device];
+    const error = (code: ErrorCode, reason: string): RuntimeError =>
+      new RuntimeError({ code, op: 'vm', reason });
+    failing[`unplug ${one}`] = error(ErrorCode.NotFound, 'no such device');
+    await volumes.detach('c1', [one, two]);
+    expect(calls.at(-1)).toBe(`unplug ${two}`);
+    failing[`unplug ${one}`] = error(ErrorCode.DeadlineExceeded, 'the guest does not let go of it');
+    await expect(volumes.detach('c1', [one])).rejects.toThrow('does not let go');
+  });
+
+  it('is clean before the machine ends', async () => {
+    const [disk, memory] = [await attach(ask([], 'disk')), await attach(ask(['dax'], 'memory'))];
+    calls = [];
+    await volumes.flush('c1', [disk, memory]);
+    expect(calls).toEqual(['sync', `unmount ${volumePath(disk)}`, `unmount ${volumePath(memory)}`]);
+    calls = [];
+    await volumes.flush('c1', []);
+    await volumes.detach('c1', []);
+    expect(calls).toEqual([]);
+  });
+});
+
+describe('an image of the host', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'bh-image-'));
+  afterAll(() => rmSync(dir, { recursive: true }));
+
+  it('is a file by its inode', () => {
+    const path = join(dir, 'a');
+    writeFileSync(path, '');
+    truncateSync(path, 4096);
+    expect(hostImage(path)).toMatchObject({ kind: 'file', size: 4096, inUse: false });
+    expect(hostImage(path)?.identity).toMatch(/^file \d+ \d+$/);
+  });
+
+  it('is nothing else', () => {
+    for (const path of [dir, join(dir, 'missing'), '/dev/null']) expect(hostImage(path)).toBeUndefined();
+  });
+});

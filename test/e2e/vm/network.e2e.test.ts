@@ -1,0 +1,95 @@
+import { spawn } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PrivateContainerd } from '../lib/containerd.ts';
+import { eventually, run } from '../lib/exec.ts';
+import { vm } from './machines.ts';
+
+/** A pod's network namespace, as a network plugin leaves it, and the guest's part in it. */
+describe('the network of a pod, behind the vm wall', () => {
+  let containerd: PrivateContainerd;
+  const netns = '/run/netns/vm-pod';
+  beforeAll(async () => {
+    containerd = await PrivateContainerd.start({ runtime: vm });
+    await sh(`
+      ip netns add vm-pod
+      ip netns add vm-far
+      ip link add eth0 netns vm-pod mtu 1400 type veth peer name far0 mtu 1400 netns vm-far
+      ip -n vm-pod addr add 10.11.0.2/24 dev eth0
+      ip -n vm-pod link set eth0 up
+      ip -n vm-pod route add default via 10.11.0.1
+      ip -n vm-far addr add 10.11.0.1/24 dev far0
+      ip -n vm-far addr add 192.0.2.7/32 dev lo
+      ip -n vm-far link set far0 up
+      ip -n vm-far link set lo up`);
+  }, 180_000);
+  afterAll(async () => {
+    await run('sh', ['-c', 'ip netns del vm-pod; ip netns del vm-far']);
+    await containerd?.stop();
+  });
+
+  async function sh(script: string): Promise<string> {
+    const result = await run('sh', ['-ec', script]);
+    if (result.code !== 0) throw new Error(result.stderr);
+    return result.stdout;
+  }
+  const inPod = ['--with-ns', `network:${netns}`];
+
+  it('is the guest’s: addresses, routes and a connection each way', async () => {
+    const web = join(containerd.dir, 'web');
+    mkdirSync(web);
+    writeFileSync(join(web, 'page'), 'from outside\n');
+    const server = spawn('ip', [
+      'netns',
+      'exec',
+      'vm-far',
+      'busybox',
+      'httpd',
+      '-f',
+      '-p',
+      '192.0.2.7:80',
+      '-h',
+      web,
+    ]);
+    try {
+      const script = 'mkdir /tmp/www; echo from the guest > /tmp/www/page; exec httpd -f -p 8080 -h /tmp/www';
+      await containerd.detached('web', ['sh', '-c', script], inPod);
+      await eventually(
+        'the guest to serve',
+        async () => {
+          const got = await run('ip', [
+            'netns',
+            'exec',
+            'vm-far',
+            'busybox',
+            'wget',
+            '-q',
+            '-O',
+            '-',
+            'http://10.11.0.2:8080/page',
+          ]);
+          return got.stdout === 'from the guest\n';
+        },
+        30_000,
+      );
+      const seen = await containerd.exec('web', 'seen', [
+        'sh',
+        '-c',
+        'ip -o addr show eth0; ip route; cat /sys/class/net/eth0/mtu; wget -q -O - http://192.0.2.7/page',
+      ]);
+      expect(seen.stdout).toContain('inet 10.11.0.2/24');
+      expect(seen.stdout).toContain('default via 10.11.0.1 dev eth0');
+      expect(seen.stdout).toMatch(/1400\nfrom outside\n$/);
+    } finally {
+      server.kill('SIGKILL');
+      await containerd.remove('web');
+    }
+    expect(await sh('ip -n vm-pod -o link; tc -n vm-pod qdisc show')).not.toMatch(/bhtap|ingress/);
+  });
+
+  it('is not the host’s', async () => {
+    const result = await containerd.run('host', ['true'], { flags: ['--rm', '--net-host'] });
+    expect(result.stderr).toMatch(/host's network namespace|share the host's network/);
+  });
+});

@@ -92,7 +92,7 @@ function answerOf(decision: Decision, refuse: Refuse): Answer {
     case 'notice': {
       const { direct } = decision;
       if (direct === undefined) return RET_USER_NOTIF;
-      return { rules: [{ when: direct, then: 'direct' }], otherwise: RET_USER_NOTIF };
+      return { tried: [{ when: direct, ret: RET_ALLOW }], otherwise: RET_USER_NOTIF };
     }
     case 'direct': {
       const { rules, otherwise = 'EPERM' } = decision;

@@ -3,7 +3,7 @@ import { PrivateContainerd } from '../lib/containerd.ts';
 import { debian } from './programs.ts';
 
 /** Unmodified programs of this host's Debian, behind the sentry wall; each checks what the program computed. */
-describe('programs behind the sentry wall', () => {
+describe.each(['kernel', 'strict'])('programs behind the sentry wall, profile %s', (profile) => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: 'io.containerd.bulkhead-sentry.v2' });
@@ -92,7 +92,7 @@ asyncio.run(main())
     async (name, script, output) => {
       const id = name.replace(/\W+/g, '-').replace(/^(\d)/, 'n$1');
       const result = await containerd.run(id, ['/bin/sh', '-c', script], {
-        flags: ['--rm', ...debian],
+        flags: ['--rm', '--annotation', `io.bulkhead.sentry.profile=${profile}`, ...debian],
         timeout: 110_000,
       });
       expect({ stderr: result.stderr, code: result.code }).toEqual({ stderr: '', code: 0 });

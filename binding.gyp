@@ -51,6 +51,7 @@
         'native/addon/sockets.cc',
         'native/addon/terminal.cc',
         'native/core/bpf_device.cc',
+        'native/core/bpf_socket.cc',
         'native/core/init_event.cc',
         'native/core/launch.cc',
         'native/core/open_init.cc',

@@ -48,6 +48,7 @@ const mayImport: Record<string, readonly string[]> = {
     'sandbox/sentry/explain',
     'sandbox/sentry/report',
     'sandbox/sentry/socket',
+    'sandbox/sentry/socket_log',
     'sandbox/sentry/watch',
     'sandbox/backend',
     'sandbox/host',

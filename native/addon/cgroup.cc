@@ -10,6 +10,7 @@
 #include "addon/bindings.h"
 #include "addon/poll.h"
 #include "core/bpf_device.h"
+#include "core/bpf_socket.h"
 #include "core/fd.h"
 
 namespace bulkhead::addon {
@@ -41,6 +42,19 @@ Napi::Value count_device(const Napi::CallbackInfo& info) {
   const int count = count_device_programs(cgroup.get());
   if (count < 0) return throw_errno(env, -count, "bpf", path);
   return Napi::Number::New(env, count);
+}
+
+// readSocketLog(cgroupPath): Buffer
+Napi::Value socket_log(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  if (!get_string(info[0], "cgroupPath", path)) return env.Undefined();
+  const UniqueFd cgroup(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!cgroup) return throw_errno(env, errno, "open", path);
+  std::vector<uint8_t> entries;
+  const int error = read_socket_log(cgroup.get(), entries);
+  if (error != 0) return throw_errno(env, error, "bpf", path);
+  return Napi::Buffer<uint8_t>::Copy(env, entries.data(), entries.size());
 }
 
 // Lives in the handler of its own Poll.
@@ -113,6 +127,7 @@ Napi::Value watch_v1_event(const Napi::CallbackInfo& info) {
 
 void define_cgroup(Napi::Env env, Napi::Object exports) {
   define<attach_device>(env, exports, "attachDeviceProgram");
+  define<socket_log>(env, exports, "readSocketLog");
   define<count_device>(env, exports, "countDevicePrograms");
   define<watch_v1_event>(env, exports, "watchCgroupV1Event");
 }

@@ -116,6 +116,8 @@ Outcome carry_out_step(Context& context, const Step& step) {
       return run<Landlock>(context, step);
     case Listen::kAction:
       return run<Listen>(context, step);
+    case SocketPolicy::kAction:
+      return run<SocketPolicy>(context, step);
     default:
       return fail_with(ENOSYS, "unknown-step");
   }

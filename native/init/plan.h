@@ -383,6 +383,19 @@ struct Listen {
   void fields(auto& f) { f(1, path), f(2, index); }
 };
 
+struct SocketProgram {
+  uint32_t program_type = 0, attach_type = 0;
+  Bytes instructions;
+  void fields(auto& f) { f(1, program_type), f(2, attach_type), f(3, instructions); }
+};
+struct SocketPolicy {
+  static constexpr uint32_t kAction = 80;
+  Text cgroup;
+  std::vector<SocketProgram> programs;
+  uint32_t log_entries = 0;
+  void fields(auto& f) { f(1, cgroup), f(2, programs), f(3, log_entries); }
+};
+
 using StepBody =
     std::variant<MakeCgroup, WriteFile, AttachDeviceProgram, JoinCgroup, JoinNamespace, Unshare,
                  OpenTree, FsMount, OpenFile, Clone, MountSetattr, EnterRoot, Attach,
@@ -390,7 +403,8 @@ using StepBody =
                  RemountRoot, Hostname, Domainname, Sysctl, LoopbackUp, Rlimit, OomScoreAdj, Umask,
                  Personality, IoPriority, Scheduler, CpuAffinity, SessionKeyring, LsmExecLabel,
                  Terminal, OwnStdio, FindExecutable, Gate, RunHook, User, BoundingSet, Capabilities,
-                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen>;
+                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen,
+                 SocketPolicy>;
 
 struct Step {
   uint32_t action = 0;

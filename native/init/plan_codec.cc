@@ -114,6 +114,7 @@ class FieldReader {
     for (uint32_t value : reader_.get_packed_uint32()) member.push_back(value);
   }
   void read(std::vector<IdMap>& member);
+  void read(std::vector<SocketProgram>& member);
 
   pbf_reader& reader_;
   TextStore& texts_;
@@ -129,6 +130,11 @@ void read_message(pbf_reader reader, TextStore& texts, T& message) {
 }
 
 void FieldReader::read(std::vector<IdMap>& member) {
+  expect(pbf_wire_type::length_delimited);
+  read_message(reader_.get_message(), texts_, member.emplace_back());
+}
+
+void FieldReader::read(std::vector<SocketProgram>& member) {
   expect(pbf_wire_type::length_delimited);
   read_message(reader_.get_message(), texts_, member.emplace_back());
 }

@@ -76,6 +76,9 @@ Outcome carry_out(Context&, const Landlock&);
 // steps_listen.cc
 Outcome carry_out(Context&, const Listen&);
 
+// steps_socket_policy.cc
+Outcome carry_out(Context&, const SocketPolicy&);
+
 // steps_hook.cc
 Outcome carry_out(Context&, const RunHook&);
 

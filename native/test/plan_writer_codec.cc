@@ -46,15 +46,19 @@ class FieldWriter {
   void operator()(uint32_t number, const std::vector<uint32_t>& values) {
     writer_.add_packed_uint32(number, values.begin(), values.end());
   }
-  void operator()(uint32_t number, std::vector<IdMap>& values) {
-    for (IdMap& value : values) {
+  void operator()(uint32_t number, std::vector<IdMap>& values) { messages(number, values); }
+  void operator()(uint32_t number, std::vector<SocketProgram>& values) { messages(number, values); }
+
+ private:
+  template <class T>
+  void messages(uint32_t number, std::vector<T>& values) {
+    for (T& value : values) {
       pbf_writer inner(writer_, number);
       FieldWriter fields(inner);
       value.fields(fields);
     }
   }
 
- private:
   pbf_writer& writer_;
 };
 

@@ -101,6 +101,11 @@ export interface Addon {
   seccompLibrary(): { version: string; apiLevel: number; kernelFlags: number; nativeArch: string };
 
   /** Replaces the device program of a cgroup v2 directory; instructions are struct bpf_insn[]. */
+  /**
+   * What the socket programs of a cgroup (v2) have refused: a key of 24 and a count of 8 bytes each, little-endian
+   * (native/core/bpf_socket.h). Empty when it has no such programs.
+   */
+  readSocketLog(cgroupPath: string): Buffer;
   attachDeviceProgram(cgroupPath: string, instructions: Uint8Array): void;
   /** How many device programs a cgroup v2 directory itself has. */
   countDevicePrograms(cgroupPath: string): number;

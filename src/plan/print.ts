@@ -254,6 +254,8 @@ const describe: { [Name in Action]: (body: Body<Name>) => string } = {
   landlock: ({ bestEffort }) =>
     `Landlock: nothing outside the root${bestEffort === true ? ', if the kernel has it' : ''}`,
   listen: ({ path, index }) => `listen at ${path ?? ''} as descriptor ${3 + (index ?? 0)}`,
+  socketPolicy: ({ cgroup, programs }) =>
+    `socket policy of ${cgroup ?? ''}: ${(programs ?? []).length} programs`,
   chdir: ({ path, create }) => `directory ${path ?? ''}${create === true ? ', made if missing' : ''}`,
   parentDeathSignal: ({ signal }) => `signal ${signal ?? 0} when the parent ends`,
   exec: ({ file, args, preserveFds }) =>

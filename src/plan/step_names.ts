@@ -49,4 +49,5 @@ export const stepNames: Readonly<Record<number, string>> = {
   65: 'exec',
   66: 'landlock',
   67: 'listen',
+  80: 'socketPolicy',
 };

@@ -229,6 +229,11 @@ export abstract class HostBackend implements Backend {
     return hierarchies.find(({ names }) => names.includes('memory'))?.path ?? unified?.path ?? '';
   }
 
+  /** Directory on the cgroup v2 hierarchy; undefined when the host has none. */
+  protected unifiedCgroup(record: ContainerRecord): string | undefined {
+    return this.view(record).unified?.path;
+  }
+
   protected view(record: ContainerRecord): CgroupView {
     return viewOfPaths(this.#host.layout(), record.cgroupPaths ?? []);
   }

@@ -1,5 +1,7 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { addon } from '../../native/index.ts';
 import { explainCall, similarCalls } from '../../sandbox/sentry/explain.ts';
 import {
   callRows,
@@ -9,6 +11,8 @@ import {
   traceLine,
 } from '../../sandbox/sentry/report.ts';
 import { socketDirectory, supervisorSocket } from '../../sandbox/sentry/socket.ts';
+import { decodeSocketLog, socketRefusalText } from '../../sandbox/sentry/socket_log.ts';
+import type { SocketRefusal } from '../../sandbox/sentry/socket_log.ts';
 import { followDecisions, readCounts } from '../../sandbox/sentry/watch.ts';
 import type { Counts } from '../../sandbox/sentry/watch.ts';
 import { StateStore } from '../../state/index.ts';
@@ -22,6 +26,8 @@ const DEFAULT_ENGINE_ROOT = '/run/bulkhead';
 
 interface Sandbox {
   namespace: string;
+  /** Its cgroups, on every hierarchy. */
+  cgroups: readonly string[];
   id: string;
   socket: string;
 }
@@ -77,8 +83,11 @@ async function stats(session: Session, args: Arguments): Promise<number> {
   if (format === 'prometheus') session.print(prometheusText(counted));
   else if (format === 'json') session.print(`${JSON.stringify(counted.map(asJson))}\n`);
   else {
-    const titled = counted.map(({ namespace, id, counts }) => `${namespace}/${id}\n${countsTable(counts)}`);
-    session.print(args.operands[1] === undefined ? titled.join('\n') : countsTable(counted[0]!.counts));
+    const tables = counted.map((one) => {
+      const title = args.operands[1] === undefined ? `${one.namespace}/${one.id}\n` : '';
+      return title + countsTable(one.counts) + socketTable(socketRefusals(one));
+    });
+    session.print(tables.join('\n'));
   }
   return 0;
 }
@@ -99,13 +108,27 @@ async function countsOf(session: Session, args: Arguments): Promise<(Sandbox & {
   return (await Promise.all(asked)).flat();
 }
 
-function asJson({ namespace, id, counts }: Sandbox & { counts: Counts }): unknown {
+/** What rules for sockets have refused, or would have. */
+function socketRefusals({ cgroups }: Sandbox): SocketRefusal[] {
+  const unified = cgroups.find((path) => existsSync(join(path, 'cgroup.controllers')));
+  return unified === undefined ? [] : decodeSocketLog(addon().readSocketLog(unified));
+}
+
+function socketTable(refusals: readonly SocketRefusal[]): string {
+  if (refusals.length === 0) return '';
+  const lines = refusals.map((refusal) => `${socketRefusalText(refusal)}  ${refusal.count}\n`);
+  return ['\nAGAINST THE RULES FOR SOCKETS\n', ...lines].join('');
+}
+
+function asJson(sandbox: Sandbox & { counts: Counts }): unknown {
+  const { namespace, id, counts } = sandbox;
   const refusals = counts.refusals.map((refusal) => ({
     call: refusalText(refusal),
     count: refusal.count,
     last: new Date(Number(refusal.lastNs / 1_000_000n)).toISOString(),
   }));
-  return { namespace, id, calls: callRows(counts), refusals, moreRefusals: counts.moreRefusals };
+  const sockets = socketRefusals(sandbox);
+  return { namespace, id, calls: callRows(counts), refusals, moreRefusals: counts.moreRefusals, sockets };
 }
 
 async function explain(session: Session, args: Arguments): Promise<number> {
@@ -135,8 +158,8 @@ function sandboxes(session: Session, args: Arguments): Sandbox[] {
     new StateStore(root)
       .list(wanted, (error) => session.log.warning(error.message))
       .filter((record) => record.wall === 'sentry')
-      .map(({ namespace = '', id = '' }) => {
-        const names = { namespace: namespace ?? '', id: id ?? '' };
+      .map(({ namespace, id, cgroupPaths }) => {
+        const names = { namespace: namespace ?? '', id: id ?? '', cgroups: cgroupPaths ?? [] };
         return { ...names, socket: supervisorSocket(socketDirectory(root), names.namespace, names.id) };
       }),
   );

@@ -22,10 +22,11 @@ import { LaunchError, type Executor } from '../executor.ts';
 import { HostBackend, type BackendHost, type CompiledCreate, type CompileInput } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV, type Report } from './filter.ts';
 import { podMapping } from './ids.ts';
-import { sentryOptions, type Profile } from './options.ts';
+import { sentryOptions, type Profile, type SentryOptions } from './options.ts';
 import type { SystemCall } from './rules.ts';
 import { supervisorSocket } from './socket.ts';
-import { supervise, supervisorPlan, type Supervision } from './plan.ts';
+import { supervise, supervisorPlan, type Supervision, type SupervisorPlan } from './plan.ts';
+import { socketPrograms } from './socket_program.ts';
 import { sentryProcess, sentrySpec } from './spec.ts';
 import { strictCalls } from './strict.ts';
 import { systemCalls } from './syscalls.ts';
@@ -132,7 +133,8 @@ export class SentryBackend extends HostBackend {
     cgroupSteps: readonly Step[],
     spec: Spec,
   ): Promise<void> {
-    const { profile } = sentryOptions(record.id ?? '', spec.annotations);
+    const options = sentryOptions(record.id ?? '', spec.annotations);
+    const { profile } = options;
     const key = supervisorKey(record.id ?? '');
     mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
     const plan = supervisorPlan({
@@ -140,6 +142,7 @@ export class SentryBackend extends HostBackend {
       program: this.#sentry.program,
       socket: this.#socket(record),
       cgroupSteps,
+      sockets: this.#sockets(record, options),
       memoryCgroup: this.memoryCgroup(record),
       threads: THREADS[profile],
       table: brokeredCalls(callsOf(profile)),
@@ -162,6 +165,22 @@ export class SentryBackend extends HostBackend {
       forget();
       throw error;
     }
+  }
+
+  /** FailedPrecondition when there are rules for sockets and no cgroup that could hold them. */
+  #sockets(record: ContainerRecord, options: SentryOptions): SupervisorPlan['sockets'] {
+    const programs = socketPrograms(options);
+    if (programs.length === 0) return undefined;
+    const cgroup = this.unifiedCgroup(record);
+    if (cgroup !== undefined) return { cgroup, programs };
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'create',
+      id: record.id ?? '',
+      object: 'rules for sockets',
+      reason: 'this host has no cgroup v2 mounted, where they are kept',
+      remedy: 'mount it (mount -t cgroup2 none /sys/fs/cgroup/unified), or leave the annotations out',
+    });
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {

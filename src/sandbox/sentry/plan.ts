@@ -1,6 +1,7 @@
 /** What the sentry wall adds to a compiled plan: the filter with its listener, Landlock, the pod's own network settings. */
 import { CLONE_NEWNET } from '../../base/constants.ts';
 import type { LaunchPlan, SeccompProgram, Step } from '../../plan/inputs.ts';
+import type { SocketProgram } from './socket_program.ts';
 
 export interface Supervision {
   /** Unix socket of the supervisor. */
@@ -70,6 +71,8 @@ export interface SupervisorPlan {
   socket: string;
   /** Make the container's cgroups, set its limits, join. */
   cgroupSteps: readonly Step[];
+  /** Programs for the sockets of the container's cgroup (v2). */
+  sockets?: { cgroup: string; programs: readonly SocketProgram[] } | undefined;
   /** Directory of the memory controller, empty when there is none. */
   memoryCgroup: string;
   /** How many threads answer calls. */
@@ -88,6 +91,13 @@ const SUPERVISOR_CAPABILITIES = 2 ** CAP_DAC_OVERRIDE + 2 ** CAP_SYS_PTRACE + 2 
 /** The workload must not get the supervisor killed instead of itself. */
 const SUPERVISOR_OOM_SCORE = -999;
 
+/** Distinct refusals that are kept; the least recent ones go first. */
+const SOCKET_LOG_ENTRIES = 512;
+
+function socketStep({ cgroup, programs }: NonNullable<SupervisorPlan['sockets']>): Step['socketPolicy'] {
+  return { cgroup, programs: [...programs], logEntries: SOCKET_LOG_ENTRIES };
+}
+
 /** The supervisor's own plan: in the container's cgroup, and reachable before it runs. */
 export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
   const mask = SUPERVISOR_CAPABILITIES;
@@ -98,6 +108,7 @@ export function supervisorPlan(input: SupervisorPlan): LaunchPlan {
     steps: [
       { listen: { path: input.socket, index: 0 } },
       ...input.cgroupSteps,
+      ...(input.sockets === undefined ? [] : [{ socketPolicy: socketStep(input.sockets) }]),
       { oomScoreAdj: { value: SUPERVISOR_OOM_SCORE, bestEffort: true } },
       // A unified cgroup is joined by Clone.
       { clone: { namespaces: 0 } },

@@ -142,12 +142,18 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    const defaults = { landlock: false, profile: 'kernel', report: 'unusual' };
+    const defaults = { landlock: false, profile: 'kernel', report: 'unusual', audit: false };
     expect(sentryOptions('web', {})).toEqual(defaults);
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
       ...defaults,
       landlock: true,
     });
+  });
+
+  it('report every refusal in an audit, unless told otherwise', () => {
+    const audit = { 'io.bulkhead.sentry.audit': 'true' };
+    expect(sentryOptions('web', audit)).toMatchObject({ audit: true, report: 'all' });
+    expect(sentryOptions('web', { ...audit, 'io.bulkhead.sentry.report': 'none' }).report).toBe('none');
   });
 
   it('choose which refusals are reported', () => {

@@ -115,7 +115,9 @@ describe('servers behind the sentry wall', () => {
     await eventually(
       'nginx to answer',
       async () => (await client(['python3', '-c', get(ip, '/page.txt')])).code === 0,
-    );
+    ).catch((cause: unknown) => {
+      throw new Error(logOf('nginx'), { cause });
+    });
     expect(await python(get(ip, '/page.txt'))).toBe('200 6 hello\n\n');
     expect(await python(get(ip, '/proxied'))).toBe('200 6 hello\n\n');
     expect(await python(get(ip, '/missing'))).toMatch(/^404 /);

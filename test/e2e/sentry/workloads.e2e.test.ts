@@ -45,6 +45,11 @@ asyncio.run(main())
       'child\n190\n4950\nnet\nTrue [0] (0, 0, 0) True\nTrue 3\n3\n',
     ],
     [
+      'shared memory',
+      'perl -e \'$i = shmget(0, 64, 01600) // die "get: $!"; shmwrite($i, "shared", 0, 6) or die "write: $!"; shmread($i, $b, 0, 6); shmctl($i, 0, 0) // die "remove: $!"; print "$b\\n"\' && python3 -c \'import os; f = os.open("v", os.O_CREAT | os.O_RDWR); print(os.pwritev(f, [b"a", b"bc"], 5), os.pread(f, 9, 5).decode())\'',
+      'shared\n3 abc\n',
+    ],
+    [
       'sqlite',
       'sqlite3 /scratch/b.db "pragma journal_mode=wal; create table t(x); insert into t select value from generate_series(1,500); select count(*), sum(x) from t; pragma integrity_check"',
       'wal\n500|125250\nok\n',

@@ -119,17 +119,4 @@ std::string_view Caller::read_proc(const char* name, char* buffer, size_t size) 
   return {buffer, length};
 }
 
-std::string_view status_field(std::string_view status, std::string_view name) {
-  size_t at = 0;
-  while (at < status.size()) {
-    size_t end = status.find('\n', at);
-    if (end == std::string_view::npos) end = status.size();
-    std::string_view line = status.substr(at, end - at);
-    if (line.size() > name.size() && line.starts_with(name) && line[name.size()] == ':')
-      return line.substr(name.size() + 1);
-    at = end + 1;
-  }
-  return {};
-}
-
 }  // namespace bulkhead::sentry

@@ -13,6 +13,7 @@
 
 #include "core/fd.h"
 #include "sentry/identity.h"
+#include "sentry/text.h"
 
 namespace bulkhead::sentry {
 
@@ -68,8 +69,5 @@ class Caller {
   const seccomp_notif& call_;
   Worker& worker_;
 };
-
-// Value of a line "Name:\tvalue" of a status file; empty when it has none.
-std::string_view status_field(std::string_view status, std::string_view name);
 
 }  // namespace bulkhead::sentry

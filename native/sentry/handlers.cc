@@ -147,6 +147,8 @@ constexpr Entry kHandlers[] = {
     {42, working_directory},
     {43, synchronize},
     {44, socket_state},
+    {45, socket_name},
+    {46, lock_file},
 };
 
 }  // namespace

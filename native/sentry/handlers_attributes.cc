@@ -129,6 +129,10 @@ Answer change_times(const Sandbox& sandbox, Caller& caller) {
 Answer truncate_file(const Sandbox& sandbox, Caller& caller) {
   int64_t length = static_cast<int64_t>(caller.argument(1));
   if (length < 0) return refusal(EINVAL);
+  if (caller.number() == SYS_ftruncate) {
+    UniqueFd own = caller.descriptor(caller.integer(0));
+    return own ? outcome(::ftruncate(own.get(), length)) : refusal(errno);
+  }
   Place place(sandbox, caller);
   if (int error = place.from(AT_FDCWD, caller.argument(0)); error != 0) return refusal(error);
   UniqueFd object = place.open(O_PATH);

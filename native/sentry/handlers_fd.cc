@@ -5,11 +5,14 @@
 #include <linux/seccomp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+
+#include <algorithm>
 
 #include "sentry/handlers_more.h"
 #include "sentry/worker.h"
@@ -92,6 +95,44 @@ Answer socket_state(const Sandbox&, Caller& caller) {
   int result = caller.number() == SYS_listen ? ::listen(fd.get(), caller.integer(1))
                                              : ::shutdown(fd.get(), caller.integer(1));
   return result < 0 ? refusal(errno) : value_of(0);
+}
+
+// getsockname, getpeername.
+Answer socket_name(const Sandbox&, Caller& caller) {
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  int result = caller.number() == SYS_getsockname ? ::getsockname(fd.get(), name, &length)
+                                                  : ::getpeername(fd.get(), name, &length);
+  if (result < 0) return refusal(errno);
+  int32_t room = 0;
+  if (int error = caller.read(caller.argument(2), &room, sizeof room); error != 0)
+    return refusal(error);
+  if (room < 0) return refusal(EINVAL);
+  size_t size = std::min<size_t>(length, static_cast<size_t>(room));
+  if (int error = size == 0 ? 0 : caller.write(caller.argument(1), &address, size); error != 0)
+    return refusal(error);
+  return written(caller.write(caller.argument(2), &length, sizeof length));
+}
+
+constexpr int kRestart = 512;  // ERESTARTSYS
+
+Answer lock_file(const Sandbox&, Caller& caller) {
+  int operation = caller.integer(1);
+  UniqueFd fd = caller.descriptor(caller.integer(0));
+  if (!fd) return refusal(errno);
+  // The lock is the open file's, whoever takes it.
+  if (::flock(fd.get(), operation | LOCK_NB) == 0) return value_of(0);
+  if (errno != EWOULDBLOCK || (operation & LOCK_NB) != 0) return refusal(errno);
+  Worker& worker = caller.worker();
+  if (!worker.pool.may_wait(worker, caller)) return refusal(ENOLCK);
+  int result = ::flock(fd.get(), operation);
+  int error = errno;
+  worker.pool.waited(worker);
+  if (result == 0) return value_of(0);
+  return refusal(error == EINTR ? kRestart : error);
 }
 
 // fsync, fdatasync: disks take their time.

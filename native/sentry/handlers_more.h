@@ -15,6 +15,8 @@ Answer make_inotify(const Sandbox&, Caller&);
 Answer set_timerfd(const Sandbox&, Caller&);
 Answer remove_watch(const Sandbox&, Caller&);
 Answer socket_state(const Sandbox&, Caller&);
+Answer socket_name(const Sandbox&, Caller&);
+Answer lock_file(const Sandbox&, Caller&);
 Answer synchronize(const Sandbox&, Caller&);
 
 // handlers_process.cc

@@ -8,8 +8,7 @@
 
 #include <charconv>
 
-#include "sentry/caller.h"
-#include "sentry/sandbox.h"
+#include "sentry/text.h"
 
 namespace bulkhead::sentry {
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "sentry/sandbox.h"
+#include "sentry/text.h"
 
 namespace bulkhead::sentry {
 

@@ -40,17 +40,6 @@ bool read_number(int fd, uint64_t& value) {
 
 }  // namespace
 
-bool take_number(std::string_view& text, uint64_t& value) {
-  size_t at = text.find_first_of("0123456789");
-  if (at == std::string_view::npos) return false;
-  value = 0;
-  while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
-    value = value * 10 + static_cast<uint64_t>(text[at++] - '0');
-  }
-  text.remove_prefix(at);
-  return true;
-}
-
 bool Sandbox::memory(uint64_t& limit, uint64_t& used) const {
   // "max", or on v1 a number that no machine has.
   return read_number(memory_limit.get(), limit) && limit < (1ull << 60) &&

@@ -11,6 +11,7 @@
 
 #include "core/fd.h"
 #include "sentry/mounts.h"
+#include "sentry/text.h"
 
 namespace bulkhead::sentry {
 
@@ -57,9 +58,5 @@ int prepare(Sandbox& sandbox, const char* memory_cgroup);
 // Into the user, mount, UTS and IPC namespaces of a process of the sandbox, as root of it. Fills
 // the names: release and version without what tells of the host. 0 or errno.
 int enter(Sandbox& sandbox, int pid);
-
-// Decimal digits at the start of `text`, which shrinks by them and by what stands before. False:
-// none.
-bool take_number(std::string_view& text, uint64_t& value);
 
 }  // namespace bulkhead::sentry

@@ -76,8 +76,8 @@ describe('events', () => {
     expect(event).toMatchObject({ type: 'stats', id });
     const { cpu, memory, pids, blkio } = event.data;
     expect(cpu.usage.total).toBeGreaterThan(0);
-    // The sentry's supervisor and its guard are in the container's cgroup.
-    expect(pids).toEqual({ current: hasHostsIds ? 1 : 3, limit: expect.any(Number) });
+    // The sentry's supervisor, its watchdog and its guard are in the container's cgroup.
+    expect(pids).toEqual({ current: hasHostsIds ? 1 : 4, limit: expect.any(Number) });
     expect(memory.usage.usage).toBeGreaterThan(0);
     expect(memory.usage.limit).toBeLessThanOrEqual(64 << 20);
     expect(blkio).toBeTypeOf('object');

@@ -112,6 +112,11 @@ export const mmapRules: readonly Rule[] = [direct({ arg: 3, none: 0x00042100 })]
 /** Not the priority-inheriting operations, whose code has been the way out of many sandboxes (CVE-2014-3153). */
 export const futexRules: readonly Rule[] = [direct({ arg: 1, and: 0x7f, in: [1, 0, 9, 10, 5, 4, 3] })];
 
+/** Not SHM_HUGETLB. */
+export const shmgetRules: readonly Rule[] = [direct({ arg: 2, none: 0o4000 })];
+/** IPC_RMID, IPC_SET, IPC_STAT. */
+export const shmctlRules: readonly Rule[] = [direct({ arg: 1, in: [0, 1, 2] })];
+
 const S_IFMT = 0o170000;
 /** Regular files, fifos and sockets. */
 const fileTypes = (arg: number): readonly Rule[] => [

@@ -92,6 +92,8 @@ export const handlers = {
   workingDirectory: 42,
   synchronize: 43,
   socketState: 44,
+  socketName: 45,
+  lock: 46,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

@@ -62,19 +62,17 @@ const changes: readonly Change[] = [
     'of what the supervisor found; without a path, which is how C libraries do futimens, direct',
   ],
   broker('truncate', 'truncate', 'of what the supervisor opened'),
-  broker('epoll_create1', 'epollWithFlags', 'made by the supervisor and handed over'),
-  broker('inotify_init1 inotify_init', 'inotify', 'made by the supervisor and handed over'),
-  broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
-  broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
   broker('getcwd', 'workingDirectory', 'from procfs'),
-  broker('listen shutdown', 'socketState', "on the caller's descriptor"),
+  broker('getsockname getpeername', 'socketName', "of the caller's descriptor"),
+  broker('flock', 'lock', "on the caller's descriptor, by a thread of its own if it has to wait"),
+  broker('ftruncate', 'truncate', "on the caller's descriptor"),
   broker('fsync fdatasync', 'synchronize', "on the caller's descriptor, by a thread of its own"),
   notice('setuid setgid setresuid setresgid setgroups capset', 'credentials', 'ids of the user namespace'),
   notice('execve', 'execution', 'the kernel opens the program, within the mount namespace'),
   notice('umask', 'umask', 'of the calling process'),
   notice('chroot', 'root', 'within the mount namespace, and the supervisor follows'),
   ['sendfile', { use: 'refuse', errno: 'EINVAL' }, 'as between files that cannot do it; programs copy'],
-  ['membarrier sendmmsg', { use: 'refuse', errno: 'ENOSYS' }, 'programs go on with other calls'],
+  ['membarrier sendmmsg preadv', { use: 'refuse', errno: 'ENOSYS' }, 'programs go on with other calls'],
 ];
 
 const changed: ReadonlyMap<number, SystemCall> = new Map(

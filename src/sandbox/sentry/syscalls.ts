@@ -19,6 +19,8 @@ import {
   mmapRules,
   prctlRules,
   prlimitRules,
+  shmctlRules,
+  shmgetRules,
   seccompRules,
   setsockoptRules,
   socketRules,
@@ -53,7 +55,7 @@ const refuse = (names: string, errno: ErrnoName, note: string): Row => [
 
 const files: readonly Row[] = [
   direct(
-    'read write close lseek pread64 pwrite64 readv writev sendfile dup dup2 dup3 pipe pipe2 flock fsync fdatasync ' +
+    'read write close lseek pread64 pwrite64 readv writev preadv pwritev sendfile dup dup2 dup3 pipe pipe2 flock fsync fdatasync ' +
       'ftruncate fstat getdents64 fstatfs close_range',
     'on descriptors that the sandbox has',
   ),
@@ -78,7 +80,7 @@ const files: readonly Row[] = [
   ),
   refuse('splice tee vmsplice', 'EINVAL', 'as between files that cannot do it; programs copy'),
   refuse(
-    'statx faccessat2 fchmodat2 openat2 renameat copy_file_range preadv pwritev preadv2 pwritev2 ' +
+    'statx faccessat2 fchmodat2 openat2 renameat copy_file_range preadv2 pwritev2 ' +
       'execveat memfd_create cachestat',
     'ENOSYS',
     'newer than what C libraries need: they go on with older calls',
@@ -101,11 +103,14 @@ const files: readonly Row[] = [
 
 const waiting: readonly Row[] = [
   direct(
-    'poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait signalfd4 ' +
-      'timerfd_settime inotify_init1 inotify_add_watch inotify_rm_watch',
+    'poll ppoll select pselect6 epoll_ctl epoll_wait epoll_pwait signalfd4 inotify_add_watch',
     'waiting',
   ),
   broker('eventfd eventfd2', 'eventfd', 'made by the supervisor and handed over'),
+  broker('epoll_create1', 'epollWithFlags', 'made by the supervisor and handed over'),
+  broker('inotify_init1 inotify_init', 'inotify', 'made by the supervisor and handed over'),
+  broker('inotify_rm_watch', 'removeWatch', "on the caller's descriptor"),
+  broker('timerfd_settime', 'setTimerfd', "on the caller's descriptor"),
   broker('epoll_create', 'epoll', 'made by the supervisor and handed over'),
   broker('timerfd_create', 'timerfd', 'made by the supervisor and handed over; no alarm clocks'),
   refuse(
@@ -113,17 +118,20 @@ const waiting: readonly Row[] = [
     'ENOSYS',
     'programs use setitimer or timerfd',
   ),
-  refuse('signalfd inotify_init epoll_pwait2 epoll_ctl_old epoll_wait_old', 'ENOSYS', 'others do the same'),
+  refuse('signalfd epoll_pwait2 epoll_ctl_old epoll_wait_old', 'ENOSYS', 'others do the same'),
 ];
 
 const memory: readonly Row[] = [
   direct('mprotect munmap brk mremap msync', 'own memory'),
   partly('mmap', mmapRules, 'EINVAL', 'own memory; no huge, locked or growing mappings'),
   partly('madvise', madviseRules, 'EINVAL', 'advice about own memory, of the harmless kinds'),
+  direct('shmat shmdt', "segments of the sandbox's own IPC namespace"),
+  partly('shmget', shmgetRules, 'EINVAL', 'no huge pages'),
+  partly('shmctl', shmctlRules, 'EINVAL', 'removal, attributes; no locking, nothing of the whole system'),
   refuse('mlock munlock mlockall munlockall mlock2', 'EPERM', 'as without a limit for locked memory'),
   refuse(
     'pkey_mprotect pkey_alloc pkey_free memfd_secret remap_file_pages mincore mseal map_shadow_stack ' +
-      'shmget shmat shmctl shmdt mbind set_mempolicy get_mempolicy migrate_pages move_pages set_mempolicy_home_node',
+      'mbind set_mempolicy get_mempolicy migrate_pages move_pages set_mempolicy_home_node',
     'ENOSYS',
     "programs go on without, or memory placement is the cgroup's",
   ),
@@ -205,9 +213,10 @@ const network: readonly Row[] = [
   partly('setsockopt', setsockoptRules, 'ENOPROTOOPT', 'a list; no packet filters, no firewall'),
   partly('getsockopt', getsockoptRules, 'ENOPROTOOPT', 'the same list, and what can only be read'),
   direct(
-    'connect bind listen accept accept4 getsockname getpeername shutdown sendto recvfrom sendmsg recvmsg sendmmsg',
+    'connect bind accept accept4 getsockname getpeername sendto recvfrom sendmsg recvmsg sendmmsg',
     "sockets of the pod's network namespace",
   ),
+  broker('listen shutdown', 'socketState', "on the caller's descriptor"),
   refuse('recvmmsg', 'ENOSYS', 'programs go on with recvmsg'),
 ];
 

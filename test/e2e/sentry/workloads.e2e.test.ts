@@ -3,7 +3,7 @@ import { PrivateContainerd } from '../lib/containerd.ts';
 import { debian } from './programs.ts';
 
 /** Unmodified programs of this host's Debian, behind the sentry wall; each checks what the program computed. */
-describe('programs behind the sentry wall', () => {
+describe.each(['kernel', 'strict'])('programs behind the sentry wall, profile %s', (profile) => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: 'io.containerd.bulkhead-sentry.v2' });
@@ -43,6 +43,11 @@ async def main():
 asyncio.run(main())
 '`,
       'child\n190\n4950\nnet\nTrue [0] (0, 0, 0) True\nTrue 3\n3\n',
+    ],
+    [
+      'shared memory',
+      'perl -e \'$i = shmget(0, 64, 01600) // die "get: $!"; shmwrite($i, "shared", 0, 6) or die "write: $!"; shmread($i, $b, 0, 6); shmctl($i, 0, 0) // die "remove: $!"; print "$b\\n"\' && python3 -c \'import os; f = os.open("v", os.O_CREAT | os.O_RDWR); print(os.pwritev(f, [b"a", b"bc"], 5), os.pread(f, 9, 5).decode())\'',
+      'shared\n3 abc\n',
     ],
     [
       'sqlite',
@@ -92,7 +97,7 @@ asyncio.run(main())
     async (name, script, output) => {
       const id = name.replace(/\W+/g, '-').replace(/^(\d)/, 'n$1');
       const result = await containerd.run(id, ['/bin/sh', '-c', script], {
-        flags: ['--rm', ...debian],
+        flags: ['--rm', '--annotation', `io.bulkhead.sentry.profile=${profile}`, ...debian],
         timeout: 110_000,
       });
       expect({ stderr: result.stderr, code: result.code }).toEqual({ stderr: '', code: 0 });

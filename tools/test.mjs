@@ -152,6 +152,7 @@ const suites = {
       e2e('e2e-runc', process.execPath, { BULKHEAD_TEST_RUNTIME: 'io.containerd.runc.v2' }, [
         '--exclude=**/engine.e2e.test.ts',
         '--exclude=**/sentry/**',
+        '--exclude=**/vm/**',
         '--exclude=**/cdi.e2e.test.ts',
         '--retry=2',
       ]),
@@ -159,6 +160,7 @@ const suites = {
     () =>
       e2e('e2e-sentry', process.execPath, { BULKHEAD_TEST_RUNTIME: 'io.containerd.bulkhead-sentry.v2' }, [
         '--exclude=**/sentry/**',
+        '--exclude=**/vm/**',
         '--exclude=**/cdi.e2e.test.ts',
       ]),
     () => e2e('e2e-node', process.execPath, {}),

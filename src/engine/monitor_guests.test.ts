@@ -94,7 +94,7 @@ describe('calls', () => {
       launched: { request: rig.last('launch').request ?? 0, key: 'web', pid: 4, pausedAt: 'start' },
     });
     rig.tell({
-      guestReply: { request: one.request ?? 0, errno: 2, bytes: Buffer.from('why'), what: 'call' },
+      guestReply: { request: one.request ?? 0, errno: 2, bytes: Buffer.from('why') },
     });
     expect(Buffer.from(await second).toString()).toBe('second');
     expect(await launching).toEqual({ pid: 4, pausedAt: 'start' });

@@ -49,7 +49,8 @@ const end = Date.now() + minutes * 60_000;
 const logOf = (name: string): string => join(containerd.dir, `${name}.rounds`);
 const sizeOf = (name: string): number => statSync(logOf(name), { throwIfNoEntry: false })?.size ?? 0;
 
-const isHeld = (): boolean => values.hold !== undefined && existsSync(values.hold);
+let frozen = false;
+const isHeld = (): boolean => values.hold !== undefined && (frozen || existsSync(values.hold));
 const unlessHeld = async (): Promise<void> => {
   while (isHeld()) await sleep(500);
 };
@@ -61,7 +62,7 @@ async function execs(names: readonly string[]): Promise<void> {
     const name = names[i % names.length] ?? '';
     const script = `uname -s; echo ${i}`;
     const result = await containerd.exec(name, `x${i}`, ['sh', '-c', script], { timeout: PATIENCE_MS });
-    if (isHeld() && result.stderr.includes('paused')) continue;
+    if (values.hold !== undefined && result.stderr.includes('container is paused')) continue;
     if (result.stdout !== `Linux\n${i}\n`) {
       wrong.push(`exec ${i} in ${name}: code ${result.code}: ${result.stdout}${result.stderr}`);
     }
@@ -109,12 +110,14 @@ function readDecisions(read: string, unread: string): () => void {
 
 /** Freezes the working containers until they may go on. */
 async function hold(progress: Map<string, { at: number }>): Promise<void> {
+  frozen = true;
   for (const name of progress.keys()) await containerd.ctr(['task', 'pause', name]);
-  await unlessHeld();
+  while (values.hold !== undefined && existsSync(values.hold)) await sleep(500);
   for (const [name, last] of progress) {
     await containerd.ctr(['task', 'resume', name]);
     last.at = Date.now();
   }
+  frozen = false;
   counts.holds++;
 }
 

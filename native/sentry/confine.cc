@@ -108,8 +108,8 @@ constexpr uint32_t kProtExec = 4;
 
 }  // namespace
 
-int keep_capabilities(bool mounts) {
-  uint64_t kept = kept_capabilities(mounts);
+int keep_capabilities() {
+  uint64_t kept = kept_capabilities();
   for (int capability = 0; capability < 64; capability++) {
     if ((kept >> capability & 1) == 0 && ::prctl(PR_CAPBSET_DROP, capability) < 0 &&
         errno != EINVAL) {

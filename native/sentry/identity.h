@@ -53,8 +53,8 @@ class Impersonation {
 };
 
 // What the supervisor's threads may have, of the sandbox's user namespace: what callers may have,
-// as a thread takes those of its caller for the length of a call; with `mounts` CAP_SYS_ADMIN too.
-uint64_t kept_capabilities(bool mounts);
+// as a thread takes those of its caller for the length of a call.
+uint64_t kept_capabilities();
 // What Impersonation works within from now on.
 void set_kept_capabilities(uint64_t mask);
 

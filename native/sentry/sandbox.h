@@ -27,8 +27,6 @@ class Sandbox {
   UniqueFd proc;
   // Of the sandbox, which is the root of every thread here too.
   UniqueFd root;
-  // Root of the sandbox may mount.
-  bool mounts = false;
 
   // bytes; false: no limit
   bool memory(uint64_t& limit, uint64_t& used) const;

@@ -59,10 +59,6 @@ bool Supervisor::parse_option(std::string_view word) {
   uint64_t value = 0;
   std::string_view number = word;
   if (!take_number(number, value)) return false;
-  if (word.starts_with("mounts=")) {
-    sandbox_.mounts = value != 0;
-    return true;
-  }
   threads_ = static_cast<unsigned>(value);
   return word.starts_with("threads=") && value >= 1 && value <= kMaxThreads;
 }
@@ -110,7 +106,7 @@ bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   // Namespaces are of processes with one thread, and the filter is for all threads.
   if (enter(sandbox_, static_cast<int>(pid)) != 0) return false;
   if (word == " guard" && start_guard(static_cast<int>(pid)) != 0) return false;
-  if (keep_capabilities(sandbox_.mounts) != 0) return false;
+  if (keep_capabilities() != 0) return false;
   auto main = [](void* what, Worker& worker) { static_cast<Supervisor*>(what)->lead(worker); };
   if (pool_.start(threads_, callers_, request_size_, reply_size_, main, this) != 0) return false;
   if (confine() != 0) return false;

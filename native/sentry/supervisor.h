@@ -25,7 +25,7 @@ class Supervisor {
 
   // "63:1,99:2": system call and handler. False: malformed, or a handler that is not there.
   bool parse_table(std::string_view text);
-  // "policy=HEX" (the filter without notifications), "mounts=1", "threads=16". False: no such
+  // "policy=HEX" (the filter without notifications), "threads=16". False: no such
   // option.
   bool parse_option(std::string_view word);
   // Allocates and opens all that is needed. 0 or errno.

@@ -22,7 +22,7 @@ import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
 import { machineSize } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
-const PORTS = 16;
+const PORTS = 8;
 const DEFAULT_OPEN_FILES = 1_000_000;
 
 /** What machines are made with; opened when the first one is asked for. */

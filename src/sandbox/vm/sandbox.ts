@@ -81,6 +81,9 @@ export interface SandboxDeps {
 
 /** Whether QEMU's and virtiofsd's last words are worth showing. */
 const LAST_LINES = 20;
+/** As long as what a kernel says when it gives up. */
+const DUMP_LINES = 100;
+const SIGKILL = 9;
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
 
@@ -97,6 +100,7 @@ export class VmSandbox {
   #machine: Promise<Machine> | undefined;
   #console: GuestConsole | undefined;
   #ending = false;
+  #isLost = false;
   #stopListening: (() => void)[] = [];
 
   private constructor(deps: SandboxDeps, paths: SandboxPaths, record: SandboxRecord, executor: Executor) {
@@ -114,10 +118,10 @@ export class VmSandbox {
     });
     this.#stopListening = [
       executor.onExit(({ key }) => {
-        if (key === MACHINE_KEY) this.#machineEnded();
+        if (key === MACHINE_KEY) this.#lost('its process has ended');
       }),
       guests.onClosed((guest, reason) => {
-        if (guest === GUEST) this.#channelClosed(reason);
+        if (guest === GUEST) this.#lost(`the channel to it is ${reason}`);
       }),
     ];
   }
@@ -135,7 +139,7 @@ export class VmSandbox {
       sandbox.#booted = Promise.resolve();
       sandbox.#openConsole();
       // It was lost while no engine was there.
-      if (executor.guests?.isConnected(GUEST) !== true) sandbox.#channelClosed('lost');
+      if (executor.guests?.isConnected(GUEST) !== true) sandbox.#lost('the channel to it is gone');
     }
     return sandbox;
   }
@@ -366,16 +370,13 @@ export class VmSandbox {
     });
   }
 
-  #machineEnded(): void {
-    if (this.#ending) return;
-    this.#deps.log.error('the virtual machine has ended', { id: this.id, console: this.#lastWords() });
-  }
-
   /** Without its channel a machine is of no use: nobody can reach what runs in it. */
-  #channelClosed(reason: string): void {
-    if (this.#ending) return;
-    this.#deps.log.error('the channel to the guest is gone', { id: this.id, reason });
-    this.executor.signal(MACHINE_KEY, 9).catch(() => {});
+  #lost(reason: string): void {
+    if (this.#ending || this.#isLost) return;
+    this.#isLost = true;
+    const words = this.#lastWords();
+    this.#deps.log.error('the virtual machine has ended', { id: this.id, reason, console: words });
+    this.executor.signal(MACHINE_KEY, SIGKILL).catch(() => {});
   }
 
   #notRunning(op: string, id: string): RuntimeError {
@@ -399,7 +400,7 @@ export class VmSandbox {
 
   /** What the guest's kernel and the hypervisor said last. */
   #lastWords(): string {
-    const said = this.#console?.tail(LAST_LINES) ?? [];
+    const said = telling(this.#console?.tail(DUMP_LINES) ?? []);
     const words = said.length > 0 ? said : consoleTail(join(this.paths.dir, 'fs.log'), LAST_LINES);
     return words.join(' | ');
   }
@@ -425,6 +426,12 @@ async function removeSandbox(
   }
   await removeCgroups(record.cgroupPaths ?? [], { id: record.group ?? '' });
   rmSync(paths.dir, { recursive: true, force: true });
+}
+
+/** From where a kernel says why it gives up (registers and stack come behind that), else the last lines. */
+function telling(lines: readonly string[]): string[] {
+  const at = lines.findLastIndex((line) => /Kernel panic|\bBUG:|\bOops:/.test(line));
+  return at < 0 ? lines.slice(-LAST_LINES) : lines.slice(at, at + LAST_LINES);
 }
 
 /** Milliseconds since its start, by the name of what was reached. */

@@ -177,7 +177,10 @@ const suites = {
         '--testNamePattern=containerd 1.6',
       ]),
     () => e2e('e2e-node', process.execPath, {}),
-    () => e2e('e2e-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
+    () =>
+      e2e('e2e-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }, [
+        '--exclude=**/vm/**',
+      ]),
   ],
 };
 

@@ -414,8 +414,8 @@ using StepBody =
                  RemountRoot, Hostname, Domainname, Sysctl, LoopbackUp, Rlimit, OomScoreAdj, Umask,
                  Personality, IoPriority, Scheduler, CpuAffinity, SessionKeyring, LsmExecLabel,
                  Terminal, OwnStdio, FindExecutable, Gate, RunHook, User, BoundingSet, Capabilities,
-                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen,
-                 Unmount, Exit, SocketPolicy>;
+                 NoNewPrivs, Seccomp, Chdir, ParentDeathSignal, Exec, Landlock, Listen, Unmount,
+                 Exit, SocketPolicy>;
 
 struct Step {
   uint32_t action = 0;

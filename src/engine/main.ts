@@ -46,7 +46,9 @@ async function main(): Promise<void> {
   const backends = new BackendRegistry();
   const host = backendHost((id, message) => log.warning(message, { id }));
   backends.register(new NamespaceBackend(host));
-  backends.register(new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)));
+  backends.register(
+    new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
+  );
   backends.register(new VmBackend(host, vmHost(config.vm, config.root, log)));
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
   const router = new Router<TaskPeer>();

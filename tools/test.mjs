@@ -81,7 +81,7 @@ const runVitest = async (name, node, args, env, wrapper = []) => {
 
 /** The C++ tests close with a line "N passed, N failed" per program. */
 const native = async (name, target) => {
-  const { code, text } = await run(name, 'make', ['--no-print-directory', '-C', 'native', target]);
+  const { code, text } = await run(name, 'make', ['--no-print-directory', '-j2', '-C', 'native', target]);
   const lines = [...text.matchAll(/^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?/gm)];
   const sum = (index) => lines.reduce((total, line) => total + Number(line[index] ?? 0), 0);
   const counts = { passed: sum(1), failed: sum(2), skipped: sum(3), failures: [] };

@@ -114,4 +114,47 @@ TEST(arguments_and_environment_arrive_as_they_are) {
   CHECK_EQ(run.out, "zero||two  spaces|\xc3\xa4 = b\n\n");
 }
 
+TEST(sockets_and_files_are_left_as_descriptors) {
+  TempDir dir;
+  write_text(dir / "file", "from the file");
+  Exec exec;
+  exec.file = text("/bin/sh");
+  exec.args = texts({"sh", "-c", "cat <&4; ls -l /proc/self/fd/3"});
+  exec.preserve_fds = 2;
+  OpenFile file;
+  file.path = text(dir / "file");
+  file.descriptor = 4;
+  Run run = run_steps({Listen{text(dir / "socket"), 0}, file, exec});
+  CHECK(!run.failed);
+  CHECK_EQ(run.exit_code(), 0);
+  CHECK(run.out.find("from the file") != std::string::npos);
+  CHECK(run.out.find("socket:") != std::string::npos);
+}
+
+TEST(descriptors_that_cannot_be_left_are_refused) {
+  TempDir dir;
+  write_text(dir / "file", "x");
+  struct {
+    uint32_t descriptor;
+    int err;
+    const char* detail;
+  } cases[] = {{0, EINVAL, "no-slot"}, {2, EINVAL, "descriptor"}, {3 + 512, EINVAL, "descriptor"}};
+  for (const auto& expected : cases) {
+    OpenFile file;
+    file.path = text(dir / "file");
+    file.descriptor = expected.descriptor;
+    Run run = run_steps({file, shell("true")});
+    CHECK(run.failed);
+    CHECK_EQ(run.failure.action, OpenFile::kAction);
+    CHECK_EQ(run.failure.err, expected.err);
+    CHECK_EQ(run.failure.detail, expected.detail);
+  }
+  OpenFile file;
+  file.path = text(dir / "file");
+  file.descriptor = 3;
+  Run run = run_steps({file, file, shell("true")});
+  CHECK(run.failed);
+  CHECK_EQ(run.failure.err, EBUSY);
+}
+
 }  // namespace bulkhead::test

@@ -302,6 +302,19 @@ describe('task service', () => {
     expect(rig.executor.processes.size).toBe(0);
   });
 
+  it('lists an exec only from its start on, also while it is being launched', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.backend.pids = () => [...rig.executor.processes.values()].map(({ pid }) => pid);
+    const pids = async (): Promise<unknown[]> =>
+      ((await rig.service.pids(new t.PidsRequest({ id: 'web' }))).processes ?? []).map(({ pid }) => pid);
+    rig.exec('web', 'one');
+    await turn();
+    expect(await pids()).toEqual([1000]);
+    await rig.start('web', 'one');
+    expect(await pids()).toEqual([1000, 1001]);
+  });
+
   it('refuses the start of an exec in a paused container', async () => {
     await rig.create('web');
     await rig.start('web');

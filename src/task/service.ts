@@ -36,6 +36,9 @@ const empty: Empty = {};
 /** A monitor repeats what was not answered as soon as it has a new engine; after this long it will not. */
 const REPEATED_DELETE_MS = 10_000;
 
+/** An exec's launch takes 2 ms, or for ever when its container is frozen. */
+const LAUNCH_MS = 1000;
+
 export interface TaskServiceOptions {
   ctx: RuntimeContext;
   executor: Executor;
@@ -263,9 +266,12 @@ export class TaskService {
 
   async pids(request: Req<'PidsRequest'>): Promise<containerd.task.v3.IPidsResponse> {
     const container = this.#container('pids', request.id);
-    const execOf = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.execId]));
-    const waiting = new Set([...container.execs.values()].map((exec) => exec.waitingPid));
+    const execs = [...container.execs.values()];
+    // Launched, but not started yet: not there as far as containerd is concerned.
+    await orAfter(LAUNCH_MS, Promise.allSettled(execs.map((exec) => exec.launch)));
     const all = await container.backend.pids(container.record, container.executor);
+    const execOf = new Map(execs.map((exec) => [exec.pid, exec.execId]));
+    const waiting = new Set(execs.map((exec) => exec.waitingPid));
     const pids = all.filter((pid) => !waiting.has(pid));
     const processes = pids.map((pid) => {
       const execId = execOf.get(pid);
@@ -506,6 +512,13 @@ function parseResources(id: string, json: string): LinuxResources {
       cause,
     });
   }
+}
+
+/** Resolves with the promise, and after `ms` at the latest. */
+async function orAfter(ms: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([promise, new Promise((resolve) => (timer = setTimeout(resolve, ms)))]);
+  clearTimeout(timer);
 }
 
 /** The promise's value, or a rejection as soon as the caller gave up. */

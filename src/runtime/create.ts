@@ -81,7 +81,10 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   );
   undo.defer('state', () => ctx.store.remove(namespace, id));
   undo.defer('resources', () => backend.destroy(record, executor));
-  const abort = (): void => void endProcess(executor, id).catch(() => {});
+  let ending: Promise<void> | undefined;
+  const abort = (): void => {
+    ending = endProcess(executor, id).catch(() => {});
+  };
   request.signal?.addEventListener('abort', abort, { once: true });
   try {
     await backend.create(record, {
@@ -106,6 +109,8 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
     throw launchSentence('create', id, error);
   } finally {
     request.signal?.removeEventListener('abort', abort);
+    // Before anybody may launch under this name again.
+    await ending;
   }
   container.init.record.pidStartTime = processStartTime(container.init.pid) ?? 0;
   if (!container.init.isStopped) container.init.record.status = Status.STATUS_CREATED;

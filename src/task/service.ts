@@ -268,7 +268,7 @@ export class TaskService {
     const container = this.#container('pids', request.id);
     const execs = [...container.execs.values()];
     // Launched, but not started yet: not there as far as containerd is concerned.
-    await orAfter(LAUNCH_MS, Promise.allSettled(execs.map((exec) => exec.launch)));
+    await orAfter(LAUNCH_MS, Promise.allSettled(execs.map((exec) => exec.launch ?? Promise.resolve())));
     const all = await container.backend.pids(container.record, container.executor);
     const execOf = new Map(execs.map((exec) => [exec.pid, exec.execId]));
     const waiting = new Set(execs.map((exec) => exec.waitingPid));

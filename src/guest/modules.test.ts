@@ -57,7 +57,6 @@ describe('order of modules', () => {
       ...empty,
       dep,
       softdep,
-      alias,
       builtin: `${builtin}x/crc32c_arch.ko\n`,
       alias: `${alias}\nalias crypto-crc32c crc32c_arch`,
     });

@@ -3,19 +3,21 @@
  *
  *   make bench [BENCH='--rounds 30 --only run,exec']
  *
- * Prints minimum, median and ratio; writes bench/results/latest.json and latest.svg.
+ * Prints minimum, median and ratio; writes bench/results/latest.json and latest.svg. The vm wall has a break-down of its
+ * own, vm.svg, and needs a guest (`make guest`).
  */
 import { cpus, release } from 'node:os';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { cgroupMounts } from '../test/e2e/lib/leaks.ts';
-import { prefix, root } from '../test/e2e/lib/paths.ts';
+import { guestCache, prefix, root } from '../test/e2e/lib/paths.ts';
 import { chart, table, type CaseResult } from './chart.ts';
 import { CliBench, type Cli } from './cli_cases.ts';
 import * as ctr from './ctr_cases.ts';
 import { interleave, summarise, type Series } from './measure.ts';
+import { benchVm, vmChart, vmTables, type VmReport } from './vm.ts';
 
 const { values } = parseArgs({
   options: {
@@ -30,6 +32,7 @@ const asked = values.only.split(',').filter((name) => name !== '');
 delete process.env.NODE_EXTRA_CA_CERTS;
 
 const results: CaseResult[] = [];
+let vm: VmReport | undefined;
 const wanted = (name: string): boolean => asked.length === 0 || asked.includes(name);
 
 /** Takes one case into the results and prints it at once, so that a long run shows where it is. */
@@ -103,8 +106,19 @@ try {
     record({ name: `memory-${count}`, title, unit: 'MB PSS, runtime processes' }, series);
   }
   if (wanted('cli')) await cliCases();
+  if (wanted('vm')) vm = await vmCase();
 } finally {
   await containerd.stop();
+}
+
+async function vmCase(): Promise<VmReport | undefined> {
+  if (!existsSync(join(guestCache, 'guest.json'))) {
+    console.log(`\nvm: no guest in ${guestCache}: make guest`);
+    return undefined;
+  }
+  const report = await benchVm(Math.max(3, Math.round(rounds / 2)), [1, 10]);
+  console.log(`\n${vmTables(report)}`);
+  return report;
 }
 
 async function cliCases(): Promise<void> {
@@ -152,7 +166,8 @@ const machine = {
   crun: await ctr.versionOf('/usr/bin/crun', ['--version']),
 };
 mkdirSync(values.out, { recursive: true });
-const report = { when: new Date().toISOString(), rounds, machine, results };
+const report = { when: new Date().toISOString(), rounds, machine, results, vm };
 writeFileSync(join(values.out, 'latest.json'), `${JSON.stringify(report, null, 2)}\n`);
 writeFileSync(join(values.out, 'latest.svg'), chart('Bulkhead beside its peers', results));
+if (vm !== undefined) writeFileSync(join(values.out, 'vm.svg'), vmChart(vm));
 console.log(`\nwritten: ${join(values.out, 'latest.json')} and latest.svg`);

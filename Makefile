@@ -65,7 +65,9 @@ prefixes: all
 # Compiles a kernel when there is none yet of this configuration, source and compiler: about seven minutes on
 # two processors. KERNEL=/boot/vmlinuz-… takes a distribution's instead.
 guest: prefixes
-	@$(DEV_PREFIX)/bin/bulkhead guest build --out build/guest-cache $(if $(KERNEL),--kernel $(KERNEL))
+	@build='$(DEV_PREFIX)/bin/bulkhead guest build --out build/guest-cache $(if $(KERNEL),--kernel $(KERNEL))'; \
+	$$build || { echo 'make guest: once more, with fresh package lists'; \
+	  apt-get -o DPkg::Lock::Timeout=600 -qq update && $$build; }
 
 test: setup
 	@$(MAKE) --no-print-directory prefixes

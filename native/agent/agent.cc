@@ -94,6 +94,7 @@ class Agent : private MuxHandler, private ProcessEvents, private CallsOwner {
     send_framed(shim::encode_started(request, process.key, process.pid));
   }
   void exited(const ProcessState& process) override {
+    calls_.tell_oom_kills();
     send_framed(
         shim::encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns));
   }

@@ -27,6 +27,8 @@ class Calls : private WorkerOwner {
 
   // Answers at once or when it is done.
   void start(uint64_t request, std::span<const uint8_t> encoded);
+  // Events of kills that have happened go out before what follows from them.
+  void tell_oom_kills() { oom_watches_.look(); }
   // Nobody waits for answers and events any more.
   void session_ended();
 

@@ -55,6 +55,12 @@ int OomWatches::add(const std::string& cgroup) {
   return 0;
 }
 
+void OomWatches::look() {
+  for (One* one = first_.get(); one != nullptr; one = one->next.get()) {
+    if (!one->gone) changed(one, 0);
+  }
+}
+
 void OomWatches::changed(void* data, uint32_t) {
   One& one = *static_cast<One*>(data);
   uint64_t oom_kill = 0;

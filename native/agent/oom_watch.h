@@ -21,6 +21,9 @@ class OomWatches {
   // CGROUP/memory.events from now on; watched once however often it is asked for. 0 or an errno.
   int add(const std::string& cgroup);
   void clear();
+  // Tells what the kernel has counted but not announced yet: announcements come up to 10 ms late
+  // (CGROUP_FILE_NOTIFY_MIN_INTV), after the exit that they explain.
+  void look();
 
  private:
   struct One {

@@ -27,9 +27,11 @@ const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 const t = containerd.task.v3;
 
 /** After so many the optimising compiler has seen what matters: more made no difference. */
-const LIVES = 200;
-/** Between two lives, and after the last message of a real monitor. */
-const PAUSE_MS = 10;
+const LIVES = 150;
+/** After the last message of a real monitor: longer than the gaps within one `ctr run`. */
+const QUIET_MS = 30;
+/** Between two lives. */
+const PAUSE_MS = 5;
 const ID = 'rehearsal';
 
 export interface RehearsalOptions {
@@ -50,7 +52,7 @@ export async function rehearse({ router, root, quietMs }: RehearsalOptions, live
     const stage = new Stage(router, join(root, 'state'));
     for (let life = 0; life < lives; life++) {
       do await pause();
-      while (quietMs() < PAUSE_MS);
+      while (quietMs() < QUIET_MS);
       await stage.play(bundle);
     }
   } finally {
@@ -60,6 +62,11 @@ export async function rehearse({ router, root, quietMs }: RehearsalOptions, live
 
 function pause(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, PAUSE_MS).unref());
+}
+
+/** The event loop goes round: what was asked has been taken in. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Compiles as the namespace wall does; what it would do to this host's cgroups it leaves. */
@@ -111,7 +118,7 @@ class Stage {
 
   async #end(key: string, wait: { finish(): Uint8Array }): Promise<void> {
     const waiting = this.#call('Wait', wait);
-    await pause();
+    await turn();
     this.#say({ exited: { key, pid: process.pid, exitedAtNs: Date.now() * 1e6 } });
     await waiting;
   }

@@ -1,6 +1,6 @@
 // Calls of agent.proto. Each decoder returns whether the limits of messages.h hold.
 #include "agent/messages.h"
-#include "agent/pbf_fields.h"
+#include "core/pbf_fields.h"
 
 namespace bulkhead::agent {
 

@@ -1,7 +1,7 @@
 #include <protozero/pbf_writer.hpp>
 
 #include "agent/messages.h"
-#include "agent/pbf_fields.h"
+#include "core/pbf_fields.h"
 
 namespace bulkhead::agent {
 

@@ -1,15 +1,12 @@
-#include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 
+#include "core/pbf_fields.h"
 #include "shim/guest_messages.h"
 
 namespace bulkhead::shim {
 
 namespace {
 
-using protozero::pbf_reader;
-using protozero::pbf_tag_type;
-using protozero::pbf_wire_type;
 using protozero::pbf_writer;
 
 // Field numbers of ToAgent.
@@ -26,24 +23,13 @@ enum : pbf_tag_type {
 // Longest text of a guest that goes on to the engine and into sentences.
 constexpr size_t kMaxText = 4096;
 
-constexpr uint32_t at(pbf_tag_type number, pbf_wire_type type) {
-  return protozero::tag_and_type(number, type);
-}
-constexpr pbf_wire_type kVarint = pbf_wire_type::varint;
-constexpr pbf_wire_type kBytes = pbf_wire_type::length_delimited;
-
-std::string_view text(pbf_reader& reader) {
-  protozero::data_view view = reader.get_view();
-  return std::string_view(view.data(), view.size()).substr(0, kMaxText);
+std::string_view short_text(pbf_reader& reader) {
+  return text(reader).substr(0, kMaxText);
 }
 
-std::span<const uint8_t> bytes_of(const pbf_reader& body) {
+// All that is left of a message, undecoded.
+std::span<const uint8_t> whole(const pbf_reader& body) {
   return {reinterpret_cast<const uint8_t*>(body.data().data()), body.length()};
-}
-
-std::span<const uint8_t> bytes(pbf_reader& reader) {
-  protozero::data_view view = reader.get_view();
-  return {reinterpret_cast<const uint8_t*>(view.data()), view.size()};
 }
 
 void decode_step(pbf_reader step, StepFailure& failure) {
@@ -56,19 +42,19 @@ void decode_step(pbf_reader step, StepFailure& failure) {
         failure.action = step.get_uint32();
         break;
       case at(3, kBytes):
-        failure.path = text(step);
+        failure.path = short_text(step);
         break;
       case at(4, kVarint):
         failure.err = step.get_int32();
         break;
       case at(5, kBytes):
-        failure.detail = text(step);
+        failure.detail = short_text(step);
         break;
       case at(6, kVarint):
         failure.status = step.get_int32();
         break;
       case at(7, kBytes):
-        failure.output = text(step);
+        failure.output = short_text(step);
         break;
       default:
         step.skip();
@@ -84,13 +70,13 @@ void decode_launched(pbf_reader body, FromAgent& message) {
         message.request = body.get_uint64();
         break;
       case at(2, kBytes):
-        message.key = text(body);
+        message.key = short_text(body);
         break;
       case at(3, kVarint):
         message.pid = body.get_uint32();
         break;
       case at(4, kBytes):
-        message.paused_at = text(body);
+        message.paused_at = short_text(body);
         break;
       default:
         body.skip();
@@ -105,7 +91,7 @@ void decode_launch_failed(pbf_reader body, FromAgent& message) {
         message.request = body.get_uint64();
         break;
       case at(2, kBytes):
-        message.key = text(body);
+        message.key = short_text(body);
         break;
       case at(3, kBytes):
         message.has_step = true;
@@ -115,10 +101,10 @@ void decode_launch_failed(pbf_reader body, FromAgent& message) {
         message.err = body.get_int32();
         break;
       case at(5, kBytes):
-        message.op = text(body);
+        message.op = short_text(body);
         break;
       case at(6, kBytes):
-        message.path = text(body);
+        message.path = short_text(body);
         break;
       case at(7, kVarint):
         message.wait_status = body.get_uint32();
@@ -134,7 +120,7 @@ void decode_exited(pbf_reader body, FromAgent& message) {
   while (body.next()) {
     switch (body.tag_and_type()) {
       case at(1, kBytes):
-        message.key = text(body);
+        message.key = short_text(body);
         break;
       case at(2, kVarint):
         message.pid = body.get_uint32();
@@ -159,7 +145,7 @@ void decode_answer(pbf_reader body, FromAgent& message) {
         message.err = body.get_int32();
         break;
       case at(3, kBytes):
-        message.bytes = bytes(body);
+        message.bytes = bytes_of(body);
         break;
       default:
         body.skip();
@@ -171,7 +157,7 @@ void decode_warning(pbf_reader body, FromAgent& message) {
   while (body.next()) {
     switch (body.tag_and_type()) {
       case at(1, kBytes):
-        message.key = text(body);
+        message.key = short_text(body);
         break;
       case at(2, kBytes):
         message.has_step = true;
@@ -198,7 +184,7 @@ void decode_one(pbf_tag_type tag, pbf_reader body, FromAgent& message) {
   switch (tag) {
     case 1:
       message.kind = Kind::kHello;
-      message.bytes = bytes_of(body);
+      message.bytes = whole(body);
       decode_hello(body, message);
       break;
     case 5:
@@ -231,7 +217,7 @@ void decode_one(pbf_tag_type tag, pbf_reader body, FromAgent& message) {
       break;
     case 12:
       message.kind = Kind::kEvent;
-      while (body.next(1, kBytes)) message.bytes = bytes(body);
+      while (body.next(1, kBytes)) message.bytes = bytes_of(body);
       break;
     default:
       break;

@@ -1,37 +1,9 @@
-#include <protozero/pbf_reader.hpp>
-
+#include "core/pbf_fields.h"
 #include "shim/messages.h"
 
 namespace bulkhead::shim {
 
 namespace {
-
-using protozero::pbf_reader;
-using protozero::pbf_tag_type;
-using protozero::pbf_wire_type;
-
-std::string_view text(pbf_reader& reader) {
-  protozero::data_view view = reader.get_view();
-  return {view.data(), view.size()};
-}
-
-std::span<const uint8_t> bytes_of(pbf_reader& reader) {
-  protozero::data_view view = reader.get_view();
-  return {reinterpret_cast<const uint8_t*>(view.data()), view.size()};
-}
-
-// Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the message.
-bool flag(pbf_reader& reader) {
-  return reader.get_uint64() != 0;
-}
-
-// One field of a message as a table row would have it: `number` and `type` must both fit, otherwise
-// it is skipped.
-constexpr uint32_t at(pbf_tag_type number, pbf_wire_type type) {
-  return protozero::tag_and_type(number, type);
-}
-constexpr pbf_wire_type kVarint = pbf_wire_type::varint;
-constexpr pbf_wire_type kBytes = pbf_wire_type::length_delimited;
 
 void decode_stream(pbf_reader body, ToMonitor& message) {
   while (body.next()) {

@@ -1,30 +1,25 @@
-#include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 
+#include "core/pbf_fields.h"
 #include "shim/ttrpc_frame.h"
 
 namespace bulkhead::shim {
 
 namespace {
 
-using protozero::pbf_tag_type;
-using protozero::pbf_wire_type;
-
+// Request{1: service, 2: method, 3: payload, …}
 TtrpcCall decode_call(std::span<const uint8_t> payload) {
   TtrpcCall call;
-  protozero::pbf_reader reader(reinterpret_cast<const char*>(payload.data()), payload.size());
-  // Request{1: service, 2: method, 3: payload, …}
-  while (reader.next()) {
-    pbf_tag_type tag = reader.tag();
-    if (reader.wire_type() != pbf_wire_type::length_delimited || tag < 1 || tag > 3) {
-      reader.skip();
-      continue;
-    }
-    protozero::data_view view = reader.get_view();
-    if (tag == 1) call.service = {view.data(), view.size()};
-    if (tag == 2) call.method = {view.data(), view.size()};
-    if (tag == 3) call.payload = {reinterpret_cast<const uint8_t*>(view.data()), view.size()};
-  }
+  each_field({reinterpret_cast<const char*>(payload.data()), payload.size()},
+             [&call](uint32_t field, pbf_reader& reader) {
+               switch (field) {
+                 BULKHEAD_FIELD(1, kBytes, call.service = text(reader))
+                 BULKHEAD_FIELD(2, kBytes, call.method = text(reader))
+                 BULKHEAD_FIELD(3, kBytes, call.payload = bytes_of(reader))
+                 default:
+                   return false;
+               }
+             });
   return call;
 }
 

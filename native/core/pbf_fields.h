@@ -6,7 +6,7 @@
 #include <span>
 #include <string_view>
 
-namespace bulkhead::agent {
+namespace bulkhead {
 
 using protozero::pbf_reader;
 using protozero::pbf_tag_type;
@@ -47,4 +47,4 @@ void each_field(pbf_reader body, Field field) {
     statement;                                  \
     return true;
 
-}  // namespace bulkhead::agent
+}  // namespace bulkhead

@@ -21,6 +21,7 @@ import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { StateStore } from '../state/index.ts';
 import type { TaskPeer } from './bind.ts';
+import { FrameReader } from './frames.ts';
 import { MonitorSession } from './monitor_session.ts';
 
 const { ToEngine, ToMonitor } = bulkhead.executor.v1;
@@ -86,6 +87,7 @@ class StageBackend extends NamespaceBackend {
 class Stage {
   readonly #session: MonitorSession;
   readonly #caller: TtrpcClient;
+  readonly #frames = new FrameReader();
   #answer: (bytes: Uint8Array) => void = () => {};
 
   constructor(router: Router<TaskPeer>, root: string) {
@@ -96,7 +98,7 @@ class Stage {
     const events = { publish: () => {}, flush: () => Promise.resolve() };
     const acceptGrpc = (): Promise<void> => Promise.reject(new Error('no gRPC in a rehearsal'));
     const deps = { ctx, router, acceptGrpc, eventsFor: () => events, log: silentLogger };
-    const socket = { write: (bytes: Uint8Array) => this.#heard(bytes) } as unknown as Socket;
+    const socket = { write: (bytes: Buffer) => this.#heard(bytes) } as unknown as Socket;
     this.#session = new MonitorSession(deps, socket, { wall: 'namespace', namespace: ID, group: ID });
     this.#say({ streamOpen: { conn: 1 } });
     this.#caller = new TtrpcClient(this.#transport());
@@ -128,12 +130,10 @@ class Stage {
   }
 
   /** What the engine sends to its monitor; several messages may come at once. */
-  #heard(bytes: Uint8Array): boolean {
-    for (let at = 0; at < bytes.length;) {
-      const length = Buffer.from(bytes.buffer, bytes.byteOffset + at, 4).readUInt32BE();
-      const message = ToMonitor.decode(bytes.subarray(at + 4, at + 4 + length));
-      at += 4 + length;
-      setImmediate(() => this.#react(message));
+  #heard(bytes: Buffer): boolean {
+    for (const message of this.#frames.push(bytes)) {
+      const decoded = ToMonitor.decode(message);
+      setImmediate(() => this.#react(decoded));
     }
     return true;
   }

@@ -57,6 +57,8 @@ export class MonitorSession implements TaskPeer {
   readonly #relays = new Map<number, Relay>();
   /** Messages that go out together with the next one. */
   readonly #held: Uint8Array[] = [];
+  #lose: (nothing: undefined) => void = () => {};
+  readonly #lost = new Promise<undefined>((resolve) => (this.#lose = resolve));
 
   constructor(deps: SessionDeps, socket: Socket, hello: IHello) {
     this.#deps = deps;
@@ -107,9 +109,15 @@ export class MonitorSession implements TaskPeer {
 
   /** The monitor is gone: what waits on it fails. Its containers are dealt with by containerd's `delete`. */
   closed(): void {
+    this.#lose(undefined);
     this.executor.close();
     for (const container of this.tasks.containers.values()) container.stopOomWatch();
     for (const conn of [...this.#relays.keys()]) this.#close(conn);
+  }
+
+  /** Resolves when the monitor is gone: nothing that waits for it will end by itself. */
+  get lost(): Promise<undefined> {
+    return this.#lost;
   }
 
   get connections(): number {

@@ -84,12 +84,15 @@ async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShi
     exitStatus: KILLED,
     exitedAt: timestamp(Date.now() * 1e6),
   };
-  if (session !== undefined && container !== undefined) {
-    const exit = await session.tasks.remove(container, true);
+  const exit =
+    session !== undefined && container !== undefined
+      ? await Promise.race([session.tasks.remove(container, true), session.lost]).catch(() => undefined)
+      : undefined;
+  if (exit !== undefined) {
     response = { pid: exit.pid, exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
   } else {
-    const exit = await removeLeftovers(deps.ctx, namespace, id);
-    if (exit !== undefined) response = { ...response, pid: exit.pid };
+    const left = await removeLeftovers(deps.ctx, namespace, id);
+    if (left !== undefined) response = { ...response, pid: left.pid };
   }
   return { stdout: containerd.task.v3.DeleteResponse.encode(response).finish() };
 }

@@ -14,7 +14,7 @@ import { probeAgent } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
 import type { Pod, SizedMachine } from './sandbox.ts';
-import { machineCredentials } from './hypervisor/credentials.ts';
+import { kvmGroups, machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
@@ -96,14 +96,16 @@ interface MachineInput {
 async function machineConfig(config: VmConfig, input: MachineInput): Promise<SizedMachine> {
   const { id, spec, pod, log, machinery: made } = input;
   const size = machineSize(id, spec, config);
+  const accelerator = await made.accelerator;
+  const gids = accelerator === 'kvm' ? kvmGroups() : [];
   const machine: MachineConfig = {
     id: id.slice(0, 64),
     dir: pod.dir,
-    credentials: machineCredentials(pod.namespace, pod.group),
+    credentials: machineCredentials(pod.namespace, pod.group, gids),
     image: guestImage(config, id),
     size,
     type: config.machine,
-    accelerator: await made.accelerator,
+    accelerator,
     sharedMemory: true,
     ports: PORTS,
   };

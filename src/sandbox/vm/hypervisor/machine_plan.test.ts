@@ -1,7 +1,10 @@
-import { describe, expect, it } from 'vitest';
+import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { MachineLaunch } from './hypervisor.ts';
 import { machinePlan } from './machine_plan.ts';
-import { machineCredentials } from './credentials.ts';
+import { kvmGroups, machineCredentials } from './credentials.ts';
 import { testConfig } from './testing/config.ts';
 
 const launch: MachineLaunch = {
@@ -65,5 +68,30 @@ describe('machineCredentials', () => {
     expect(first.uid).toBeGreaterThanOrEqual(0x70000000);
     expect(first.uid).toBeLessThan(0x80000000);
     expect(first).toMatchObject({ gid: first.uid, additionalGids: [109] });
+  });
+});
+
+describe('kvmGroups', () => {
+  const file = (mode: number, gid: number): string => {
+    const path = join(mkdtempSync(join(tmpdir(), 'bh-kvm-')), 'kvm');
+    writeFileSync(path, '');
+    chownSync(path, 0, gid);
+    chmodSync(path, mode);
+    onTestFinished(() => rmSync(dirname(path), { recursive: true }));
+    return path;
+  };
+
+  it.runIf(process.getuid?.() === 0).each([
+    ['0660 and a group of its own', 0o660, 109, [109]],
+    ['0666', 0o666, 109, [109]],
+    ['0600', 0o600, 109, []],
+    ['0640', 0o640, 109, []],
+    ["root's group", 0o660, 0, []],
+  ])('of a device that is %s', (_, mode, gid, groups) => {
+    expect(kvmGroups(file(mode, gid))).toEqual(groups);
+  });
+
+  it('are none where there is no device', () => {
+    expect(kvmGroups('/nowhere/kvm')).toEqual([]);
   });
 });

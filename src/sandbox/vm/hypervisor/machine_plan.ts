@@ -1,6 +1,6 @@
 /** The launch plan of a hypervisor: its sockets and files first, then the pod's cgroups and namespaces, then no rights. */
 import type { LaunchPlan, Step } from '../../../plan/inputs.ts';
-import type { MachineLaunch } from './hypervisor.ts';
+import type { Credentials, MachineLaunch } from './hypervisor.ts';
 
 const SIGKILL = 9;
 
@@ -15,8 +15,14 @@ export interface MachinePlanInput {
   diesWithParent?: boolean;
 }
 
+/** What of a launch its plan is made from. */
+export type PlannedProcess = Pick<
+  MachineLaunch,
+  'program' | 'args' | 'env' | 'listen' | 'files' | 'credentials'
+>;
+
 /** Descriptors come first: nothing of the executor's own may be at their numbers (Listen in launch_plan.proto). */
-export function machinePlan(launch: MachineLaunch, input: MachinePlanInput): LaunchPlan {
+export function machinePlan(launch: PlannedProcess, input: MachinePlanInput): LaunchPlan {
   const { listen, files, credentials } = launch;
   const descriptors: [number, Step][] = [
     ...listen.map(({ path, descriptor }): [number, Step] => [
@@ -53,7 +59,7 @@ export function machinePlan(launch: MachineLaunch, input: MachinePlanInput): Lau
   };
 }
 
-function withoutRights({ uid, gid, additionalGids }: NonNullable<MachineLaunch['credentials']>): Step[] {
+function withoutRights({ uid, gid, additionalGids }: Credentials): Step[] {
   return [
     { boundingSet: { mask: 0 } },
     { user: { uid, gid, additionalGids: [...(additionalGids ?? [])] } },

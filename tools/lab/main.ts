@@ -1,0 +1,95 @@
+/**
+ * The lab: node tools/run.mjs tools/lab/main.ts [--script FILE] [SITTING…]
+ *
+ * Boots an emulated machine for each sitting and runs the project's own tests in it, on the host's tree. Each writes a
+ * report into reports/lab-NAME.json as the other suites do; reports/lab.json lists what was run. The exit status is 1
+ * when a sitting failed, 2 when there is no such sitting. --script runs a script of yours in a sitting's machine
+ * instead of its tests: for looking around.
+ */
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { labAssets, ROOT } from './assets.ts';
+import { boot, type BootResult } from './boot.ts';
+import { labInitrd } from './initrd.ts';
+import { job } from './job.ts';
+import { commandLine } from './machine.ts';
+import { sittings, type Sitting } from './sittings.ts';
+
+const BUILD = join(ROOT, 'build/lab');
+const REPORTS = join(ROOT, 'reports');
+
+interface Outcome {
+  name: string;
+  /** Whether its tests passed. */
+  passed: boolean;
+  /** Why there is no report to look at. */
+  failure?: string;
+  seconds: number;
+}
+
+async function sit(sitting: Sitting, script: string | undefined): Promise<Outcome> {
+  const { name } = sitting;
+  mkdirSync(BUILD, { recursive: true });
+  const dir = mkdtempSync(join(BUILD, `${name}-`));
+  try {
+    console.log(`\n== lab ${name}: ${sitting.about}`);
+    const assets = labAssets();
+    const args = commandLine({
+      assets,
+      initrd: labInitrd(BUILD, assets),
+      tree: ROOT,
+      dir,
+      machine: sitting.machine,
+    });
+    const result = await boot({
+      qemu: assets.qemu,
+      args,
+      dir,
+      job: script === undefined ? job(sitting) : readFileSync(script, 'utf8'),
+      deadlineMs: sitting.deadlineMinutes * 60_000,
+      onConsole: (text) => process.stdout.write(text),
+    });
+    return outcome(name, dir, result);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+function outcome(name: string, dir: string, { status, failure, seconds, lastWords }: BootResult): Outcome {
+  const report = join(dir, 'report.json');
+  if (existsSync(report)) copyFileSync(report, join(REPORTS, `lab-${name}.json`));
+  const reason = failure ?? (existsSync(report) ? undefined : `no report; its job ended with ${status}`);
+  console.log(`== lab ${name}: ${reason ?? `exit ${status}`} after ${seconds.toFixed(1)} s`);
+  if (reason !== undefined) {
+    console.log(`== lab ${name}: the console's last words:\n${lastWords}`);
+    return { name, passed: false, failure: reason, seconds };
+  }
+  return { name, passed: status === 0, seconds };
+}
+
+const { values, positionals: asked } = parseArgs({
+  allowPositionals: true,
+  options: { script: { type: 'string' } },
+});
+const unknown = asked.filter((name) => !sittings.some((sitting) => sitting.name === name));
+if (unknown.length > 0) {
+  const names = sittings.map(({ name }) => name).join(', ');
+  console.error(`lab: ${unknown.join(', ')}: no such sitting; there are ${names}`);
+  process.exit(2);
+}
+mkdirSync(REPORTS, { recursive: true });
+const outcomes: Outcome[] = [];
+for (const sitting of sittings.filter(({ name }) => asked.length === 0 || asked.includes(name))) {
+  outcomes.push(await sit(sitting, values.script));
+}
+writeFileSync(join(REPORTS, 'lab.json'), `${JSON.stringify(outcomes, null, 2)}\n`);
+process.exitCode = outcomes.every(({ passed }) => passed) ? 0 : 1;

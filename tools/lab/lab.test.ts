@@ -74,7 +74,6 @@ describe('the job of a sitting', () => {
       about: 'x',
       machine: { memoryMib: 1 },
       modules: ['kvm_amd'],
-      config: 'c.ts',
       files: ["it's.ts"],
       env: { A: 'b c' },
       privately: true,
@@ -82,7 +81,9 @@ describe('the job of a sitting', () => {
     });
     expect(text).toContain('modprobe kvm_amd || exit 1\n');
     expect(text).toContain("export A='b c'\n");
-    expect(text).toContain('tools/private.sh node node_modules/vitest/vitest.mjs run --config c.ts ');
+    expect(text).toContain(
+      'tools/private.sh node node_modules/vitest/vitest.mjs run --config test/lab/vitest.config.ts ',
+    );
     expect(text).toContain("--outputFile.json=/run/lab/report.json 'it'\\''s.ts'");
   });
 

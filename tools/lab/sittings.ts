@@ -10,9 +10,8 @@ export interface Sitting {
   modules?: string[];
   /** Shell commands after that; the sitting fails when they do. */
   prepare?: string;
-  /** Configuration of vitest, and which of its files; all when there is none. */
-  config: string;
-  files?: string[];
+  /** Test files. */
+  files: string[];
   env?: Record<string, string>;
   /** Run inside tools/private.sh: containerds and cgroups of their own. */
   privately?: boolean;
@@ -20,13 +19,30 @@ export interface Sitting {
   deadlineMinutes: number;
 }
 
+/**
+ * udev's work: Debian's rule gives the device to its group. And QEMU's files are read over 9p once before somebody waits
+ * for them.
+ */
+const KVM_RULE =
+  'groupadd -rf kvm && chgrp kvm /dev/kvm && chmod 660 /dev/kvm && qemu-system-x86_64 --version';
+
+/** An NVDIMM, and room for it in the machine: what is not the label is a multiple of 16 MiB. */
+const nvdimm = (index: number, mib: number): string[] => [
+  '-object',
+  `memory-backend-file,id=pm${index},share=on,mem-path=@DIR@/pm${index}.img,size=${mib + 2}M`,
+  '-device',
+  `nvdimm,memdev=pm${index},id=nvd${index},label-size=2M`,
+];
+
 export const sittings: readonly Sitting[] = [
   {
     name: 'cgroup2',
     about: 'the namespace wall through containerd on a machine with cgroup v2 alone',
     machine: { memoryMib: 3072 },
-    config: 'test/e2e/vitest.config.ts',
-    files: ['run', 'lifecycle', 'exec', 'exit'].map((name) => `test/e2e/${name}.e2e.test.ts`),
+    files: [
+      'test/lab/cgroup2.lab.test.ts',
+      ...['run', 'lifecycle', 'exec'].map((name) => `test/e2e/${name}.e2e.test.ts`),
+    ],
     privately: true,
     deadlineMinutes: 8,
   },
@@ -35,10 +51,23 @@ export const sittings: readonly Sitting[] = [
     about: 'the vm wall on KVM, which runs on the emulated SVM of the processor',
     machine: { memoryMib: 4096 },
     modules: ['kvm_amd'],
-    // udev's work: Debian's rule gives the device to its group.
-    prepare: 'groupadd -rf kvm && chgrp kvm /dev/kvm && chmod 660 /dev/kvm',
-    config: 'test/lab/vitest.config.ts',
-    files: ['kvm'],
+    prepare: KVM_RULE,
+    files: ['test/lab/kvm.lab.test.ts'],
+    privately: true,
+    deadlineMinutes: 8,
+  },
+  {
+    name: 'pmem',
+    about: 'persistent memory in three modes through the namespace wall and the vm wall',
+    machine: {
+      memoryMib: 4096,
+      machine: ['nvdimm=on'],
+      slots: 'slots=4,maxmem=16G',
+      devices: [...nvdimm(0, 128), ...nvdimm(1, 64), ...nvdimm(2, 64)],
+    },
+    modules: ['nfit', 'nd_pmem', 'nd_btt', 'device_dax', 'ext4', 'kvm_amd'],
+    prepare: KVM_RULE,
+    files: ['test/lab/pmem.lab.test.ts'],
     privately: true,
     deadlineMinutes: 8,
   },

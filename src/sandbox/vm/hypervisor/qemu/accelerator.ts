@@ -55,7 +55,8 @@ export interface KvmTrial {
   deadlineMs?: number;
 }
 
-const TRIAL_DEADLINE_MS = 3_000;
+/** The first QEMU after a boot comes from the disk; a /dev/kvm that hangs costs this once an engine. */
+const TRIAL_DEADLINE_MS = 10_000;
 const END_DEADLINE_MS = 1_000;
 const SIGKILL = 9;
 

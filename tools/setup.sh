@@ -25,7 +25,9 @@ BUILD_PACKAGES=(g++ make clang clang-format libclang-rt-14-dev pkg-config libsec
 GUEST_PACKAGES=(gcc binutils flex bison bc libelf-dev xz-utils zstd lz4)
 # socat gives tests a terminal, iproute2/iptables are what Debian's CNI plugins work with.
 RUN_PACKAGES=(busybox-static containerd runc crun containernetworking-plugins iproute2 iptables
-  util-linux procps socat strace qemu-system-x86 erofs-utils squashfs-tools e2fsprogs kmod xz-utils ndctl)
+  util-linux procps socat strace qemu-system-x86 erofs-utils squashfs-tools e2fsprogs kmod xz-utils ndctl
+  # What it writes into config.json for CDI devices is compared with ours.
+  podman)
 
 # Debian's packages ------------------------------------------------------------------------------
 

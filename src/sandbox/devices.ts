@@ -25,27 +25,37 @@ const CDI_PREFIX = 'cdi.k8s.io/';
 const CRI_PREFIX = 'io.kubernetes.cri';
 
 /** Walls that hand devices of the host to a container. */
-export const passingWalls: readonly Wall[] = ['namespace'];
+export const passingWalls: readonly Wall[] = ['namespace', 'vm'];
+
+export interface Injected {
+  /** The very same object when nothing was added. */
+  spec: Spec;
+  /** PCI functions that the wall is to bind and hand over (bulkhead.io/vfio=ADDRESS). */
+  functions: string[];
+}
 
 /**
- * The configuration with the devices asked for; the very same object when none are. FailedPrecondition when the wall
- * passes none, InvalidArgument for a device that no spec describes or a name that is none.
+ * The configuration with the devices asked for. FailedPrecondition when the wall passes none, InvalidArgument for a
+ * device that no spec describes or a name that is none.
  */
-export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Spec> {
-  if (!asksForDevices(spec, request.names)) return spec;
+export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Injected> {
+  if (!asksForDevices(spec, request.names)) return { spec, functions: [] };
   const { op, id, wall } = request;
-  const [cdi, { hostNode }] = await Promise.all([
+  const [cdi, { hostNode }, { splitVfioNames }] = await Promise.all([
     import('../devices/cdi/index.ts'),
     import('../devices/host_node.ts'),
+    import('../devices/vfio/request.ts'),
   ]);
   try {
     const asked = isAnnotated(spec) ? cdi.parseAnnotations(spec.annotations ?? {}).devices : [];
     const names = [...new Set([...(request.names ?? []), ...asked])];
     if (!passingWalls.includes(wall)) throw refusal(request, names);
-    const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(names) });
-    const injected = registry.inject(spec, names, hostNode);
+    const { addresses: functions, others } = splitVfioNames(names);
+    if (others.length === 0) return { spec, functions };
+    const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(others) });
+    const injected = registry.inject(spec, others, hostNode);
     // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
-    return parseSpec(JSON.stringify(injected), id, op);
+    return { spec: parseSpec(JSON.stringify(injected), id, op), functions };
   } catch (error) {
     if (!(error instanceof cdi.CdiError)) throw error;
     const { object, reason } = error;

@@ -24,6 +24,8 @@ import { machineSize } from './sizing.ts';
 /** How many devices can be plugged into a machine that runs. */
 const PORTS = 8;
 const DEFAULT_OPEN_FILES = 1_000_000;
+/** TCG_PHYS_ADDR_BITS of QEMU's target/i386. */
+const TCG_PHYSICAL_BITS = 40;
 
 /** What machines are made with; opened when the first one is asked for. */
 interface Machinery {
@@ -49,6 +51,8 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
+      lockLimit: lockLimit(),
+      physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
       log,
@@ -109,6 +113,8 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     sharedMemory: true,
     ports: PORTS,
   };
+  // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
+  if (pod.functions.length > 0) return { machine: { ...machine, functions: pod.functions }, growMib: 0 };
   if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
   const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
   try {
@@ -155,4 +161,11 @@ function openFiles(): number {
   const { canRaiseLimits, hardLimits = {} } = readHostFacts();
   const hard = hardLimits['RLIMIT_NOFILE'] ?? DEFAULT_OPEN_FILES;
   return canRaiseLimits || hard < 0 ? DEFAULT_OPEN_FILES : hard;
+}
+
+/** Highest RLIMIT_MEMLOCK that this process may pass on, in bytes; undefined: any. */
+function lockLimit(): number | undefined {
+  const { canRaiseLimits, hardLimits = {} } = readHostFacts();
+  const hard = hardLimits['RLIMIT_MEMLOCK'] ?? -1;
+  return canRaiseLimits || hard < 0 ? undefined : hard;
 }

@@ -26,7 +26,14 @@ import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import { consoleTail, GuestConsole } from './console.ts';
-import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
+import { awaitFunction, type GuestFunction } from './functions.ts';
+import type {
+  Hypervisor,
+  Machine,
+  MachineConfig,
+  MachineLaunch,
+  PassedFunction,
+} from './hypervisor/hypervisor.ts';
 import {
   releaseNetwork,
   SandboxNetwork,
@@ -60,6 +67,8 @@ export interface Pod {
   group: string;
   /** Of its machine. */
   dir: string;
+  /** Functions of the host that its first container asks for. */
+  functions: readonly PassedFunction[];
 }
 
 /** What a sandbox needs of the machine and of the configuration. */
@@ -74,6 +83,10 @@ export interface SandboxDeps {
   /** virtiofsd. */
   shareDaemon: string;
   openFiles: number;
+  /** Highest RLIMIT_MEMLOCK that can be given, in bytes; absent: any. */
+  lockLimit?: number | undefined;
+  /** Address bits that guests have; undefined: the host's. */
+  physicalBits: () => Promise<number | undefined>;
   /** How long a guest may take until its agent answers. */
   bootDeadlineMs: number;
   log: Logger;
@@ -84,8 +97,15 @@ const LAST_LINES = 20;
 /** As long as what a kernel says when it gives up. */
 const DUMP_LINES = 100;
 const SIGKILL = 9;
+/** Devices map more than the guest's memory: firmware, and other devices' memory. */
+const LOCKED_OVERHEAD_MIB = 64;
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
+
+/** A machine's configuration on disk, with what the guest has made of its functions. */
+interface RecordedMachine extends MachineConfig {
+  found?: GuestFunction[];
+}
 
 export class VmSandbox {
   readonly paths: SandboxPaths;
@@ -175,8 +195,22 @@ export class VmSandbox {
     saveSandbox(this.paths.record, this.record);
   }
 
-  /** Enters a container into the record, and boots the machine for the first. Rejects with nothing left running. */
-  async join(id: string, spec: Spec): Promise<SandboxContainer> {
+  /** Whether the machine is there, or being made. */
+  get isMade(): boolean {
+    return this.#booted !== undefined;
+  }
+
+  /** Functions of the host that the guest has. */
+  get functions(): readonly GuestFunction[] {
+    if ((this.record.machine?.length ?? 0) === 0) return [];
+    return decodeJson<RecordedMachine>(this.record.machine).found ?? [];
+  }
+
+  /**
+   * Enters a container into the record, and boots the machine for the first, with functions of the host that are bound
+   * for it. Rejects with nothing left running.
+   */
+  async join(id: string, spec: Spec, functions: readonly PassedFunction[] = []): Promise<SandboxContainer> {
     let container = this.container(id);
     if (container === undefined) {
       this.record.serial = (this.record.serial ?? 0) + 1;
@@ -185,7 +219,7 @@ export class VmSandbox {
     }
     if (this.#booted === undefined) this.#plan(id, spec);
     this.save();
-    this.#booted ??= this.#boot(id, spec);
+    this.#booted ??= this.#boot(id, spec, functions);
     await this.#booted;
     if (!this.isRunning) throw this.#notRunning('create', id);
     return container;
@@ -239,7 +273,7 @@ export class VmSandbox {
     return contributeCgroups(resources, this.#deps.layout(), location, { id });
   }
 
-  async #boot(id: string, spec: Spec): Promise<void> {
+  async #boot(id: string, spec: Spec, functions: readonly PassedFunction[]): Promise<void> {
     const hypervisor = this.#deps.hypervisor();
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
@@ -248,8 +282,10 @@ export class VmSandbox {
       namespace: this.record.namespace ?? '',
       group: this.id,
       dir: this.paths.dir,
+      functions,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
+    this.#checkLockedMemory(id, config);
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
     try {
@@ -271,6 +307,7 @@ export class VmSandbox {
       ]);
       watch.lap('plugged');
       await this.#setUp(id, spec, growMib);
+      await this.#awaitFunctions(id, config);
     } catch (error) {
       if (error instanceof RuntimeError && error.object === 'template')
         await this.#deps.discardTemplate(config);
@@ -282,6 +319,33 @@ export class VmSandbox {
     this.save();
     watch.lap('ready');
     this.#deps.log.debug('virtual machine is up', { id, ...watch.laps });
+  }
+
+  /** Whoever is told of a function may use it at once. */
+  async #awaitFunctions(id: string, config: MachineConfig): Promise<void> {
+    const { functions = [] } = config;
+    if (functions.length === 0) return;
+    const warn = (message: string): void => this.#deps.log.warning(message, { id });
+    const paths = this.#deps.hypervisor().functionPaths(config);
+    const found = await Promise.all(
+      functions.map((each, index) => awaitFunction(this.agent, id, each, paths[index] ?? '', warn)),
+    );
+    const machine: RecordedMachine = { ...config, template: undefined, found };
+    this.record.machine = encodeJson(machine);
+  }
+
+  #checkLockedMemory(id: string, { functions = [], size }: MachineConfig): void {
+    const { lockLimit } = this.#deps;
+    const needed = size.memoryMib + LOCKED_OVERHEAD_MIB;
+    if (functions.length === 0 || lockLimit === undefined || lockLimit >= needed * 2 ** 20) return;
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'create',
+      id,
+      object: `device ${functions.map(({ address }) => address).join(', ')}`,
+      reason: `a guest of ${size.memoryMib} MiB needs RLIMIT_MEMLOCK of ${needed} MiB, and it is ${Math.floor(lockLimit / 2 ** 20)} MiB and cannot be raised without CAP_SYS_RESOURCE`,
+      remedy: 'raise LimitMEMLOCK of the service that starts containers',
+    });
   }
 
   /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */
@@ -307,6 +371,7 @@ export class VmSandbox {
       id: 'vm',
       steps: [...cgroupSteps, ...network.steps],
       namespaces: network.namespaces,
+      lockLimit: this.#deps.lockLimit,
     });
     const [shared, result] = await Promise.all([
       executor.launch(SHARE_KEY, encodePlan(daemon), log),

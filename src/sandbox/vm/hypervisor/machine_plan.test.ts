@@ -69,6 +69,28 @@ describe('machineCredentials', () => {
     expect(first.uid).toBeLessThan(0x80000000);
     expect(first).toMatchObject({ gid: first.uid, additionalGids: [109] });
   });
+
+  it('gives the machine nodes of its own, and locks its memory, before the rights go', () => {
+    const access = { nodes: [{ path: '/dev/vfio/12', major: 245, minor: 3 }], lockedBytes: 2 ** 28 };
+    const steps = machinePlan({ ...launch, access }, { id: 'vm', namespaces: 0x40000000 }).steps ?? [];
+    const from = steps.findIndex(({ rlimit }) => rlimit);
+    expect(steps.slice(from, from + 7)).toEqual([
+      { rlimit: { resource: 8, soft: -1, hard: -1 } },
+      { clone: { namespaces: 0x40020000 } },
+      { setPropagation: { path: '/', propagation: 2, recursive: true } },
+      { fsMount: { slot: 1, fstype: 'tmpfs', source: 'tmpfs', options: ['mode=755', 'size=64k'] } },
+      { attach: { slot: 1, target: '/dev/vfio', make: 0, hostTarget: true } },
+      { enterRoot: { path: '/' } },
+      { mknod: { target: '/dev/vfio/12', type: 0, major: 245, minor: 3, mode: 0o600, uid: 1000, gid: 1001 } },
+    ]);
+  });
+
+  it('locks no more than may be locked, and makes no nodes for descriptors', () => {
+    const access = { nodes: [], lockedBytes: 2 ** 28 };
+    const steps = machinePlan({ ...launch, access }, { id: 'vm', lockLimit: 2 ** 30 }).steps ?? [];
+    expect(steps).toContainEqual({ rlimit: { resource: 8, soft: 2 ** 30, hard: 2 ** 30 } });
+    expect(steps.some(({ mknod, fsMount }) => mknod ?? fsMount)).toBe(false);
+  });
 });
 
 describe('kvmGroups', () => {

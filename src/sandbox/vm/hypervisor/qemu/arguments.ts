@@ -18,6 +18,8 @@ export type MemoryBackend =
       pmem?: boolean;
     };
 
+export type QemuObject = MemoryBackend | { 'qom-type': 'iommufd'; id: string; fd: string };
+
 /** -machine: chipset and what it leaves out. */
 export interface Machine {
   type: 'q35' | 'microvm';
@@ -66,7 +68,7 @@ export interface QemuSwitches {
   cpu: string;
   smp: Smp;
   memory: Memory;
-  objects: readonly MemoryBackend[];
+  objects: readonly QemuObject[];
   /** -add-fd: a descriptor by which a file is opened as /dev/fdset/SET. */
   descriptorSets: readonly { fd: number; set: number }[];
   chardevs: readonly Chardev[];

@@ -1,6 +1,7 @@
 /** The QEMU machine of a configuration, as switches. Pure. */
 import type { MachineConfig } from '../hypervisor.ts';
 import type { Device, Machine, Memory, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
+import { functionDevices, functionObjects, processor } from './functions.ts';
 
 /** Descriptors that the launch plan leaves for QEMU. */
 export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
@@ -62,10 +63,10 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     name: config.id,
     machine: { type, memoryBackend: MEMORY_ID, options: LEAN[type] },
     accelerator,
-    cpu: accelerator === 'tcg' ? 'max' : 'host',
+    cpu: processor(config),
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
     memory: pci ? pluggable(size) : { sizeMib: size.memoryMib },
-    objects: [memoryBackend(config, memory)],
+    objects: [memoryBackend(config, memory), ...functionObjects(config)],
     descriptorSets: [{ fd: FD.console, set: CONSOLE_SET }],
     chardevs: [
       { backend: 'socket', id: 'monitor', fd: FD.monitor },
@@ -79,6 +80,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
       ...(pci ? [{ driver: 'vmgenid', id: 'generation', guid: 'auto' }] : []),
       ...agentPort(pci),
       ...(pci ? rootPorts(config.ports) : []),
+      ...functionDevices(config, portName, portAddress),
     ],
     boot: restore
       ? { optionRom: 'pvh.bin' }

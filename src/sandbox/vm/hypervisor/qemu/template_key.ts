@@ -30,6 +30,7 @@ export function templateConfig(config: MachineConfig): MachineConfig {
     id: 'template',
     dir: '/',
     devices: undefined,
+    functions: undefined,
     template: undefined,
     // A template's memory is always a file that QEMU shares with it; its clones choose.
     sharedMemory: true,

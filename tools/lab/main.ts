@@ -13,6 +13,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -50,6 +51,10 @@ async function sit(sitting: Sitting, script: string | undefined): Promise<Outcom
       dir,
       machine: sitting.machine,
     });
+    for (const [image, mib] of Object.entries(sitting.images ?? {})) {
+      writeFileSync(join(dir, image), '');
+      truncateSync(join(dir, image), mib << 20);
+    }
     const result = await boot({
       qemu: assets.qemu,
       args,

@@ -6,6 +6,8 @@ export interface Sitting {
   /** One line for people. */
   about: string;
   machine: LabMachine;
+  /** Empty files of the boot's directory, in MiB. */
+  images?: Record<string, number>;
   /** Kernel modules that the tests need, loaded before they begin. */
   modules?: string[];
   /** Shell commands after that; the sitting fails when they do. */
@@ -29,9 +31,15 @@ const KVM_RULE =
 /** An NVDIMM, and room for it in the machine: what is not the label is a multiple of 16 MiB. */
 const nvdimm = (index: number, mib: number): string[] => [
   '-object',
-  `memory-backend-file,id=pm${index},share=on,mem-path=@DIR@/pm${index}.img,size=${mib + 2}M`,
+  `memory-backend-file,id=pm${index},share=on,mem-path=@DIR@/pm${index}.img,size=${mib * 1024 + 128}K`,
   '-device',
-  `nvdimm,memdev=pm${index},id=nvd${index},label-size=2M`,
+  `nvdimm,memdev=pm${index},id=nvd${index},label-size=128K`,
+];
+
+/** A device on a root port of its own: functions of one port share an IOMMU group. */
+const port = (index: number, device: string, options: string): string[] => [
+  ...['-device', `pcie-root-port,id=rp${index},chassis=${index},slot=${index}`],
+  ...['-device', `${device},bus=rp${index},${options}`],
 ];
 
 export const sittings: readonly Sitting[] = [
@@ -70,5 +78,25 @@ export const sittings: readonly Sitting[] = [
     files: ['test/lab/pmem.lab.test.ts'],
     privately: true,
     deadlineMinutes: 8,
+  },
+  {
+    name: 'vfio',
+    about: 'PCI functions of the host passed to virtual machines, and given back whatever ends',
+    machine: {
+      memoryMib: 4096,
+      devices: [
+        ...port(1, 'igb', 'romfile='),
+        ...['-drive', 'file=@DIR@/nvme.img,if=none,id=disk,format=raw'],
+        ...port(2, 'nvme', 'serial=lab,drive=disk'),
+        // Of class 0x0380: what a GPU without a screen is.
+        ...port(3, 'bochs-display', 'romfile='),
+      ],
+    },
+    images: { 'nvme.img': 64 },
+    modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'kvm_amd'],
+    prepare: KVM_RULE,
+    files: ['test/lab/vfio.lab.test.ts'],
+    privately: true,
+    deadlineMinutes: 12,
   },
 ];

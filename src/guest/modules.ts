@@ -44,6 +44,11 @@ const wanted = [
   'veth',
   'bridge',
   'pvpanic_pci',
+  // Functions of the host that are passed to a pod: disks, and virtual functions of network cards.
+  'nvme',
+  'igbvf',
+  'ixgbevf',
+  'iavf',
   'nf_tables',
   'nft_ct',
   'nft_nat',

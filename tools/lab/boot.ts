@@ -14,14 +14,16 @@ export interface BootInput {
   /** Told of every piece of the console's text. */
   onConsole: (text: string) => void;
   /** When this file appears in the directory, the power is cut. */
-  cutAt?: string;
+  cutAt?: string | undefined;
 }
 
 export interface BootResult {
   /** Exit status of the job; undefined when the machine went before it ended. */
   status: number | undefined;
-  /** Why there is no status, for people. */
+  /** Why there is no status, for people; undefined too when the power was cut as asked. */
   failure: string | undefined;
+  /** The power was cut, as the job had asked. */
+  cut: boolean;
   seconds: number;
   /** The console's last lines. */
   lastWords: string;
@@ -58,7 +60,7 @@ export async function boot(input: BootInput): Promise<BootResult> {
     input.deadlineMs,
   );
   const cut = input.cutAt === undefined ? undefined : join(input.dir, input.cutAt);
-  const watch = setInterval(() => cut !== undefined && existsSync(cut) && end('power cut'), POLL_MS);
+  const watch = setInterval(() => cut !== undefined && existsSync(cut) && child.kill('SIGKILL'), POLL_MS);
   const code = await new Promise<number | null>((resolve) => {
     child.once('error', (error) => end(error.message));
     child.once('close', resolve);
@@ -66,10 +68,12 @@ export async function boot(input: BootInput): Promise<BootResult> {
   clearTimeout(deadline);
   clearInterval(watch);
   const status = readStatus(join(input.dir, 'status'));
-  if (status === undefined) failure ??= `the machine went off by itself (QEMU: ${code})`;
+  const wasCut = failure === undefined && cut !== undefined && existsSync(cut);
+  if (status === undefined && !wasCut) failure ??= `the machine went off by itself (QEMU: ${code})`;
   return {
     status: failure === undefined ? status : undefined,
     failure,
+    cut: wasCut,
     seconds: (performance.now() - started) / 1000,
     lastWords: lastLines(console),
   };

@@ -104,6 +104,7 @@ describe('a boot', () => {
     expect(await machine('echo hello; echo 3 > $1/status')).toMatchObject({
       status: 3,
       failure: undefined,
+      cut: false,
       lastWords: 'hello',
     });
   });
@@ -135,6 +136,6 @@ describe('a boot', () => {
 
   it('is cut when its file appears', async () => {
     const cut = await machine('touch $1/cut; exec sleep 1000', { cutAt: 'cut' });
-    expect(cut).toMatchObject({ status: undefined, failure: 'power cut' });
+    expect(cut).toMatchObject({ status: undefined, failure: undefined, cut: true });
   });
 });

@@ -27,6 +27,8 @@ import { sittings, type Sitting } from './sittings.ts';
 
 const BUILD = join(ROOT, 'build/lab');
 const REPORTS = join(ROOT, 'reports');
+/** A file of the boot's directory: whoever makes it in the machine has the power cut. */
+const CUT = 'cut';
 
 interface Outcome {
   name: string;
@@ -37,36 +39,57 @@ interface Outcome {
   seconds: number;
 }
 
+/** Directory of the sitting that is under way; not left behind when somebody ends us. */
+let current: string | undefined;
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => {
+    if (current !== undefined) rmSync(current, { recursive: true, force: true });
+    process.exit(code);
+  });
+}
+
 async function sit(sitting: Sitting, script: string | undefined): Promise<Outcome> {
-  const { name } = sitting;
+  const { name, images = {}, untilCut } = sitting;
   mkdirSync(BUILD, { recursive: true });
-  const dir = mkdtempSync(join(BUILD, `${name}-`));
+  const dir = (current = mkdtempSync(join(BUILD, `${name}-`)));
   try {
     console.log(`\n== lab ${name}: ${sitting.about}`);
-    const assets = labAssets();
-    const args = commandLine({
-      assets,
-      initrd: labInitrd(BUILD, assets),
-      tree: ROOT,
-      dir,
-      machine: sitting.machine,
-    });
-    for (const [image, mib] of Object.entries(sitting.images ?? {})) {
+    for (const [image, mib] of Object.entries(images)) {
       writeFileSync(join(dir, image), '');
       truncateSync(join(dir, image), mib << 20);
     }
-    const result = await boot({
-      qemu: assets.qemu,
-      args,
-      dir,
-      job: script === undefined ? job(sitting) : readFileSync(script, 'utf8'),
-      deadlineMs: sitting.deadlineMinutes * 60_000,
-      onConsole: (text) => process.stdout.write(text),
-    });
-    return outcome(name, dir, result);
+    if (script !== undefined)
+      return outcome(name, dir, await start(sitting, dir, readFileSync(script, 'utf8')));
+    if (untilCut !== undefined) {
+      const before = await start(sitting, dir, job(sitting, untilCut), CUT);
+      rmSync(join(dir, CUT), { force: true });
+      if (!before.cut)
+        return outcome(name, dir, { ...before, failure: before.failure ?? 'its power was not cut' });
+      console.log(`== lab ${name}: the power was cut after ${before.seconds.toFixed(1)} s`);
+      rmSync(join(dir, 'report.json'), { force: true });
+    }
+    return outcome(name, dir, await start(sitting, dir, job(sitting)));
   } finally {
     rmSync(dir, { recursive: true, force: true });
+    current = undefined;
   }
+}
+
+function start(sitting: Sitting, dir: string, script: string, cutAt?: string): Promise<BootResult> {
+  const assets = labAssets();
+  const initrd = labInitrd(BUILD, assets);
+  return boot({
+    qemu: assets.qemu,
+    args: commandLine({ assets, initrd, tree: ROOT, dir, machine: sitting.machine }),
+    dir,
+    job: script,
+    deadlineMs: sitting.deadlineMinutes * 60_000,
+    onConsole: (text) => process.stdout.write(text),
+    cutAt,
+  });
 }
 
 function outcome(name: string, dir: string, { status, failure, seconds, lastWords }: BootResult): Outcome {

@@ -12,12 +12,17 @@ export interface Sitting {
   modules?: string[];
   /** Shell commands after that; the sitting fails when they do. */
   prepare?: string;
+  /**
+   * Test files of a boot before, on the same disks: its power is cut when they make /run/lab/cut. They are not in the
+   * report; the sitting fails when they do not come so far.
+   */
+  untilCut?: string[];
   /** Test files. */
   files: string[];
   env?: Record<string, string>;
   /** Run inside tools/private.sh: containerds and cgroups of their own. */
   privately?: boolean;
-  /** From power on to power off, many times what it takes on an idle machine. */
+  /** From power on to power off, for each boot, many times what it takes on an idle machine. */
   deadlineMinutes: number;
 }
 
@@ -40,6 +45,14 @@ const nvdimm = (index: number, mib: number): string[] => [
 const port = (index: number, device: string, options: string): string[] => [
   ...['-device', `pcie-root-port,id=rp${index},chassis=${index},slot=${index}`],
   ...['-device', `${device},bus=rp${index},${options}`],
+];
+
+/** What is passed on: a network card with virtual functions, a disk, and of class 0x0380, as GPUs without a screen are. */
+const functions = [
+  ...port(1, 'igb', 'romfile='),
+  ...['-drive', 'file=@DIR@/nvme.img,if=none,id=disk,format=raw'],
+  ...port(2, 'nvme', 'serial=lab,drive=disk'),
+  ...port(3, 'bochs-display', 'romfile='),
 ];
 
 export const sittings: readonly Sitting[] = [
@@ -84,13 +97,7 @@ export const sittings: readonly Sitting[] = [
     about: 'PCI functions of the host passed to virtual machines, and given back whatever ends',
     machine: {
       memoryMib: 4096,
-      devices: [
-        ...port(1, 'igb', 'romfile='),
-        ...['-drive', 'file=@DIR@/nvme.img,if=none,id=disk,format=raw'],
-        ...port(2, 'nvme', 'serial=lab,drive=disk'),
-        // Of class 0x0380: what a GPU without a screen is.
-        ...port(3, 'bochs-display', 'romfile='),
-      ],
+      devices: functions,
     },
     images: { 'nvme.img': 64 },
     modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'kvm_amd'],
@@ -98,5 +105,20 @@ export const sittings: readonly Sitting[] = [
     files: ['test/lab/vfio.lab.test.ts'],
     privately: true,
     deadlineMinutes: 12,
+  },
+  {
+    name: 'cut',
+    about: 'the power is cut while a container has functions of the host; the machine is started again',
+    machine: {
+      memoryMib: 3072,
+      devices: [...functions, '-drive', 'file=@DIR@/state.img,if=virtio,format=raw'],
+    },
+    images: { 'nvme.img': 64, 'state.img': 64 },
+    modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'virtio_blk', 'ext4'],
+    prepare: 'mkdir /mnt/state; { blkid /dev/vda || mkfs.ext4 -q /dev/vda; } && mount /dev/vda /mnt/state',
+    untilCut: ['test/lab/cut_before.lab.test.ts'],
+    files: ['test/lab/cut.lab.test.ts'],
+    privately: true,
+    deadlineMinutes: 8,
   },
 ];

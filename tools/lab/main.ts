@@ -6,6 +6,7 @@
  * when a sitting failed, 2 when there is no such sitting. --script runs a script of yours in a sitting's machine
  * instead of its tests: for looking around.
  */
+import { execFileSync } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
@@ -49,6 +50,19 @@ for (const [signal, code] of [
     if (current !== undefined) rmSync(current, { recursive: true, force: true });
     process.exit(code);
   });
+}
+
+/** A guest for the machine's own virtual machines, of the kernel that the machine itself runs. Cached by content. */
+function withStockGuest(sitting: Sitting): Sitting {
+  if (sitting.stockGuest !== true) return sitting;
+  const { kernel, modules, release } = labAssets();
+  const words = ['--out', join(BUILD, 'guest'), '--kernel', kernel];
+  const built = execFileSync(
+    join(ROOT, 'build/prefix/bin/bulkhead'),
+    ['guest', 'build', ...words, '--modules', join(modules, 'lib/modules', release)],
+    { encoding: 'utf8' },
+  );
+  return { ...sitting, env: { ...sitting.env, BULKHEAD_LAB_GUEST: built } };
 }
 
 async function sit(sitting: Sitting, script: string | undefined): Promise<Outcome> {
@@ -117,7 +131,7 @@ if (unknown.length > 0) {
 mkdirSync(REPORTS, { recursive: true });
 const outcomes: Outcome[] = [];
 for (const sitting of sittings.filter(({ name }) => asked.length === 0 || asked.includes(name))) {
-  outcomes.push(await sit(sitting, values.script));
+  outcomes.push(await sit(withStockGuest(sitting), values.script));
 }
 writeFileSync(join(REPORTS, 'lab.json'), `${JSON.stringify(outcomes, null, 2)}\n`);
 process.exitCode = outcomes.every(({ passed }) => passed) ? 0 : 1;

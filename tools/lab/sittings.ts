@@ -10,6 +10,8 @@ export interface Sitting {
   images?: Record<string, number>;
   /** Kernel modules that the tests need, loaded before they begin. */
   modules?: string[];
+  /** The tests find a guest with the stock kernel in BULKHEAD_LAB_GUEST: "kernel=PATH" and "initrd=PATH", one a line. */
+  stockGuest?: boolean;
   /** Shell commands after that; the sitting fails when they do. */
   prepare?: string;
   /**
@@ -102,6 +104,7 @@ export const sittings: readonly Sitting[] = [
     images: { 'nvme.img': 64 },
     modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'kvm_amd'],
     prepare: KVM_RULE,
+    stockGuest: true,
     files: ['test/lab/vfio.lab.test.ts'],
     privately: true,
     deadlineMinutes: 12,

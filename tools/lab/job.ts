@@ -3,7 +3,7 @@ import type { Sitting } from './sittings.ts';
 
 const CONFIG = 'test/lab/vitest.config.ts';
 /** Times the deadlines of the tests: everything is emulated. */
-const PATIENCE = '4';
+const PATIENCE = '6';
 const REPORT = '/run/lab/report.json';
 
 /** A script for bash, to be run in the source tree. Its exit status is vitest's. `files`: instead of the sitting's. */

@@ -241,6 +241,10 @@ export interface Addon {
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.
    */
   readFileInRoot(root: string, path: string, limit: number): Uint8Array;
+  /** Replaces a file beneath a root, links followed as they lead there; missing directories are made, 0755. */
+  writeFileInRoot(root: string, path: string, data: Uint8Array, mode: number): void;
+  /** Names in a directory beneath a root, in no order. */
+  listInRoot(root: string, path: string): string[];
   /** mkfifo(3) with exactly this mode, whatever the umask. */
   mkfifo(path: string, mode: number): void;
   /** flock(2) LOCK_EX, optionally with LOCK_NB (throws EAGAIN). */

@@ -151,6 +151,29 @@ describe('files', () => {
     failsWith('ENOENT', () => read('../passwd'));
   });
 
+  it('are replaced and listed beneath a root, whatever links say', () => {
+    const write = (path: string, text: string): void =>
+      addon().writeFileInRoot(root, path, Buffer.from(text), 0o644);
+    mkdirSync(join(root, 'usr/local'), { recursive: true });
+    symlinkSync('/opt/cuda', join(root, 'usr/local/cuda'));
+    symlinkSync('../../..', join(root, 'opt-up'));
+    mkdirSync(join(root, 'opt/cuda'), { recursive: true });
+    write('usr/local/cuda/compat/made', 'one');
+    write('/opt/cuda/compat/made', 'two');
+    write('opt-up/top', 'x');
+    expect(read('opt/cuda/compat/made')).toBe('two');
+    expect(addon().listInRoot(root, 'usr/local/cuda/compat')).toEqual(['made']);
+    // ".." at the root stays there.
+    expect(read('top')).toBe('x');
+    symlinkSync(join(dir, 'passwd'), join(root, 'etc/link'));
+    write('etc/link', 'replaced');
+    expect([read('etc/link'), readFileSync(join(dir, 'passwd'), 'utf8')]).toEqual(['replaced', 'outside\n']);
+    failsWith('EISDIR', () => write('etc', 'x'));
+    failsWith('ENOTDIR', () => write('etc/passwd/x', 'x'));
+    failsWith('ENOTDIR', () => addon().listInRoot(root, 'etc/passwd'));
+    expect(addon().listInRoot(root, 'etc').sort()).toEqual(['escape', 'link', 'passwd']);
+  });
+
   it('must be regular and small enough', () => {
     execFileSync('mkfifo', [join(root, 'fifo')]);
     symlinkSync('/proc/self/root/etc/passwd', join(root, 'magic'));

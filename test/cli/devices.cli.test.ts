@@ -61,6 +61,28 @@ describe.skipIf(isRunc)('devices by name', () => {
     expect(cli.leftovers()).toEqual([]);
   });
 
+  it('tells the loader of a GPU’s libraries, by the image’s own cache', async () => {
+    const library = join(cli.dir, 'shared', 'file');
+    const names = ['libcuda.so.570.86.15', 'libcuda.so.1'];
+    const mounts = names.map((name) => ({
+      hostPath: library,
+      containerPath: `/usr/lib64/${name}`,
+      options: ['ro', 'bind'],
+    }));
+    const devices = [{ name: 'gpu', containerEdits: { mounts } }];
+    const file = { cdiVersion: '0.5.0', kind: 'bulkhead.test/nvidia', devices };
+    writeFileSync(join(specDir, 'nvidia.json'), JSON.stringify(file));
+    cli.configure((config) => {
+      config.process.args = ['sh', '-c', 'tr "\\0" "\\n" < /etc/ld.so.cache; cat /usr/lib64/libcuda.so.1'];
+      config.root.readonly = true;
+    });
+    const result = await run('--device', 'bulkhead.test/nvidia=gpu');
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout).toMatch(/^glibc-ld\.so\.cache1\.1/);
+    expect(result.stdout).toContain('\nlibcuda.so.1\n/usr/lib64/libcuda.so.1\nhello\n');
+    expect(cli.leftovers()).toEqual([]);
+  });
+
   it('does so for a spec in YAML', async () => {
     rmSync(join(specDir, 'made.json'));
     const yaml = `cdiVersion: 0.5.0\nkind: bulkhead.test/made\ndevices:\n- name: 0\n  containerEdits:\n    deviceNodes:\n    - {path: /dev/made/zero, hostPath: /dev/zero, fileMode: 0640}\n`;
@@ -217,7 +239,7 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     const table = await cli.ok('devices', ...at);
     expect(table).toContain('IOMMU off');
     expect(table).toMatch(
-      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +no +no\n/,
+      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +virtio-pmem from a file in \/mnt\/fast +no\n/,
     );
     expect(table).toContain('  PMEM namespace0.0: the sentry wall passes no devices of the host\n    fix: ');
   });

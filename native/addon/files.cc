@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -190,6 +191,32 @@ Napi::Value list_in_root(const Napi::CallbackInfo& info) {
   return names;
 }
 
+// mapSync(path, length): throws EOPNOTSUPP when stores to the path's memory are not durable by
+// themselves.
+Napi::Value map_sync(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  int64_t length = 0;
+  if (!get_string(info[0], "path", path) || !get_integer(info[1], "length", 1, 1LL << 40, length)) {
+    return env.Undefined();
+  }
+  struct stat status;
+  if (::stat(path.c_str(), &status) != 0) return throw_errno(env, errno, "stat", path);
+  // In a directory: a file without a name, which is gone when it is closed.
+  const int flags = S_ISDIR(status.st_mode) ? O_TMPFILE : 0;
+  const UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | flags, 0600));
+  if (!file) return throw_errno(env, errno, "open", path);
+  if (flags != 0 && ::ftruncate(file.get(), length) != 0) {
+    return throw_errno(env, errno, "ftruncate", path);
+  }
+  const auto size = static_cast<size_t>(length);
+  void* memory =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, file.get(), 0);
+  if (memory == MAP_FAILED) return throw_errno(env, errno, "mmap", path);
+  ::munmap(memory, size);
+  return env.Undefined();
+}
+
 // mkfifo(path, mode); the umask is not applied.
 Napi::Value mkfifo_function(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -227,6 +254,7 @@ void define_files(Napi::Env env, Napi::Object exports) {
   define<read_file_in_root>(env, exports, "readFileInRoot");
   define<write_file_in_root>(env, exports, "writeFileInRoot");
   define<list_in_root>(env, exports, "listInRoot");
+  define<map_sync>(env, exports, "mapSync");
   define<mkfifo_function>(env, exports, "mkfifo");
   define<flock_function>(env, exports, "flock");
 }

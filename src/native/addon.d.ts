@@ -243,6 +243,11 @@ export interface Addon {
   readFileInRoot(root: string, path: string, limit: number): Uint8Array;
   /** Replaces a file beneath a root, links followed as they lead there; missing directories are made, 0755. */
   writeFileInRoot(root: string, path: string, data: Uint8Array, mode: number): void;
+  /**
+   * Maps `length` bytes with MAP_SYNC (mmap(2)): of a file, a device, or of a nameless file in a directory. Throws
+   * EOPNOTSUPP when a store to that memory is not durable by itself.
+   */
+  mapSync(path: string, length: number): void;
   /** Names in a directory beneath a root, in no order. */
   listInRoot(root: string, path: string): string[];
   /** mkfifo(3) with exactly this mode, whatever the umask. */

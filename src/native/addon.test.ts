@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
   rmSync,
@@ -172,6 +173,15 @@ describe('files', () => {
     failsWith('ENOTDIR', () => write('etc/passwd/x', 'x'));
     failsWith('ENOTDIR', () => addon().listInRoot(root, 'etc/passwd'));
     expect(addon().listInRoot(root, 'etc').sort()).toEqual(['escape', 'link', 'passwd']);
+  });
+
+  it('are asked whether stores to them are durable', () => {
+    // What is below /tmp is no persistent memory; where it is, only the lab looks.
+    const before = readdirSync(root);
+    failsWith('EOPNOTSUPP', () => addon().mapSync(root, 4096));
+    failsWith('EOPNOTSUPP', () => addon().mapSync(join(root, 'etc/passwd'), 1));
+    failsWith('ENOENT', () => addon().mapSync(join(root, 'no'), 4096));
+    expect(readdirSync(root)).toEqual(before);
   });
 
   it('must be regular and small enough', () => {

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Cli, isRunc, type Config } from './lib/cli.ts';
@@ -37,6 +37,48 @@ const script =
   'ls -ln /dev/made/zero; head -c 4 /dev/made/zero | wc -c; echo $DEVICE $SHARED $OTHER; cat /made/shared/file; ' +
   'touch /made/shared/x 2>/dev/null || echo read-only; id -G';
 const seen = /^crw-r-----.* 1, *5 .*\/dev\/made\/zero\n4\nheld yes *\nhello\nread-only\n.*\b4711\b/;
+
+/** Only a machine with NVIDIA's driver can show that a container finds its GPUs: it runs the driver's own program. */
+describe.skipIf(isRunc || !existsSync('/proc/driver/nvidia/version'))(
+  'the NVIDIA driver of this machine',
+  () => {
+    it('is found by a container without NVIDIA’s toolkit', async () => {
+      const dir = join(cli.dir, 'nvidia-cdi');
+      await cli.ok(
+        'devices',
+        'cdi',
+        'generate',
+        '--kind',
+        'nvidia.com/gpu',
+        '--output',
+        join(dir, 'gpu.json'),
+      );
+      const gpus = readdirSync('/proc/driver/nvidia/gpus');
+      const information = gpus.map((gpu) =>
+        readFileSync(`/proc/driver/nvidia/gpus/${gpu}/information`, 'utf8'),
+      );
+      const uuids = information.map((text) => /GPU UUID:\s*(\S+)/.exec(text)?.[1] ?? '');
+      cli.configure((config) => {
+        config.process.args = ['nvidia-smi', '-L'];
+        // nvidia-smi needs a C library, which the test's root does not have: the host's, read-only.
+        for (const path of ['/lib', '/lib64', '/usr/lib'].filter(existsSync)) {
+          config.mounts.push({ destination: path, source: path, type: 'bind', options: ['rbind', 'ro'] });
+        }
+      });
+      const result = await cli.run([
+        'run',
+        '--cdi-spec-dir',
+        dir,
+        '--device',
+        'nvidia.com/gpu=all',
+        cli.id(),
+      ]);
+      expect(result).toMatchObject({ code: 0 });
+      for (const uuid of uuids) expect(result.stdout).toContain(uuid);
+      expect((await cli.run(['devices', 'selftest'])).code).toBe(0);
+    });
+  },
+);
 
 describe.skipIf(isRunc)('devices by name', () => {
   beforeEach(() => {
@@ -248,6 +290,21 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     expect(Object.keys(JSON.parse(await cli.ok('devices', '--json')))).toEqual(
       expect.arrayContaining(['iommu', 'devices', 'cdi']),
     );
+  });
+
+  it('tries what is there, and says so when nothing is', async () => {
+    const { code, stdout } = await cli.run(['devices', 'selftest']);
+    expect(stdout).toMatch(/^(?:nothing to try on this host\n|(?:(?:ok    |FAILED)  .+: .+: .+\n)+)$/);
+    expect(code).toBe(stdout.includes('FAILED') ? 1 : 0);
+  });
+
+  it('takes no function that is not there, and leaves no claim', async () => {
+    const { code, stdout } = await cli.run(['devices', 'selftest', 'ffff:00:00.0']);
+    expect(code).toBe(1);
+    expect(stdout).toContain(
+      'FAILED  function ffff:00:00.0: bind to vfio-pci: create selftest: PCI function ffff:00:00.0: not on this host',
+    );
+    expect(cli.leftovers()).toEqual([]);
   });
 
   it('writes CDI specs and lists their devices', async () => {

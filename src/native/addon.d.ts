@@ -158,6 +158,8 @@ export interface Addon {
 
   /** pidfd_open(2), waits for exit without being the parent (poll); resolves when the process is gone. */
   waitPidGone(pid: number): Promise<void>;
+  /** sched_setaffinity(2) of a thread; bytes of a cpu_set_t, as parseCpuList makes them. */
+  setAffinity(tid: number, mask: Uint8Array): void;
   /** Throws ESRCH when there is no such process, or it did not start at `startTime` (processStartTime). */
   pidfdSendSignal(pid: number, startTime: bigint | undefined, signum: number): void;
   /** Clock ticks since boot, proc_pid_stat(5) field 22. Throws ESRCH. */

@@ -136,6 +136,26 @@ describe('processes', () => {
   });
 });
 
+describe('threads', () => {
+  it('are put onto processors', () => {
+    const sleeper = spawn('sleep', ['60']);
+    try {
+      const pid = sleeper.pid ?? 0;
+      const allowed = (): string =>
+        /Cpus_allowed_list:\s*(\S+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '';
+      const first = Number(/^\d+/.exec(allowed())?.[0]);
+      const mask = Buffer.alloc(Math.floor(first / 8) + 1);
+      mask[first >> 3] = 1 << (first & 7);
+      addon().setAffinity(pid, mask);
+      expect(allowed()).toBe(String(first));
+      failsWith('EINVAL', () => addon().setAffinity(pid, Buffer.alloc(8)));
+    } finally {
+      sleeper.kill('SIGKILL');
+    }
+    failsWith('ESRCH', () => addon().setAffinity(4194304, Buffer.from([1])));
+  });
+});
+
 describe('files', () => {
   const root = join(dir, 'root');
   mkdirSync(join(root, 'etc'), { recursive: true });

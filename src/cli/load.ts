@@ -37,7 +37,7 @@ export function hostBackend(session: Session, wall: Wall): NamespaceBackend | Se
   return new SentryBackend(host, sentryHost(findProgram('bulkhead-sentry'), session.store.paths.root));
 }
 
-function passingOf({ store, log }: Session): DevicePassing {
+export function passingOf({ store, log }: Session): DevicePassing {
   return hostPassing({ root: store.paths.root, initPath: findProgram('bulkhead-init'), store, log });
 }
 

@@ -49,6 +49,21 @@ describe('devices by name', () => {
     expect(spec.hooks?.poststop).toEqual([{ path: '/h' }]);
   });
 
+  it('refuses persistent memory that is none, unless that is wanted', async () => {
+    const mounts = [{ hostPath: dir, containerPath: '/pmem', options: ['bind'] }];
+    const devices = [{ name: 'p', containerEdits: { mounts } }];
+    const file = { cdiVersion: '0.5.0', kind: 'bulkhead.io/pmem', devices };
+    writeFileSync(join(dir, 'pmem.json'), JSON.stringify(file));
+    const names = ['bulkhead.io/pmem=p'];
+    await expect(injectDevices(specWith({}), request('namespace', names))).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web-1: PMEM volume ${dir}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable; mount -o remount,dax=always ${dir}, or set the annotation bulkhead.io/allow-nonpersistent=true to go on`,
+    });
+    const allowed = specWith({ 'bulkhead.io/allow-nonpersistent': 'true' });
+    const { spec } = await injectDevices(allowed, request('namespace', names));
+    expect(spec.mounts?.at(-1)?.destination).toBe('/pmem');
+  });
+
   it('leaves functions of the host to the wall, each once', async () => {
     const names = ['bulkhead.io/vfio=0000:41:00.0', 'vendor.com/gpu=a', 'bulkhead.io/vfio=0000:41:00.0'];
     const { spec, functions } = await injectDevices(specWith({}), request('vm', names));

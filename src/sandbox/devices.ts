@@ -6,6 +6,7 @@
  * The CDI library is loaded when a container asks for a device; most do not.
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { FoundDevice } from '../devices/cdi/registry.ts';
 import type { Spec } from '../oci/types.ts';
 import { parseSpec } from '../oci/validate/index.ts';
 import type { Wall } from './backend.ts';
@@ -20,6 +21,7 @@ export interface DeviceRequest {
   specDirs?: readonly string[] | undefined;
 }
 
+const PAGE = 4096;
 const CDI_PREFIX = 'cdi.k8s.io/';
 /** "io.kubernetes.cri." is containerd's, "io.kubernetes.cri-o." is CRI-O's. */
 const CRI_PREFIX = 'io.kubernetes.cri';
@@ -54,6 +56,7 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
     if (others.length === 0) return { spec, functions };
     const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(others) });
     const injected = registry.inject(spec, others, hostNode);
+    await checkFound(spec, request, others.map((name) => registry.get(name)).filter(isFound));
     // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
     return { spec: parseSpec(JSON.stringify(injected), id, op), functions };
   } catch (error) {
@@ -61,6 +64,28 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
     const { object, reason } = error;
     throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object, reason, cause: error });
   }
+}
+
+function isFound(found: FoundDevice | undefined): found is FoundDevice {
+  return found !== undefined;
+}
+
+/** What a spec file promises may not hold any more. FailedPrecondition with the first reason. */
+async function checkFound(
+  { annotations = {} }: Spec,
+  { op, id }: DeviceRequest,
+  found: readonly FoundDevice[],
+): Promise<void> {
+  const [{ checkNamed }, { hostTree }, { addon }] = await Promise.all([
+    import('../devices/named_checks.ts'),
+    import('../devices/host_tree.ts'),
+    import('../native/index.ts'),
+  ]);
+  const mapSync = (path: string): void => addon().mapSync(path, PAGE);
+  const refusal = checkNamed(found, { host: hostTree(), mapSync, annotations });
+  if (refusal === undefined) return;
+  const { sentence: reason, fix: remedy } = refusal;
+  throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op, id, reason, remedy });
 }
 
 /** Whether injectDevices would have anything to do. */

@@ -59,6 +59,11 @@ export class DevicePassing {
     this.#deps = deps;
   }
 
+  /** For files that are mounted into containers. */
+  get filesDirectory(): string {
+    return `${this.#deps.dir}.files`;
+  }
+
   /** Functions behind VFIO nodes of config.json. FailedPrecondition for a node that is none of this host's. */
   async functionsOf(id: string, nodes: readonly LinuxDevice[]): Promise<string[]> {
     const { devices } = await libraries();

@@ -30,6 +30,7 @@ export function passedFunctions({ devices, nodes }: OpenedFunctions): PassedFunc
       prefetchWindow: sum(true),
       rom: pci.class >> 16 === DISPLAY,
       class: pci.class,
+      node: pci.numaNode,
     };
   });
 }

@@ -9,6 +9,7 @@ import { Launcher } from '../../native/launcher.ts';
 import type { Spec } from '../../oci/types.ts';
 import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
+import { hostTree } from '../../devices/host_tree.ts';
 import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAgent } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
@@ -19,6 +20,7 @@ import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
+import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement } from './placement.ts';
 import { machineSize } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
@@ -55,6 +57,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
       physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
+      setAffinity: (tid, mask) => addon().setAffinity(tid, mask),
       log,
     },
   };
@@ -114,7 +117,7 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     ports: PORTS,
   };
   // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
-  if (pod.functions.length > 0) return { machine: { ...machine, functions: pod.functions }, growMib: 0 };
+  if (pod.functions.length > 0) return { machine: withFunctions(config, machine, input), growMib: 0 };
   if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
   const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
   try {
@@ -124,6 +127,25 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     log.warning('no template: the machine boots', { id, error: (error as Error).message });
     return { machine, growMib: 0 };
   }
+}
+
+/** Its memory is where its devices are, and in huge pages if the operator has set some aside. */
+function withFunctions(
+  config: VmConfig,
+  machine: MachineConfig,
+  { id, spec, pod, log }: MachineInput,
+): MachineConfig {
+  const { functions } = pod;
+  const host = hostTree();
+  const placement = memoryPlacement(functions, hugePageBytes(config.hugePages));
+  const bytes = machine.size.memoryMib * 2 ** 20;
+  const missing = placement === undefined ? undefined : hugePagesMissing(host, bytes, placement);
+  if (missing !== undefined) {
+    throw new RuntimeError({ code: ErrorCode.ResourceExhausted, op: 'create', id, ...missing });
+  }
+  const far = farApart(host, functions, spec.linux?.resources?.cpu ?? {});
+  if (far !== undefined) log.warning('devices, processors and memory are far apart', { id, reason: far });
+  return { ...machine, functions, placement };
 }
 
 function guestImage(config: VmConfig, id: string): GuestImage {

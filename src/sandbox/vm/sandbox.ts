@@ -52,6 +52,7 @@ import {
   SHARE_TAG,
   type SandboxPaths,
 } from './layout.ts';
+import { vcpuMasks } from './placement.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
@@ -79,6 +80,8 @@ export interface SandboxDeps {
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
+  /** sched_setaffinity(2) of a thread. */
+  setAffinity: (tid: number, mask: Uint8Array) => void;
   layout: () => CgroupLayout;
   /** virtiofsd. */
   shareDaemon: string;
@@ -308,6 +311,7 @@ export class VmSandbox {
       watch.lap('plugged');
       await this.#setUp(id, spec, growMib);
       await this.#awaitFunctions(id, config);
+      await this.#pin(id, spec, config);
     } catch (error) {
       if (error instanceof RuntimeError && error.object === 'template')
         await this.#deps.discardTemplate(config);
@@ -332,6 +336,21 @@ export class VmSandbox {
     );
     const machine: RecordedMachine = { ...config, template: undefined, found };
     this.record.machine = encodeJson(machine);
+  }
+
+  /** Whoever gives a pod devices and a cpuset of its own counts on each vCPU having a processor. */
+  async #pin(id: string, { linux }: Spec, { functions = [], size }: MachineConfig): Promise<void> {
+    const masks = functions.length === 0 ? [] : vcpuMasks(linux?.resources?.cpu?.cpus, size.vcpus);
+    if (masks.length === 0) return;
+    try {
+      const threads = (await (await this.machine()).vcpuThreads?.()) ?? [];
+      threads.forEach((tid, index) => {
+        const mask = masks[index];
+        if (mask !== undefined) this.#deps.setAffinity(tid, mask);
+      });
+    } catch (error) {
+      this.#deps.log.warning('vCPUs not pinned', { id, error: (error as Error).message });
+    }
   }
 
   #checkLockedMemory(id: string, { functions = [], size }: MachineConfig): void {

@@ -67,6 +67,8 @@ export interface MachineConfig {
   template?: TemplateImage | undefined;
   /** Never with a template: a saved guest has no windows for their BARs, and devices write to memory by its address. */
   functions?: readonly PassedFunction[] | undefined;
+  /** Only without a template. */
+  placement?: MemoryPlacement | undefined;
 }
 
 /** A disk: a file or block device of the host, opened by the driver. */
@@ -135,10 +137,20 @@ export interface PassedFunction {
   /** Bytes that its BARs need: below 4 GiB, and prefetchable with 64-bit addresses. */
   memoryWindow: number;
   prefetchWindow: number;
+  /** NUMA node; undefined: the firmware does not say. */
+  node?: number | undefined;
   /** As in sysfs: 0x010802. */
   class: number;
   /** The guest sees its expansion ROM: a display's driver may need it, others only lengthen the boot. */
   rom: boolean;
+}
+
+/** Where a machine's memory is on the host. */
+export interface MemoryPlacement {
+  /** Bytes of a huge page that all of it is made of. */
+  hugePage?: number | undefined;
+  /** NUMA node that all of it is on. */
+  node?: number | undefined;
 }
 
 /** What a hypervisor must be able to do for passed functions. */
@@ -202,6 +214,8 @@ export interface Machine {
   growMemory(mib: number): Promise<void>;
   /** `count` more; the guest has to bring them online. */
   addVcpus(count: number): Promise<void>;
+  /** Thread ids on the host, in the order of the vCPUs; absent: it does not tell. */
+  vcpuThreads?(): Promise<number[]>;
   stop(): Promise<void>;
   cont(): Promise<void>;
   status(): Promise<MachineStatus>;

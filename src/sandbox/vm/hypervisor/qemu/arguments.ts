@@ -4,10 +4,19 @@
  */
 import type { Accelerator } from '../hypervisor.ts';
 
+/** Where a memory backend's pages come from. */
+export interface Placed {
+  hugetlb?: boolean;
+  hugetlbsize?: number;
+  'host-nodes'?: readonly number[];
+  policy?: 'bind';
+  prealloc?: boolean;
+}
+
 /** -object of type memory-backend-*: where the guest's memory is. Sizes in bytes. */
 export type MemoryBackend =
   | { 'qom-type': 'memory-backend-ram'; id: string; size: number }
-  | { 'qom-type': 'memory-backend-memfd'; id: string; size: number; share: boolean }
+  | ({ 'qom-type': 'memory-backend-memfd'; id: string; size: number; share: boolean } & Placed)
   | {
       'qom-type': 'memory-backend-file';
       id: string;

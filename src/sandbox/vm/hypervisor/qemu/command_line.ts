@@ -1,6 +1,6 @@
 /** The QEMU machine of a configuration, as switches. Pure. */
-import type { MachineConfig } from '../hypervisor.ts';
-import type { Device, Machine, Memory, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
+import type { MachineConfig, MemoryPlacement } from '../hypervisor.ts';
+import type { Device, Machine, Memory, MemoryBackend, Placed, QemuSwitches, Sandbox } from './arguments.ts';
 import { functionDevices, functionObjects, processor } from './functions.ts';
 
 /** Descriptors that the launch plan leaves for QEMU. */
@@ -114,7 +114,10 @@ function pluggable({ memoryMib, maxMemoryMib }: MachineConfig['size']): Memory {
   return { sizeMib: memoryMib, maxMib, slots: MEMORY_SLOTS };
 }
 
-function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySource): MemoryBackend {
+function memoryBackend(
+  { size, sharedMemory, placement }: MachineConfig,
+  source: MemorySource,
+): MemoryBackend {
   const bytes = size.memoryMib * 2 ** 20;
   if (source.kind === 'file') {
     return {
@@ -125,8 +128,24 @@ function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySour
       share: source.share,
     };
   }
+  if (placement !== undefined)
+    return {
+      'qom-type': 'memory-backend-memfd',
+      id: MEMORY_ID,
+      size: bytes,
+      share: sharedMemory,
+      ...placed(placement),
+    };
   if (sharedMemory) return { 'qom-type': 'memory-backend-memfd', id: MEMORY_ID, size: bytes, share: true };
   return { 'qom-type': 'memory-backend-ram', id: MEMORY_ID, size: bytes };
+}
+
+/** Huge pages are taken now: one that is missing later would end the machine with SIGBUS. */
+function placed({ hugePage, node }: MemoryPlacement): Placed {
+  return {
+    ...(hugePage === undefined ? {} : { hugetlb: true, hugetlbsize: hugePage, prealloc: true }),
+    ...(node === undefined ? {} : { 'host-nodes': [node], policy: 'bind' }),
+  };
 }
 
 function agentPort(pci: boolean): Device[] {

@@ -89,6 +89,30 @@ describe('functions on the command line', () => {
     });
   });
 
+  it('have their memory where they are, in huge pages that are taken at the start', () => {
+    const placement = { hugePage: 2 << 20, node: 1 };
+    const memory = (config: MachineConfig): unknown => objects(switches(config), '-object')[0];
+    expect(memory(testConfig({ sharedMemory: true, functions: [gpu], placement }))).toEqual({
+      'qom-type': 'memory-backend-memfd',
+      id: 'memory',
+      size: 268435456,
+      share: true,
+      hugetlb: true,
+      hugetlbsize: 2097152,
+      prealloc: true,
+      'host-nodes': [1],
+      policy: 'bind',
+    });
+    expect(memory(testConfig({ functions: [gpu], placement: { node: 0 } }))).toEqual({
+      'qom-type': 'memory-backend-memfd',
+      id: 'memory',
+      size: 268435456,
+      share: false,
+      'host-nodes': [0],
+      policy: 'bind',
+    });
+  });
+
   it('get a processor with as many address bits as the host has', () => {
     const cpu = (config: MachineConfig): string | undefined => {
       const args = switches(config);

@@ -31,6 +31,7 @@ export function templateConfig(config: MachineConfig): MachineConfig {
     dir: '/',
     devices: undefined,
     functions: undefined,
+    placement: undefined,
     template: undefined,
     // A template's memory is always a file that QEMU shares with it; its clones choose.
     sharedMemory: true,

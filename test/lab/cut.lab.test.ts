@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from '../e2e/lib/containerd.ts';
-import { allVfio, Functions, hostDrivers } from './functions.ts';
+import { Functions, hostDrivers, sh } from './functions.ts';
 import { STATE } from './cut_state.ts';
 
 const MINUTE = 60_000;
@@ -35,12 +35,17 @@ describe('after a cut of the power', () => {
     expect(functions.drivers()).toEqual(hostDrivers);
   });
 
-  it('they can be had again, and given back', async () => {
-    const flags = ['-d', ...functions.annotation()];
-    const started = await containerd.run('again', ['sleep', '10000'], { flags, timeout: MINUTE });
-    expect(started).toMatchObject({ code: 0, stderr: '' });
-    expect(functions.drivers()).toEqual(allVfio);
-    await containerd.remove('again');
+  it('they can be had again, driven by a program in a container, and given back', async () => {
+    const probe = join(containerd.dir, 'vfio_probe');
+    sh(`gcc -O1 -static -o ${probe} ${join(import.meta.dirname, 'vfio_probe.c')}`);
+    const mount = ['--mount', `type=bind,src=${probe},dst=/probe,options=bind:ro`];
+    const flags = ['--rm', ...mount, ...functions.annotation()];
+    const result = await containerd.run('again', ['/probe', ...functions.probeArguments()], {
+      flags,
+      timeout: MINUTE,
+    });
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout.trim().split('\n')).toEqual(functions.probeLines());
     expect(functions.drivers()).toEqual(hostDrivers);
     expect(claims()).toEqual([]);
   });

@@ -75,6 +75,19 @@ export class Functions {
     return ['--annotation', `cdi.k8s.io/lab=${devices.join(',')}`];
   }
 
+  /** "10=0000:01:10.0" of each, as vfio_probe is told. */
+  probeArguments(): string[] {
+    const groupOf = (address: string): string => basename(readlinkSync(join(PCI, address, 'iommu_group')));
+    return Object.values(this.addresses).map((address) => `${groupOf(address)}=${address}`);
+  }
+
+  /** What vfio_probe says of each. */
+  probeLines(): string[] {
+    return names.map(
+      (name) => `${this.addresses[name]} ${expected[name].ids.split(' ').slice(0, 2).join(' ')}`,
+    );
+  }
+
   /** The block device that the host's driver makes of the NVMe function. */
   async disk(): Promise<string> {
     const nvme = join(PCI, this.addresses.nvme, 'nvme');

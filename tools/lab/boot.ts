@@ -44,8 +44,7 @@ export async function boot(input: BootInput): Promise<BootResult> {
   const child = spawn('setpriv', words, { stdio: ['ignore', 'pipe', 'pipe'], env });
   let console = '';
   for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => {
-      const text = chunk.toString();
+    stream.setEncoding('utf8').on('data', (text: string) => {
       console = (console + text).slice(-LAST_BYTES);
       input.onConsole(text);
     });

@@ -94,29 +94,27 @@ describe('functions of the host in a virtual machine', () => {
     8 * MINUTE,
   );
 
-  const victims: [string, () => number[]][] = [
+  const killed = async (what: string, pids: () => number[]): Promise<void> => {
+    const id = `killed-${what}`;
+    await pod(id);
+    const found = pids();
+    expect(found.length).toBeGreaterThan(0);
+    for (const pid of found) process.kill(pid, 'SIGKILL');
+    await containerd.ctr(['task', 'kill', '--signal', 'SIGKILL', id], { timeout: MINUTE });
+    await eventually('the end', async () => {
+      await containerd.ctr(['task', 'delete', '--force', id], { timeout: MINUTE });
+      return (await containerd.status(id)) === undefined;
+    });
+    await containerd.ctr(['container', 'rm', id]);
+    await restored();
+    expect(hypervisors(containerd)).toEqual([]);
+    expect(machineDirectories(containerd)).toEqual([]);
+  };
+
+  it.each([
     ['hypervisor', () => hypervisors(containerd)],
     ['engine', () => engines(containerd)],
-    ['monitor', () => monitors(containerd)],
-  ];
-  it.each(victims)(
-    'are the host’s again after SIGKILL of the %s and delete',
-    async (what, pids) => {
-      const id = `killed-${what}`;
-      await pod(id);
-      const found = pids();
-      expect(found.length).toBeGreaterThan(0);
-      for (const pid of found) process.kill(pid, 'SIGKILL');
-      await containerd.ctr(['task', 'kill', '--signal', 'SIGKILL', id], { timeout: MINUTE });
-      await eventually('the end', async () => {
-        await containerd.ctr(['task', 'delete', '--force', id], { timeout: MINUTE });
-        return (await containerd.status(id)) === undefined;
-      });
-      await containerd.ctr(['container', 'rm', id]);
-      await restored();
-    },
-    8 * MINUTE,
-  );
+  ])('are the host’s again after SIGKILL of the %s and delete', killed, 8 * MINUTE);
 
   it(
     'leave nothing behind',
@@ -124,5 +122,13 @@ describe('functions of the host in a virtual machine', () => {
       expect(await containerd.leaks()).toEqual([]);
     },
     MINUTE,
+  );
+
+  // containerd gives the clean-up after a dead shim five seconds, which drivers may need longer than under emulation: it
+  // then keeps its own directory of the pod until it starts again, so that there is no look for leaks behind this.
+  it(
+    'are the host’s again after SIGKILL of the monitor',
+    () => killed('monitor', () => monitors(containerd)),
+    8 * MINUTE,
   );
 });

@@ -267,7 +267,7 @@ export class VmBackend implements Backend {
     this.#sandboxes.delete(keyOf(record));
     const sandbox = loadSandbox(paths.record);
     if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#vm.sandbox);
-    await this.#passing?.release(ownerOf(record));
+    this.#passing?.releaseLater(ownerOf(record));
   }
 
   #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {

@@ -1,11 +1,11 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
 import { FakeKernel } from '../devices/testing/fake_kernel.ts';
-import { goodHost, pciFiles, type FakePci } from '../devices/testing/machines.ts';
+import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakePci } from '../devices/testing/machines.ts';
 import { DevicePassing, type PassingDeps } from './passing.ts';
 
 const NIC = '0000:01:10.0';
@@ -115,6 +115,20 @@ describe('open', () => {
     expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
   });
 
+  it('refuses a GPU that a process uses: its driver would not let go', async () => {
+    const gpu = { address: '0000:41:00.0', minor: 0 };
+    const kernel = machine([gpuFunction(gpu)]);
+    for (const [path, entry] of Object.entries(nvidiaFiles('570.86.15', [gpu])))
+      kernel.files.set(path, entry);
+    kernel.files.set('/proc/1234/comm', 'nvidia-persiste');
+    kernel.files.set('/proc/1234/fd/3', { link: '/dev/nvidia0' });
+    const asked = { ...request, addresses: [gpu.address] };
+    await expect(passing(kernel).open(asked)).rejects.toThrow(
+      'create web: GPU 0000:41:00.0: device is in use by process 1234 (nvidia-persiste); unbinding would block until it is closed; end this process first',
+    );
+    expect([kernel.writes, claims()]).toEqual([[], []]);
+  });
+
   it('refuses a function that another container has', async () => {
     const kernel = machine();
     const devices = passing(kernel);
@@ -199,6 +213,26 @@ describe('what nobody has any more', () => {
     await passing(kernel).open(request);
     const next = passing(kernel, { isAlive: (owner) => owner !== 'ns/web' });
     await expect(next.open({ ...request, id: 'two', owner: 'ns/two' })).resolves.toBeDefined();
+  });
+
+  it('is waited for by the next who asks, not by who gives it back', async () => {
+    const kernel = machine();
+    let letGo = (): void => {};
+    const slow = new Promise<void>((resolve) => (letGo = resolve));
+    const write: PassingDeps['write'] = async (path, data) => {
+      if (path.endsWith('/driver/unbind') && kernel.link(path.slice(0, -7))?.endsWith('vfio-pci')) await slow;
+      return kernel.write(path, data);
+    };
+    const devices = passing(kernel, { write });
+    await devices.open({ ...request, addresses: [NIC] });
+    devices.releaseLater('ns/web');
+    let opened = false;
+    const next = devices.open({ ...request, owner: 'ns/two', addresses: [NIC] }).then(() => (opened = true));
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(opened).toBe(false);
+    letGo();
+    await next;
+    expect(JSON.parse(readFileSync(join(dir, `pci-${NIC}.json`), 'utf8'))).toMatchObject({ owner: 'ns/two' });
   });
 
   it('stays claimed when a driver does not take it back, and a delete does not fail of it', async () => {

@@ -54,6 +54,7 @@ const VFIO_DRIVER = 'vfio-pci';
 export class DevicePassing {
   readonly #deps: PassingDeps;
   #recovered: Promise<void> | undefined;
+  readonly #pending = new Set<Promise<void>>();
 
   constructor(deps: PassingDeps) {
     this.#deps = deps;
@@ -84,6 +85,7 @@ export class DevicePassing {
    */
   async open({ id, owner, wall, addresses, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
     await this.recover();
+    await Promise.all(this.#pending);
     const { devices } = await libraries();
     const host = this.#deps.host ?? devices.hostTree();
     const machine = { ...devices.readMachine(host), ...(physicalBits === undefined ? {} : { physicalBits }) };
@@ -124,6 +126,15 @@ export class DevicePassing {
       });
       this.#recovered = undefined;
     });
+  }
+
+  /**
+   * The same, without being waited for: containerd gives a clean-up after a crash five seconds, and a driver that is
+   * bound anew may take longer. Whoever asks for a function meanwhile waits for it.
+   */
+  releaseLater(owner: string): void {
+    const pending = this.release(owner).finally(() => this.#pending.delete(pending));
+    this.#pending.add(pending);
   }
 
   /** Gives back what containers had that are not there any more. Once, until something could not be given back. */

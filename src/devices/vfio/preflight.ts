@@ -1,9 +1,18 @@
 /** The checks of functions that go behind a wall together, before anything on the host is changed. */
+import { gpuVmChecks } from '../gpu/checks.ts';
+import { probeGpus } from '../gpu/probe.ts';
 import type { Machine, Refusal, WallName } from '../model.ts';
 import { runChecks } from '../model.ts';
 import { isBridge } from '../pci.ts';
 import { vfioChecks } from './checks.ts';
 import { vfioDevice } from './probe.ts';
+
+/** NVIDIA's driver lets a GPU go only when nobody has its node open: unbinding would wait, with the driver locked. */
+function driverInUse(machine: Machine, address: string): Refusal[] {
+  const facts = probeGpus(machine);
+  const gpu = facts.devices.find(({ pci }) => pci.address === address);
+  return gpu === undefined ? [] : runChecks(gpuVmChecks, { ...gpu, facts, specs: [] }, machine, 'vm');
+}
 
 /** Every reason against it, of all functions. Functions of one group that go together do not stand in each other's way. */
 export function preflightVfio(machine: Machine, addresses: readonly string[], wall: WallName): Refusal[] {
@@ -23,6 +32,7 @@ export function preflightVfio(machine: Machine, addresses: readonly string[], wa
     }
     const device = vfioDevice(machine, pci);
     const companions = device.companions.filter((other) => !addresses.includes(other.address));
-    return runChecks(vfioChecks, { ...device, companions }, machine, wall);
+    const own = runChecks(vfioChecks, { ...device, companions }, machine, wall);
+    return [...own, ...driverInUse(machine, address)];
   });
 }

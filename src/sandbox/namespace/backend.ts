@@ -2,6 +2,7 @@
 import { addon, type Addon } from '../../native/index.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import type { CreateInput } from '../backend.ts';
+import type { Executor } from '../executor.ts';
 import { HostBackend, type BackendHost } from '../host_backend.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
 import { withFunctions } from './functions.ts';
@@ -48,8 +49,9 @@ export class NamespaceBackend extends HostBackend {
     };
   }
 
-  override async destroy(record: ContainerRecord): Promise<void> {
+  override async destroy(record: ContainerRecord, executor?: Executor): Promise<void> {
     await super.destroy(record);
-    await this.#passing?.release(ownerOf(record));
+    if (executor === undefined) this.#passing?.releaseLater(ownerOf(record));
+    else await this.#passing?.release(ownerOf(record));
   }
 }

@@ -15,10 +15,9 @@ import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
-import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
-import { passedFunctions, withGuestFunctions, withGuestVariables } from './functions.ts';
+import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from './functions.ts';
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { guestContainer } from './guest_container.ts';
 import { guestCreatePlan, guestExecPlan, sharedRootfs, type GuestRootfs } from './guest_plan.ts';
@@ -268,7 +267,7 @@ export class VmBackend implements Backend {
     this.#sandboxes.delete(keyOf(record));
     const sandbox = loadSandbox(paths.record);
     if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#vm.sandbox);
-    await this.#passing?.release(ownerOf(record));
+    this.#passing?.releaseLater(ownerOf(record));
   }
 
   #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {
@@ -334,17 +333,6 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
 function rootVolume(id: string, { rootfsMounts }: CreateInput): Volume | undefined {
   const [mount, ...more] = rootfsMounts;
   return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, hostImage);
-}
-
-function tooLate(id: string, addresses: readonly string[]): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: `device ${addresses.join(', ')}`,
-    reason: 'the pod’s machine runs already, and takes functions of the host only when it starts',
-    remedy: 'ask for them with the pod’s first container',
-  });
 }
 
 function keyOf(record: ContainerRecord): string {

@@ -7,8 +7,10 @@ import type { bulkhead } from '../../gen/bulkhead.js';
 import type { GuestAgent } from './agent.ts';
 import {
   awaitFunction,
+  checkLockedMemory,
   guestVariables,
   passedFunctions,
+  tooLate,
   withGuestFunctions,
   type GuestFunction,
 } from './functions.ts';
@@ -124,6 +126,27 @@ describe('in the guest', () => {
     await expect(
       awaitFunction(agent({}), 'web', passed(DISK, 0x010802), '05.0/00.0', () => {}),
     ).rejects.toThrow('guest wait pci');
+  });
+});
+
+describe('a machine with functions', () => {
+  const config = { size: { memoryMib: 256, vcpus: 1 }, functions: [passed(GPU, 0x030200)] };
+
+  it.each([undefined, 320 << 20])('is made when its memory can be locked: %s', (limit) => {
+    expect(() => checkLockedMemory('web', config, limit)).not.toThrow();
+    expect(() => checkLockedMemory('web', { ...config, functions: [] }, 1)).not.toThrow();
+  });
+
+  it('is refused when its memory cannot be locked', () => {
+    expect(() => checkLockedMemory('web', config, 8 << 20)).toThrow(
+      'create web: device 0000:41:00.0: a guest of 256 MiB needs RLIMIT_MEMLOCK of 320 MiB, and it is 8 MiB and cannot be raised without CAP_SYS_RESOURCE; raise LimitMEMLOCK of the service that starts containers',
+    );
+  });
+
+  it('takes none when it runs', () => {
+    expect(tooLate('web', [GPU, DISK]).message).toBe(
+      'create web: device 0000:41:00.0, 0000:42:00.0: the pod’s machine runs already, and takes functions of the host only when it starts; ask for them with the pod’s first container',
+    );
   });
 });
 

@@ -2,16 +2,20 @@
  * PCI functions of the host in a pod's guest: how many bytes of windows they need, where the guest has them, and what a
  * container is told of that. The guest's own kernel drives them. Pure, but for what is asked of the agent.
  */
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { OpenedFunctions } from '../passing.ts';
 import type { LinuxDevice, LinuxDeviceCgroup, Process, Spec } from '../../oci/types.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import type { GuestAgent } from './agent.ts';
-import type { PassedFunction } from './hypervisor/hypervisor.ts';
+import type { MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
 
 const DISPLAY = 0x03;
 const NVME = 0x0108;
+const MIB = 2 ** 20;
+/** Devices map more than the guest's memory: firmware, and other devices' memory. */
+const LOCKED_OVERHEAD_MIB = 64;
 const ADDRESSES = /[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/g;
 const DRIVER_DEADLINE_MS = 10_000;
 
@@ -33,6 +37,40 @@ export function passedFunctions({ devices, nodes }: OpenedFunctions): PassedFunc
       node: pci.numaNode,
     };
   });
+}
+
+/**
+ * All of a guest's memory is locked when a device may write to it; VFIO counts it against RLIMIT_MEMLOCK.
+ * @param limit the highest that can be given, in bytes; undefined: any
+ * @throws RuntimeError FailedPrecondition when that is too little
+ */
+export function checkLockedMemory(
+  id: string,
+  { functions = [], size }: Pick<MachineConfig, 'functions' | 'size'>,
+  limit: number | undefined,
+): void {
+  const needed = size.memoryMib + LOCKED_OVERHEAD_MIB;
+  if (functions.length === 0 || limit === undefined || limit >= needed * MIB) return;
+  throw refused(
+    id,
+    functions.map(({ address }) => address),
+    `a guest of ${size.memoryMib} MiB needs RLIMIT_MEMLOCK of ${needed} MiB, and it is ${Math.floor(limit / MIB)} MiB and cannot be raised without CAP_SYS_RESOURCE`,
+    'raise LimitMEMLOCK of the service that starts containers',
+  );
+}
+
+export function tooLate(id: string, addresses: readonly string[]): RuntimeError {
+  return refused(
+    id,
+    addresses,
+    'the pod’s machine runs already, and takes functions of the host only when it starts',
+    'ask for them with the pod’s first container',
+  );
+}
+
+function refused(id: string, addresses: readonly string[], reason: string, remedy: string): RuntimeError {
+  const object = `device ${addresses.join(', ')}`;
+  return new RuntimeError({ code: ErrorCode.FailedPrecondition, op: 'create', id, object, reason, remedy });
 }
 
 /** A function as the guest has it. */

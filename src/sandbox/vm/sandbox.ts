@@ -26,7 +26,7 @@ import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import { consoleTail, GuestConsole } from './console.ts';
-import { awaitFunction, type GuestFunction } from './functions.ts';
+import { awaitFunction, checkLockedMemory, type GuestFunction } from './functions.ts';
 import type {
   Hypervisor,
   Machine,
@@ -100,8 +100,6 @@ const LAST_LINES = 20;
 /** As long as what a kernel says when it gives up. */
 const DUMP_LINES = 100;
 const SIGKILL = 9;
-/** Devices map more than the guest's memory: firmware, and other devices' memory. */
-const LOCKED_OVERHEAD_MIB = 64;
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
 
@@ -288,7 +286,7 @@ export class VmSandbox {
       functions,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
-    this.#checkLockedMemory(id, config);
+    checkLockedMemory(id, config, this.#deps.lockLimit);
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
     try {
@@ -351,20 +349,6 @@ export class VmSandbox {
     } catch (error) {
       this.#deps.log.warning('vCPUs not pinned', { id, error: (error as Error).message });
     }
-  }
-
-  #checkLockedMemory(id: string, { functions = [], size }: MachineConfig): void {
-    const { lockLimit } = this.#deps;
-    const needed = size.memoryMib + LOCKED_OVERHEAD_MIB;
-    if (functions.length === 0 || lockLimit === undefined || lockLimit >= needed * 2 ** 20) return;
-    throw new RuntimeError({
-      code: ErrorCode.FailedPrecondition,
-      op: 'create',
-      id,
-      object: `device ${functions.map(({ address }) => address).join(', ')}`,
-      reason: `a guest of ${size.memoryMib} MiB needs RLIMIT_MEMLOCK of ${needed} MiB, and it is ${Math.floor(lockLimit / 2 ** 20)} MiB and cannot be raised without CAP_SYS_RESOURCE`,
-      remedy: 'raise LimitMEMLOCK of the service that starts containers',
-    });
   }
 
   /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */

@@ -59,10 +59,10 @@ describe('for the hypervisor', () => {
   });
 });
 
-/** An agent whose guest has found these: by "PATH" or "PATH SUBSYSTEM". */
+/** An agent whose guest has found these: by "PCI PATH", "PCI PATH SUBSYSTEM" or path. */
 function agent(found: Record<string, bulkhead.agent.v1.IDevice>): Pick<GuestAgent, 'call' | 'waitDevice'> {
   const find = (match: bulkhead.agent.v1.IDeviceMatch): bulkhead.agent.v1.IDevice => {
-    const device = found[[match.pciPath, match.subsystem].filter(Boolean).join(' ')];
+    const device = found[match.path || [match.pciPath, match.subsystem].filter(Boolean).join(' ')];
     if (device === undefined) throw new Error('create web: guest wait pci: connection timed out');
     return device;
   };
@@ -98,7 +98,8 @@ describe('in the guest', () => {
   it('a disk has the node that the guest’s driver gave it', async () => {
     const found = {
       '05.0/00.0': { sysfs },
-      '05.0/00.0 block': { path: '/dev/nvme0n1', major: 259, minor: 0 },
+      '05.0/00.0 nvme': { name: 'nvme0', sysfs: `${sysfs}/nvme/nvme0` },
+      '/dev/nvme0n1': { path: '/dev/nvme0n1', major: 259, minor: 0 },
     };
     const { nodes } = await awaitFunction(
       agent(found),

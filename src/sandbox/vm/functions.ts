@@ -99,6 +99,10 @@ export async function awaitFunction(
   return { host: address, guest, nodes };
 }
 
+/**
+ * The controller's name is what the guest's PCI path leads to; its first namespace is a disk of that name, wherever the
+ * kernel has it in sysfs (with CONFIG_NVME_MULTIPATH that is not below the function).
+ */
 async function diskNodes(
   agent: Pick<GuestAgent, 'call'>,
   id: string,
@@ -106,10 +110,14 @@ async function diskNodes(
   address: string,
   warn: (message: string) => void,
 ): Promise<LinuxDevice[]> {
+  const wait = async (device: bulkhead.agent.v1.IDeviceMatch): Promise<IDevice> => {
+    const waitDevice = { device, timeoutMs: DRIVER_DEADLINE_MS };
+    const reply = await agent.call('create', id, { waitDevice }, 2 * DRIVER_DEADLINE_MS);
+    return reply.device ?? {};
+  };
   try {
-    const waitDevice = { device: { pciPath: path, subsystem: 'block' }, timeoutMs: DRIVER_DEADLINE_MS };
-    const { device } = await agent.call('create', id, { waitDevice }, 2 * DRIVER_DEADLINE_MS);
-    return device === undefined || device === null ? [] : [blockNode(device)];
+    const { name } = await wait({ pciPath: path, subsystem: 'nvme' });
+    return [blockNode(await wait({ path: `/dev/${name}n1` }))];
   } catch (error) {
     warn(`${address}: the guest shows no disk of it: ${(error as Error).message}`);
     return [];

@@ -4,6 +4,7 @@
 #   make [all]        generate code, build the native parts, bundle the engine and the command
 #   make install      into $(DESTDIR)$(PREFIX); NODE=PATH picks the Node.js the engine runs on
 #   make guest        kernel and initial file system of virtual machines, into build/guest-cache
+#   make test-lab     set-up, build and the tests that need another machine: an emulated one (LAB='NAME…')
 #   make test         set-up, build, lint and every test; reports in reports/
 #   make demo         set-up, build and a short show beside runc's shim
 #   make bench        set-up, build and the side-by-side measurement into bench/results/
@@ -24,7 +25,7 @@ SHIMS := containerd-shim-bulkhead-v2 containerd-shim-bulkhead-vm-v2 containerd-s
 DEV_PREFIX := $(CURDIR)/build/prefix
 NODE24 := $(CURDIR)/build/peers/node24/node_modules/node/bin/node
 
-.PHONY: all setup gen native bundle install prefixes guest test test-unit test-e2e demo bench lint format clean
+.PHONY: all setup gen native bundle install prefixes guest test test-unit test-e2e test-lab demo bench lint format clean
 
 all: gen native bundle
 
@@ -79,6 +80,11 @@ test-unit: gen
 
 test-e2e: prefixes
 	@node tools/test.mjs e2e
+
+test-lab: setup
+	@$(MAKE) --no-print-directory prefixes
+	@$(MAKE) --no-print-directory guest
+	@LAB='$(LAB)' node tools/test.mjs lab
 
 demo: setup
 	@$(MAKE) --no-print-directory prefixes

@@ -53,6 +53,8 @@ const mayImport: Record<string, readonly string[]> = {
     'sandbox/sentry/watch',
     'sandbox/backend',
     'sandbox/host',
+    'sandbox/passing',
+    'sandbox/passing_host',
     'sandbox/vm/config',
     'sandbox/vm/console',
     'sandbox/vm/find',

@@ -25,7 +25,9 @@ BUILD_PACKAGES=(g++ make clang clang-format libclang-rt-14-dev pkg-config libsec
 GUEST_PACKAGES=(gcc binutils flex bison bc libelf-dev xz-utils zstd lz4)
 # socat gives tests a terminal, iproute2/iptables are what Debian's CNI plugins work with.
 RUN_PACKAGES=(busybox-static containerd runc crun containernetworking-plugins iproute2 iptables
-  util-linux procps socat strace qemu-system-x86 erofs-utils squashfs-tools e2fsprogs)
+  util-linux procps socat strace qemu-system-x86 erofs-utils squashfs-tools e2fsprogs kmod xz-utils ndctl
+  # What it writes into config.json for CDI devices is compared with ours.
+  podman)
 
 # Debian's packages ------------------------------------------------------------------------------
 
@@ -96,13 +98,15 @@ debian_archive() {
     awk -F'|' '$1 == "Packages" && $3 == "bookworm" && $4 == "main" { print $2; exit }'
 }
 
-# unpack_peer NAME SUITE PACKAGE: the newest PACKAGE of SUITE below build/peers/NAME. apt works on a
-# private root, so that the machine's own sources, lists and dpkg database stay as they are.
+# unpack_peer NAME SUITE PACKAGE…: the newest PACKAGEs of SUITE below build/peers/NAME, for a metapackage of
+# kernels the kernel. apt works on a private root, so that the machine's own sources, lists and dpkg database stay
+# as they are.
 unpack_peer() {
-  local name=$1 suite=$2 package=$3
+  local name=$1 suite=$2 package kernel
+  local packages=("${@:3}")
   local dir=$PEERS/$name apt=$PEERS/apt-$suite archive
   [[ -f $dir/.complete ]] && return
-  say "unpacking $package of Debian $suite into build/peers/$name"
+  say "unpacking ${packages[*]} of Debian $suite into build/peers/$name"
   archive=$(debian_archive)
   if [[ -z $archive ]]; then
     apt-get -o DPkg::Lock::Timeout=600 -qq update
@@ -116,9 +120,14 @@ unpack_peer() {
     -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" -o Dir::State::Status=/dev/null
     -o APT::Sandbox::User=root -o Acquire::Check-Valid-Until=false -o Acquire::Languages=none)
   apt-get "${options[@]}" update
-  (cd "$apt" && rm -f "$package"_*.deb && apt-get "${options[@]}" download "$package")
-  dpkg-deb -x "$apt/$package"_*.deb "$dir"
-  dpkg-deb -f "$apt/$package"_*.deb Version >"$dir/.complete"
+  for package in "${packages[@]}"; do
+    kernel=$(apt-cache "${options[@]}" depends "$package" | awk '/Depends: linux-image-/ { print $2; exit }')
+    package=${kernel:-$package}
+    (cd "$apt" && rm -f "$package"_*.deb && apt-get "${options[@]}" download "$package")
+    dpkg-deb -x "$apt/$package"_*.deb "$dir"
+    dpkg-deb -f "$apt/$package"_*.deb Version >>"$dir/.version"
+  done
+  mv "$dir/.version" "$dir/.complete"
   rm -rf "$apt"
 }
 
@@ -129,6 +138,17 @@ install_node24() {
   mkdir -p "$dir"
   [[ -f $dir/package.json ]] || echo '{ "private": true }' >"$dir/package.json"
   npm install --prefix "$dir" --no-audit --no-fund --no-save --loglevel=error node@24
+}
+
+# The lab's machine: a QEMU with SR-IOV devices, and a stock kernel with modules that modprobe finds by their index.
+unpack_lab() {
+  local dir=$PEERS/lab-kernel
+  unpack_peer lab-qemu bookworm-backports qemu-system-x86 qemu-system-data seabios
+  unpack_peer lab-kernel trixie linux-image-amd64
+  [[ -f $dir/.indexed ]] && return
+  [[ -e $dir/lib ]] || ln -s usr/lib "$dir/lib"
+  depmod -b "$dir" "$(ls "$dir/lib/modules")"
+  touch "$dir/.indexed"
 }
 
 # Servers that tests run behind the sentry wall, with the libraries that this machine may lack; never installed here.
@@ -166,4 +186,5 @@ if [[ $WHAT != build ]]; then
   unpack_peer containerd-2 sid containerd
   install_node24
   unpack_servers
+  unpack_lab
 fi

@@ -8,6 +8,7 @@
 //   vm           virtual machines without containerd: networks, disks, persistent memory
 //   soak         mixed load behind the sentry wall for BULKHEAD_SOAK_MINUTES (3): nothing grows
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
+//   lab          in an emulated machine: cgroup v2 alone, KVM, devices; LAB='NAME…' for some of its sittings
 //
 // Every suite writes a report into reports/; the closing line counts what the reports say.
 import { spawn } from 'node:child_process';
@@ -91,6 +92,24 @@ const native = async (name, target) => {
   return counts;
 };
 
+/** Each of the lab's sittings has a report of its own; what kept one from making it counts as a failure. */
+const lab = async () => {
+  const list = join(reports, 'lab.json');
+  const asked = (process.env.LAB ?? '').split(' ').filter(Boolean);
+  const { code } = await run('lab', process.execPath, ['tools/run.mjs', 'tools/lab/main.ts', ...asked]);
+  if (!existsSync(list)) return { ...none, failed: 1, failures: ['lab: no report'] };
+  const sittings = JSON.parse(readFileSync(list, 'utf8'));
+  const total = { ...none };
+  for (const { name, passed, failure } of sittings) {
+    const counts = vitestCounts(`lab-${name}`, join(reports, `lab-${name}.json`), passed ? 0 : 1);
+    if (failure !== undefined) counts.failures.push(`lab-${name}: ${failure}`);
+    for (const key of ['passed', 'skipped']) total[key] += counts[key];
+    total.failures = [...total.failures, ...counts.failures];
+  }
+  if (code !== 0 && total.failures.length === 0) total.failures = [`lab: exit ${code}`];
+  return { ...total, failed: total.failures.length };
+};
+
 const e2e = (name, node, env, files = []) =>
   runVitest(name, node, ['--config', 'test/e2e/vitest.config.ts', ...files], env, [inPrivate]);
 
@@ -134,6 +153,7 @@ const suites = {
     () => cli('cli-node24', process.execPath, { BULKHEAD_TEST_PREFIX: join(root, 'build/prefix-node24') }),
   ],
   vm: [() => runVitest('vm', process.execPath, ['--config', 'test/vm/vitest.config.ts'], {}, [inPrivate])],
+  lab: [lab],
   soak: [
     () =>
       single('soak', inPrivate, [

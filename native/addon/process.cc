@@ -1,8 +1,12 @@
 // Processes by pidfd: waiting without being the parent, signals that cannot hit a recycled pid.
 #include <errno.h>
+#include <sched.h>
 #include <sys/prctl.h>
 
+#include <cstring>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "addon/arguments.h"
 #include "addon/bindings.h"
@@ -95,6 +99,24 @@ Napi::Value set_subreaper(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// setAffinity(tid, mask): sched_setaffinity(2); the mask is a cpu_set_t of any length.
+Napi::Value set_affinity(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  int tid = 0;
+  std::span<const uint8_t> mask;
+  if (!get_int(info[0], "tid", 1, kMaxPid, tid) || !get_bytes(info[1], "mask", mask)) {
+    return env.Undefined();
+  }
+  // The kernel reads whole words.
+  std::vector<uint64_t> words((mask.size() + sizeof(uint64_t) - 1) / sizeof(uint64_t));
+  ::memcpy(words.data(), mask.data(), mask.size());
+  const auto* set = reinterpret_cast<const cpu_set_t*>(words.data());
+  if (::sched_setaffinity(tid, words.size() * sizeof(uint64_t), set) != 0) {
+    return throw_errno(env, errno, "sched_setaffinity");
+  }
+  return env.Undefined();
+}
+
 }  // namespace
 
 void define_process(Napi::Env env, Napi::Object exports) {
@@ -102,6 +124,7 @@ void define_process(Napi::Env env, Napi::Object exports) {
   define<pidfd_send_signal>(env, exports, "pidfdSendSignal");
   define<start_time>(env, exports, "processStartTime");
   define<set_subreaper>(env, exports, "setSubreaper");
+  define<set_affinity>(env, exports, "setAffinity");
 }
 
 }  // namespace bulkhead::addon

@@ -9,6 +9,8 @@ import type { Wall } from '../sandbox/backend.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
+import type { DevicePassing } from '../sandbox/passing.ts';
+import { hostPassing } from '../sandbox/passing_host.ts';
 import { isSupervisorKey, SentryBackend } from '../sandbox/sentry/backend.ts';
 import { sentryHost } from '../sandbox/sentry/host.ts';
 import { LocalExecutor } from './local_executor.ts';
@@ -31,8 +33,12 @@ function findProgram(name: string): string {
 /** The backend of a wall of this command, for what only it can: compile without carrying out. */
 export function hostBackend(session: Session, wall: Wall): NamespaceBackend | SentryBackend {
   const host = backendHost((id, message) => session.log.warning(message, { id }));
-  if (wall !== 'sentry') return new NamespaceBackend(host);
+  if (wall !== 'sentry') return new NamespaceBackend(host, passingOf(session));
   return new SentryBackend(host, sentryHost(findProgram('bulkhead-sentry'), session.store.paths.root));
+}
+
+export function passingOf({ store, log }: Session): DevicePassing {
+  return hostPassing({ root: store.paths.root, initPath: findProgram('bulkhead-init'), store, log });
 }
 
 function backends(session: Session): BackendRegistry {

@@ -9,6 +9,7 @@ import { probePmem } from './pmem/probe.ts';
 import { vfioChecks } from './vfio/checks.ts';
 import { contributeVfio } from './vfio/contribute.ts';
 import { probeVfio } from './vfio/probe.ts';
+import { VFIO_DRIVER, VFIO_KIND } from './vfio/request.ts';
 
 /**
  * One spec a kind: GPUs under their maker's (nvidia.com/gpu), persistent memory as bulkhead.io/pmem=namespace0.0,
@@ -30,9 +31,10 @@ function pmemSpec(machine: Machine): CdiSpec | undefined {
 
 function vfioSpec(machine: Machine): CdiSpec | undefined {
   const devices = probeVfio(machine)
+    .filter(({ pci }) => pci.driver === VFIO_DRIVER)
     .filter((device) => runChecks(vfioChecks, device, machine, 'namespace').length === 0)
     .map((device) => ({ name: device.pci.address, containerEdits: contributeVfio([device]).edits }));
-  return specOf('bulkhead.io/vfio', devices);
+  return specOf(VFIO_KIND, devices);
 }
 
 function specOf(kind: string, devices: CdiSpec['devices']): CdiSpec | undefined {

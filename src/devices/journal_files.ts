@@ -31,9 +31,9 @@ export function journalFiles(dir: string): JournalFiles {
   return {
     names: () => {
       try {
-        return readdirSync(dir)
-          .filter((name) => name.endsWith('.json'))
-          .sort();
+        const all = readdirSync(dir);
+        for (const name of all) if (isStale(name)) rmSync(join(dir, name), { force: true });
+        return all.filter((name) => name.endsWith('.json')).sort();
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
         throw error;
@@ -55,6 +55,8 @@ export function journalFiles(dir: string): JournalFiles {
         writeSync(fd, text);
         fsyncSync(fd);
         linkSync(temporary, join(dir, name));
+        // Before the directory is synced: a cut of the power does not bring it back.
+        rmSync(temporary);
         sync();
         return true;
       } catch (error) {
@@ -70,4 +72,16 @@ export function journalFiles(dir: string): JournalFiles {
       sync();
     },
   };
+}
+
+/** A file that was not complete when its writer ended: "NAME.PID.new". */
+function isStale(name: string): boolean {
+  const [, pid] = /\.(\d+)\.new$/.exec(name) ?? [];
+  if (pid === undefined || Number(pid) === process.pid) return false;
+  try {
+    process.kill(Number(pid), 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
 }

@@ -166,9 +166,9 @@ function pmemRow(input: ReportInput, device: PmemDevice): DeviceRow {
   );
   const as = (wall: WallName): string => {
     if (direct !== undefined)
-      return wall === 'vm' ? `NVDIMM from a file in ${direct.path}` : `DAX file system ${direct.path}`;
+      return wall === 'vm' ? `virtio-pmem from a file in ${direct.path}` : `DAX file system ${direct.path}`;
     if (device.mounts.length > 0) return 'file system without DAX';
-    return wall === 'vm' ? `NVDIMM from ${device.node}` : pmemAs[device.mode];
+    return wall === 'vm' ? `virtio-pmem from ${device.node}` : pmemAs[device.mode];
   };
   return {
     kind: 'pmem',

@@ -11,6 +11,7 @@ import { Router } from '../rpc/router.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
+import { hostPassing } from '../sandbox/passing_host.ts';
 import { SentryBackend } from '../sandbox/sentry/backend.ts';
 import { sentryHost } from '../sandbox/sentry/host.ts';
 import { VmBackend } from '../sandbox/vm/backend.ts';
@@ -45,11 +46,19 @@ async function main(): Promise<void> {
   const store = new StateStore(config.root);
   const backends = new BackendRegistry();
   const host = backendHost((id, message) => log.warning(message, { id }));
-  backends.register(new NamespaceBackend(host));
+  const passing = hostPassing({
+    root: config.root,
+    initPath: join(import.meta.dirname, 'bulkhead-init'),
+    store,
+    log,
+  });
+  // What a crash has left bound goes back, beside everything else: a create that wants a device waits for it.
+  void passing.recover();
+  backends.register(new NamespaceBackend(host, passing));
   backends.register(
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
-  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log)));
+  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log), passing));
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
   const router = new Router<TaskPeer>();
   bindTaskService(router);

@@ -44,6 +44,11 @@ const wanted = [
   'veth',
   'bridge',
   'pvpanic_pci',
+  // Functions of the host that are passed to a pod: disks, and virtual functions of network cards.
+  'nvme',
+  'igbvf',
+  'ixgbevf',
+  'iavf',
   'nf_tables',
   'nft_ct',
   'nft_nat',
@@ -60,20 +65,21 @@ export interface ModuleOrder {
 
 /** Order of loading. FailedPrecondition when a module is missing without which the guest cannot be reached. */
 export function moduleOrder(index: ModuleIndex): ModuleOrder {
+  const order = modulePaths(index, [...required, ...wanted]);
+  const missing = order.absent.find((name) => required.includes(name));
+  if (missing === undefined) return order;
+  throw new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'guest build',
+    object: `module ${missing}`,
+    reason: 'the kernel has it neither built in nor in the modules directory',
+  });
+}
+
+/** The files of these modules and of all that they need, dependencies first; what is built in has none. */
+export function modulePaths(index: ModuleIndex, names: readonly string[]): ModuleOrder {
   const graph = new Graph(index);
-  const absent: string[] = [];
-  for (const name of [...required, ...wanted]) {
-    if (graph.builtin.has(name) || graph.add(name)) continue;
-    if (required.includes(name)) {
-      throw new RuntimeError({
-        code: ErrorCode.FailedPrecondition,
-        op: 'guest build',
-        object: `module ${name}`,
-        reason: 'the kernel has it neither built in nor in the modules directory',
-      });
-    }
-    absent.push(name);
-  }
+  const absent = names.filter((name) => !graph.builtin.has(name) && !graph.add(name));
   return { paths: graph.order, absent };
 }
 

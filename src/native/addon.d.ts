@@ -158,6 +158,8 @@ export interface Addon {
 
   /** pidfd_open(2), waits for exit without being the parent (poll); resolves when the process is gone. */
   waitPidGone(pid: number): Promise<void>;
+  /** sched_setaffinity(2) of a thread; bytes of a cpu_set_t, as parseCpuList makes them. */
+  setAffinity(tid: number, mask: Uint8Array): void;
   /** Throws ESRCH when there is no such process, or it did not start at `startTime` (processStartTime). */
   pidfdSendSignal(pid: number, startTime: bigint | undefined, signum: number): void;
   /** Clock ticks since boot, proc_pid_stat(5) field 22. Throws ESRCH. */
@@ -241,6 +243,15 @@ export interface Addon {
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.
    */
   readFileInRoot(root: string, path: string, limit: number): Uint8Array;
+  /** Replaces a file beneath a root, links followed as they lead there; missing directories are made, 0755. */
+  writeFileInRoot(root: string, path: string, data: Uint8Array, mode: number): void;
+  /**
+   * Maps `length` bytes with MAP_SYNC (mmap(2)): of a file, a device, or of a nameless file in a directory. Throws
+   * EOPNOTSUPP when a store to that memory is not durable by itself.
+   */
+  mapSync(path: string, length: number): void;
+  /** Names in a directory beneath a root, in no order. */
+  listInRoot(root: string, path: string): string[];
   /** mkfifo(3) with exactly this mode, whatever the umask. */
   mkfifo(path: string, mode: number): void;
   /** flock(2) LOCK_EX, optionally with LOCK_NB (throws EAGAIN). */

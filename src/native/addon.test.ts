@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
   rmSync,
@@ -135,6 +136,26 @@ describe('processes', () => {
   });
 });
 
+describe('threads', () => {
+  it('are put onto processors', () => {
+    const sleeper = spawn('sleep', ['60']);
+    try {
+      const pid = sleeper.pid ?? 0;
+      const allowed = (): string =>
+        /Cpus_allowed_list:\s*(\S+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '';
+      const first = Number(/^\d+/.exec(allowed())?.[0]);
+      const mask = Buffer.alloc(Math.floor(first / 8) + 1);
+      mask[first >> 3] = 1 << (first & 7);
+      addon().setAffinity(pid, mask);
+      expect(allowed()).toBe(String(first));
+      failsWith('EINVAL', () => addon().setAffinity(pid, Buffer.alloc(8)));
+    } finally {
+      sleeper.kill('SIGKILL');
+    }
+    failsWith('ESRCH', () => addon().setAffinity(4194304, Buffer.from([1])));
+  });
+});
+
 describe('files', () => {
   const root = join(dir, 'root');
   mkdirSync(join(root, 'etc'), { recursive: true });
@@ -149,6 +170,38 @@ describe('files', () => {
     expect(read('/absolute')).toBe('root:x:0:0::/root:/bin/sh\n');
     failsWith('ENOENT', () => read('etc/escape'));
     failsWith('ENOENT', () => read('../passwd'));
+  });
+
+  it('are replaced and listed beneath a root, whatever links say', () => {
+    const write = (path: string, text: string): void =>
+      addon().writeFileInRoot(root, path, Buffer.from(text), 0o644);
+    mkdirSync(join(root, 'usr/local'), { recursive: true });
+    symlinkSync('/opt/cuda', join(root, 'usr/local/cuda'));
+    symlinkSync('../../..', join(root, 'opt-up'));
+    mkdirSync(join(root, 'opt/cuda'), { recursive: true });
+    write('usr/local/cuda/compat/made', 'one');
+    write('/opt/cuda/compat/made', 'two');
+    write('opt-up/top', 'x');
+    expect(read('opt/cuda/compat/made')).toBe('two');
+    expect(addon().listInRoot(root, 'usr/local/cuda/compat')).toEqual(['made']);
+    // ".." at the root stays there.
+    expect(read('top')).toBe('x');
+    symlinkSync(join(dir, 'passwd'), join(root, 'etc/link'));
+    write('etc/link', 'replaced');
+    expect([read('etc/link'), readFileSync(join(dir, 'passwd'), 'utf8')]).toEqual(['replaced', 'outside\n']);
+    failsWith('EISDIR', () => write('etc', 'x'));
+    failsWith('ENOTDIR', () => write('etc/passwd/x', 'x'));
+    failsWith('ENOTDIR', () => addon().listInRoot(root, 'etc/passwd'));
+    expect(addon().listInRoot(root, 'etc').sort()).toEqual(['escape', 'link', 'passwd']);
+  });
+
+  it('are asked whether stores to them are durable', () => {
+    // What is below /tmp is no persistent memory; where it is, only the lab looks.
+    const before = readdirSync(root);
+    failsWith('EOPNOTSUPP', () => addon().mapSync(root, 4096));
+    failsWith('EOPNOTSUPP', () => addon().mapSync(join(root, 'etc/passwd'), 1));
+    failsWith('ENOENT', () => addon().mapSync(join(root, 'no'), 4096));
+    expect(readdirSync(root)).toEqual(before);
   });
 
   it('must be regular and small enough', () => {

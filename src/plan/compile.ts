@@ -91,7 +91,7 @@ export function compileCreate(input: PlanInput, warn: Warn = () => {}): LaunchPl
     ...root.inner,
     ...mounted.inner,
     ...nodes.inner,
-    ...createRuntimeGate(context),
+    ...createRuntimeGate(context, input.waitsForRoot),
     ...createContainerHooks(context),
     // 4: inside the root
     ...enterRoot(context),

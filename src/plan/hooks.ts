@@ -13,9 +13,9 @@ export const CREATE_RUNTIME_GATE = 'createRuntime';
 /** Name of the gate between create and start. */
 export const START_GATE = 'start';
 
-export function createRuntimeGate({ spec }: CreateContext): Step[] {
+export function createRuntimeGate({ spec }: CreateContext, always = false): Step[] {
   const hooks = [...(spec.hooks?.prestart ?? []), ...(spec.hooks?.createRuntime ?? [])];
-  return hooks.length > 0 ? [{ gate: { point: CREATE_RUNTIME_GATE } }] : [];
+  return always || hooks.length > 0 ? [{ gate: { point: CREATE_RUNTIME_GATE } }] : [];
 }
 
 export function createContainerHooks(context: CreateContext): Step[] {

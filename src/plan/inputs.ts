@@ -92,6 +92,8 @@ export interface PlanInput extends ProcessInput {
   };
   gate: StartGate;
   noPivot?: boolean | undefined;
+  /** Waits at the gate of createRuntime also without a hook: the root file system is completed there. */
+  waitsForRoot?: boolean | undefined;
 }
 
 export interface ExecPlanInput extends ProcessInput {

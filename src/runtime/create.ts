@@ -49,7 +49,9 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   const read = readBundle('create', id, bundle);
   // Awaited first: between the look at what exists and the record on disk nothing may come.
   const asks = asksForDevices(read.spec, request.devices);
-  const { spec, json } = asks ? await withDevices(ctx, request, read.spec) : read;
+  const { spec, json, functions } = asks
+    ? await withDevices(ctx, request, read.spec)
+    : { ...read, functions: [] };
   if (ctx.store.exists(namespace, id)) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
@@ -94,6 +96,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       options: request.options,
       executor,
       startFifo: request.startFifo,
+      functions,
       journal: (completed) => ctx.store.save(completed),
       runCreateHooks: (pid) => {
         container.init.record.pid = pid;
@@ -119,12 +122,12 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   return container;
 }
 
-/** The configuration with the devices asked for, and the bytes to keep of it. */
+/** The configuration with the devices asked for, the bytes to keep of it, and what is left for the wall to add. */
 async function withDevices(
   ctx: RuntimeContext,
   { id, wall, devices }: CreateRequest,
   spec: Spec,
-): Promise<{ spec: Spec; json: Buffer }> {
+): Promise<{ spec: Spec; json: Buffer; functions: string[] }> {
   const injected = await injectDevices(spec, {
     op: 'create',
     id,
@@ -132,7 +135,7 @@ async function withDevices(
     names: devices,
     specDirs: ctx.cdiSpecDirs,
   });
-  return { spec: injected, json: Buffer.from(JSON.stringify(injected)) };
+  return { ...injected, json: Buffer.from(JSON.stringify(injected.spec)) };
 }
 
 function throwIfAborted({ id, signal }: CreateRequest, cause?: unknown): void {

@@ -36,6 +36,10 @@ export interface CreateInput {
   executor: Executor;
   /** Host path of the fifo that opens the start gate (command line); undefined: the executor's own channel. */
   startFifo?: string | undefined;
+  /** The wall itself has something to do in the root file system, before the hooks that runCreateHooks runs. */
+  waitsForRoot?: boolean | undefined;
+  /** PCI functions asked for by address, to be bound and handed over. */
+  functions?: readonly string[] | undefined;
   /** Called with the record completed by what must be undone after a crash, before anything is made on the host. */
   journal: (record: ContainerRecord) => void;
   /** Runs the hooks of the runtime's namespaces; the process exists and waits (runtime-spec, lifecycle steps 3-6). */

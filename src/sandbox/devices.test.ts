@@ -39,22 +39,44 @@ describe('devices by name', () => {
   it('leaves a configuration without them alone', async () => {
     const spec = specWith({ other: 'x' });
     for (const wall of ['namespace', 'vm', 'sentry'] as const) {
-      expect(await injectDevices(spec, request(wall))).toBe(spec);
+      expect((await injectDevices(spec, request(wall))).spec).toBe(spec);
     }
   });
 
   it('adds those of names and annotations once', async () => {
-    const spec = await injectDevices(specWith(asked), request('namespace', ['vendor.com/gpu=a']));
+    const { spec } = await injectDevices(specWith(asked), request('namespace', ['vendor.com/gpu=a']));
     expect(spec.process?.env).toEqual(['A=1']);
     expect(spec.hooks?.poststop).toEqual([{ path: '/h' }]);
+  });
+
+  it('refuses persistent memory that is none, unless that is wanted', async () => {
+    const mounts = [{ hostPath: dir, containerPath: '/pmem', options: ['bind'] }];
+    const devices = [{ name: 'p', containerEdits: { mounts } }];
+    const file = { cdiVersion: '0.5.0', kind: 'bulkhead.io/pmem', devices };
+    writeFileSync(join(dir, 'pmem.json'), JSON.stringify(file));
+    const names = ['bulkhead.io/pmem=p'];
+    await expect(injectDevices(specWith({}), request('namespace', names))).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web-1: PMEM volume ${dir}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable; mount -o remount,dax=always ${dir}, or set the annotation bulkhead.io/allow-nonpersistent=true to go on`,
+    });
+    const allowed = specWith({ 'bulkhead.io/allow-nonpersistent': 'true' });
+    const { spec } = await injectDevices(allowed, request('namespace', names));
+    expect(spec.mounts?.at(-1)?.destination).toBe('/pmem');
+  });
+
+  it('leaves functions of the host to the wall, each once', async () => {
+    const names = ['bulkhead.io/vfio=0000:41:00.0', 'vendor.com/gpu=a', 'bulkhead.io/vfio=0000:41:00.0'];
+    const { spec, functions } = await injectDevices(specWith({}), request('vm', names));
+    expect(spec.process?.env).toEqual(['A=1']);
+    expect(functions).toEqual(['0000:41:00.0']);
   });
 
   it.each(['io.kubernetes.cri.sandbox-id', 'io.kubernetes.cri-o.Name'])(
     'leaves annotations to whoever wrote %s',
     async (key) => {
       const spec = specWith({ ...asked, [key]: 'x' });
-      expect(await injectDevices(spec, request('namespace'))).toBe(spec);
-      expect(await injectDevices(spec, request('sentry'))).toBe(spec);
+      expect((await injectDevices(spec, request('namespace'))).spec).toBe(spec);
+      expect((await injectDevices(spec, request('sentry'))).spec).toBe(spec);
     },
   );
 
@@ -64,14 +86,14 @@ describe('devices by name', () => {
       asked,
       [],
       ErrorCode.FailedPrecondition,
-      'create web-1: CDI device vendor.com/gpu=a: the sentry wall passes no devices of the host; use the namespace wall',
+      'create web-1: CDI device vendor.com/gpu=a: the sentry wall passes no devices of the host; use the namespace or vm wall',
     ],
     [
-      'vm',
+      'sentry',
       {},
       ['vendor.com/gpu=a', 'vendor.com/gpu=b'],
       ErrorCode.FailedPrecondition,
-      'create web-1: CDI devices vendor.com/gpu=a, vendor.com/gpu=b: the vm wall passes no devices of the host; use the namespace wall',
+      'create web-1: CDI devices vendor.com/gpu=a, vendor.com/gpu=b: the sentry wall passes no devices of the host; use the namespace or vm wall',
     ],
     [
       'namespace',
@@ -79,6 +101,20 @@ describe('devices by name', () => {
       [],
       ErrorCode.InvalidArgument,
       'create web-1: annotation cdi.k8s.io/x: vendor " vendor.com" must start with a letter',
+    ],
+    [
+      'vm',
+      {},
+      ['bulkhead.io/vfio=41:00.0'],
+      ErrorCode.InvalidArgument,
+      'create web-1: device bulkhead.io/vfio=41:00.0: not a PCI address like 0000:41:00.0',
+    ],
+    [
+      'sentry',
+      {},
+      ['bulkhead.io/vfio=0000:41:00.0'],
+      ErrorCode.FailedPrecondition,
+      'create web-1: CDI device bulkhead.io/vfio=0000:41:00.0: the sentry wall passes no devices of the host; use the namespace or vm wall',
     ],
     [
       'namespace',

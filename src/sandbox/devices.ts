@@ -6,6 +6,7 @@
  * The CDI library is loaded when a container asks for a device; most do not.
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { FoundDevice } from '../devices/cdi/registry.ts';
 import type { Spec } from '../oci/types.ts';
 import { parseSpec } from '../oci/validate/index.ts';
 import type { Wall } from './backend.ts';
@@ -20,37 +21,71 @@ export interface DeviceRequest {
   specDirs?: readonly string[] | undefined;
 }
 
+const PAGE = 4096;
 const CDI_PREFIX = 'cdi.k8s.io/';
 /** "io.kubernetes.cri." is containerd's, "io.kubernetes.cri-o." is CRI-O's. */
 const CRI_PREFIX = 'io.kubernetes.cri';
 
 /** Walls that hand devices of the host to a container. */
-export const passingWalls: readonly Wall[] = ['namespace'];
+export const passingWalls: readonly Wall[] = ['namespace', 'vm'];
+
+export interface Injected {
+  /** The very same object when nothing was added. */
+  spec: Spec;
+  /** PCI functions that the wall is to bind and hand over (bulkhead.io/vfio=ADDRESS). */
+  functions: string[];
+}
 
 /**
- * The configuration with the devices asked for; the very same object when none are. FailedPrecondition when the wall
- * passes none, InvalidArgument for a device that no spec describes or a name that is none.
+ * The configuration with the devices asked for. FailedPrecondition when the wall passes none, InvalidArgument for a
+ * device that no spec describes or a name that is none.
  */
-export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Spec> {
-  if (!asksForDevices(spec, request.names)) return spec;
+export async function injectDevices(spec: Spec, request: DeviceRequest): Promise<Injected> {
+  if (!asksForDevices(spec, request.names)) return { spec, functions: [] };
   const { op, id, wall } = request;
-  const [cdi, { hostNode }] = await Promise.all([
+  const [cdi, { hostNode }, { splitVfioNames }] = await Promise.all([
     import('../devices/cdi/index.ts'),
     import('../devices/host_node.ts'),
+    import('../devices/vfio/request.ts'),
   ]);
   try {
     const asked = isAnnotated(spec) ? cdi.parseAnnotations(spec.annotations ?? {}).devices : [];
     const names = [...new Set([...(request.names ?? []), ...asked])];
     if (!passingWalls.includes(wall)) throw refusal(request, names);
-    const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(names) });
-    const injected = registry.inject(spec, names, hostNode);
+    const { addresses: functions, others } = splitVfioNames(names);
+    if (others.length === 0) return { spec, functions };
+    const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(others) });
+    const injected = registry.inject(spec, others, hostNode);
+    await checkFound(spec, request, others.map((name) => registry.get(name)).filter(isFound));
     // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
-    return parseSpec(JSON.stringify(injected), id, op);
+    return { spec: parseSpec(JSON.stringify(injected), id, op), functions };
   } catch (error) {
     if (!(error instanceof cdi.CdiError)) throw error;
     const { object, reason } = error;
     throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object, reason, cause: error });
   }
+}
+
+function isFound(found: FoundDevice | undefined): found is FoundDevice {
+  return found !== undefined;
+}
+
+/** What a spec file promises may not hold any more. FailedPrecondition with the first reason. */
+async function checkFound(
+  { annotations = {} }: Spec,
+  { op, id }: DeviceRequest,
+  found: readonly FoundDevice[],
+): Promise<void> {
+  const [{ checkNamed }, { hostTree }, { addon }] = await Promise.all([
+    import('../devices/named_checks.ts'),
+    import('../devices/host_tree.ts'),
+    import('../native/index.ts'),
+  ]);
+  const mapSync = (path: string): void => addon().mapSync(path, PAGE);
+  const refusal = checkNamed(found, { host: hostTree(), mapSync, annotations });
+  if (refusal === undefined) return;
+  const { sentence: reason, fix: remedy } = refusal;
+  throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op, id, reason, remedy });
 }
 
 /** Whether injectDevices would have anything to do. */

@@ -46,7 +46,10 @@ export interface BackendHost {
   warn: (id: string, message: string) => void;
 }
 
-export type CompileInput = Pick<CreateInput, 'spec' | 'rootfsMounts' | 'options' | 'startFifo'>;
+export type CompileInput = Pick<
+  CreateInput,
+  'spec' | 'rootfsMounts' | 'options' | 'startFifo' | 'waitsForRoot'
+>;
 
 /** A compiled create, and the view of the cgroups that it makes. */
 export interface CompiledCreate {
@@ -140,6 +143,7 @@ export abstract class HostBackend implements Backend {
       seccomp: this.#seccomp(id, spec),
       host: this.#host.facts(),
       gate: input.startFifo === undefined ? { kind: 'sync' } : { kind: 'fifo', path: input.startFifo },
+      waitsForRoot: input.waitsForRoot,
       ...input.options,
     };
     const plan = compileCreate(planInput, (message) => this.#host.warn(id, message));

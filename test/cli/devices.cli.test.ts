@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Cli, isRunc, type Config } from './lib/cli.ts';
@@ -38,6 +38,48 @@ const script =
   'touch /made/shared/x 2>/dev/null || echo read-only; id -G';
 const seen = /^crw-r-----.* 1, *5 .*\/dev\/made\/zero\n4\nheld yes *\nhello\nread-only\n.*\b4711\b/;
 
+/** Only a machine with NVIDIA's driver can show that a container finds its GPUs: it runs the driver's own program. */
+describe.skipIf(isRunc || !existsSync('/proc/driver/nvidia/version'))(
+  'the NVIDIA driver of this machine',
+  () => {
+    it('is found by a container without NVIDIA’s toolkit', async () => {
+      const dir = join(cli.dir, 'nvidia-cdi');
+      await cli.ok(
+        'devices',
+        'cdi',
+        'generate',
+        '--kind',
+        'nvidia.com/gpu',
+        '--output',
+        join(dir, 'gpu.json'),
+      );
+      const gpus = readdirSync('/proc/driver/nvidia/gpus');
+      const information = gpus.map((gpu) =>
+        readFileSync(`/proc/driver/nvidia/gpus/${gpu}/information`, 'utf8'),
+      );
+      const uuids = information.map((text) => /GPU UUID:\s*(\S+)/.exec(text)?.[1] ?? '');
+      cli.configure((config) => {
+        config.process.args = ['nvidia-smi', '-L'];
+        // nvidia-smi needs a C library, which the test's root does not have: the host's, read-only.
+        for (const path of ['/lib', '/lib64', '/usr/lib'].filter(existsSync)) {
+          config.mounts.push({ destination: path, source: path, type: 'bind', options: ['rbind', 'ro'] });
+        }
+      });
+      const result = await cli.run([
+        'run',
+        '--cdi-spec-dir',
+        dir,
+        '--device',
+        'nvidia.com/gpu=all',
+        cli.id(),
+      ]);
+      expect(result).toMatchObject({ code: 0 });
+      for (const uuid of uuids) expect(result.stdout).toContain(uuid);
+      expect((await cli.run(['devices', 'selftest'])).code).toBe(0);
+    });
+  },
+);
+
 describe.skipIf(isRunc)('devices by name', () => {
   beforeEach(() => {
     rmSync(specDir, { recursive: true, force: true });
@@ -58,6 +100,28 @@ describe.skipIf(isRunc)('devices by name', () => {
     const result = await run('--device', 'bulkhead.test/made=zero');
     expect(result).toMatchObject({ code: 0, stderr: '' });
     expect(result.stdout).toMatch(seen);
+    expect(cli.leftovers()).toEqual([]);
+  });
+
+  it('tells the loader of a GPU’s libraries, by the image’s own cache', async () => {
+    const library = join(cli.dir, 'shared', 'file');
+    const names = ['libcuda.so.570.86.15', 'libcuda.so.1'];
+    const mounts = names.map((name) => ({
+      hostPath: library,
+      containerPath: `/usr/lib64/${name}`,
+      options: ['ro', 'bind'],
+    }));
+    const devices = [{ name: 'gpu', containerEdits: { mounts } }];
+    const file = { cdiVersion: '0.5.0', kind: 'bulkhead.test/nvidia', devices };
+    writeFileSync(join(specDir, 'nvidia.json'), JSON.stringify(file));
+    cli.configure((config) => {
+      config.process.args = ['sh', '-c', 'tr "\\0" "\\n" < /etc/ld.so.cache; cat /usr/lib64/libcuda.so.1'];
+      config.root.readonly = true;
+    });
+    const result = await run('--device', 'bulkhead.test/nvidia=gpu');
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout).toMatch(/^glibc-ld\.so\.cache1\.1/);
+    expect(result.stdout).toContain('\nlibcuda.so.1\n/usr/lib64/libcuda.so.1\nhello\n');
     expect(cli.leftovers()).toEqual([]);
   });
 
@@ -217,7 +281,7 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     const table = await cli.ok('devices', ...at);
     expect(table).toContain('IOMMU off');
     expect(table).toMatch(
-      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +no +no\n/,
+      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +virtio-pmem from a file in \/mnt\/fast +no\n/,
     );
     expect(table).toContain('  PMEM namespace0.0: the sentry wall passes no devices of the host\n    fix: ');
   });
@@ -226,6 +290,21 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     expect(Object.keys(JSON.parse(await cli.ok('devices', '--json')))).toEqual(
       expect.arrayContaining(['iommu', 'devices', 'cdi']),
     );
+  });
+
+  it('tries what is there, and says so when nothing is', async () => {
+    const { code, stdout } = await cli.run(['devices', 'selftest']);
+    expect(stdout).toMatch(/^(?:nothing to try on this host\n|(?:(?:ok {4}|FAILED) {2}.+: .+: .+\n)+)$/);
+    expect(code).toBe(stdout.includes('FAILED') ? 1 : 0);
+  });
+
+  it('takes no function that is not there, and leaves no claim', async () => {
+    const { code, stdout } = await cli.run(['devices', 'selftest', 'ffff:00:00.0']);
+    expect(code).toBe(1);
+    expect(stdout).toContain(
+      'FAILED  function ffff:00:00.0: bind to vfio-pci: create selftest: PCI function ffff:00:00.0: not on this host',
+    );
+    expect(cli.leftovers()).toEqual([]);
   });
 
   it('writes CDI specs and lists their devices', async () => {

@@ -340,10 +340,6 @@ describe('refusals, word by word', () => {
       'two-numa-nodes',
       'host-uses-it: Ethernet controller 0000:21:00.0: cannot pass by VFIO: the host’s default route goes over it',
     ],
-    [
-      'root-disk',
-      'not-bound: NVMe controller 0000:04:00.0: cannot pass by VFIO: it is bound to nvme, and for the namespace wall nobody binds it to vfio-pci',
-    ],
     ['one-gpu', 'wall: GPU 0000:41:00.0: the sentry wall passes no devices of the host'],
   ])('%s: %s', async (name, sentence) => {
     expect(await sentences(name)).toContain(sentence);

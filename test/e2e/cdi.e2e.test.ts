@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readRegistry } from '../../src/devices/cdi/registry.ts';
 import { hostNode } from '../../src/devices/host_node.ts';
 import type { Spec } from '../../src/oci/types.ts';
+import { requests, specs } from './lib/cdi_specs.ts';
 import { PrivateContainerd } from './lib/containerd.ts';
 import { quote, run } from './lib/exec.ts';
 import { testImage } from './lib/image.ts';
@@ -16,118 +17,6 @@ import { isBulkhead, scratch } from './lib/paths.ts';
  * writes a rule that allows nothing, where we write none, for runc refuses an empty one. A device that is named twice
  * is in there twice for ctr, and once for us.
  */
-const hooks = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'];
-const specs: Record<string, object> = {
-  'nodes.json': {
-    cdiVersion: '0.7.0',
-    kind: 'bulkhead.test/nodes',
-    containerEdits: { env: ['SHARED=1', 'PATH=/changed'] },
-    devices: [
-      {
-        name: 'zero',
-        containerEdits: { deviceNodes: [{ path: '/dev/made/zero', hostPath: '/dev/zero', fileMode: 0o640 }] },
-      },
-      {
-        name: 'full',
-        containerEdits: {
-          deviceNodes: [
-            {
-              path: '/dev/made/zero',
-              type: 'b',
-              major: 8,
-              minor: 3,
-              fileMode: 0o600,
-              permissions: 'r',
-              uid: 5,
-              gid: 6,
-            },
-          ],
-        },
-      },
-      {
-        name: 'fifo',
-        containerEdits: { deviceNodes: [{ path: '/dev/made/fifo', type: 'p', fileMode: 0o600 }] },
-      },
-      {
-        name: 'unbuffered',
-        containerEdits: {
-          deviceNodes: [{ path: '/dev/made/u', type: 'u', major: 1, minor: 5, fileMode: 0o666 }],
-        },
-      },
-      { name: 'null', containerEdits: { deviceNodes: [{ path: '/dev/null', fileMode: 0o666 }] } },
-    ],
-  },
-  'mounts.yaml': {
-    cdiVersion: '0.5.0',
-    kind: 'bulkhead.test/mounts',
-    devices: [
-      {
-        name: 'deep',
-        containerEdits: {
-          mounts: [{ hostPath: '/usr/share', containerPath: '/a/b/c', options: ['ro', 'rbind'] }],
-        },
-      },
-      {
-        name: 'shallow',
-        containerEdits: {
-          mounts: [{ hostPath: '/usr', containerPath: '/a', type: 'bind', options: ['bind', 'ro'] }],
-        },
-      },
-      {
-        name: 'replacing',
-        containerEdits: { mounts: [{ hostPath: '/tmp', containerPath: '/dev/shm', options: ['rbind'] }] },
-      },
-    ],
-  },
-  'rest.json': {
-    cdiVersion: '0.7.0',
-    kind: 'bulkhead.test/rest',
-    containerEdits: { additionalGids: [7, 0, 7], env: ['A=1'] },
-    devices: [
-      {
-        name: 'hooks',
-        containerEdits: {
-          hooks: hooks.map((hookName) => ({
-            hookName,
-            path: `/bin/${hookName}`,
-            args: [hookName, '-x'],
-            env: ['K=v'],
-            timeout: 9,
-          })),
-        },
-      },
-      {
-        name: 'rdt',
-        containerEdits: { intelRdt: { closID: 'x', l3CacheSchema: 'L3:0=f', memBwSchema: 'MB:0=50' } },
-      },
-      { name: 'groups', containerEdits: { additionalGids: [44, 10], env: ['A=2', 'B=3'] } },
-    ],
-  },
-};
-const nodes = (...names: string[]): string[] => names.map((name) => `bulkhead.test/nodes=${name}`);
-const mounts = (...names: string[]): string[] => names.map((name) => `bulkhead.test/mounts=${name}`);
-const rest = (...names: string[]): string[] => names.map((name) => `bulkhead.test/rest=${name}`);
-
-const requests: [string[], string[]][] = [
-  [nodes('zero'), []],
-  [nodes('zero'), ['--user', '1000:1001']],
-  [nodes('zero', 'full'), []],
-  [nodes('full', 'zero'), []],
-  [nodes('fifo', 'unbuffered', 'null'), []],
-  [nodes('full'), ['--env', 'SHARED=old', '--env', 'LAST=1']],
-  [mounts('deep'), []],
-  [mounts('deep', 'shallow'), []],
-  [mounts('shallow', 'deep', 'replacing'), []],
-  [mounts('deep'), ['--mount', 'type=bind,src=/opt,dst=/a/b/c,options=bind:ro']],
-  [rest('hooks'), []],
-  [rest('groups'), []],
-  [rest('groups', 'hooks', 'rdt'), []],
-  [
-    [...rest('rdt'), ...nodes('zero'), ...mounts('deep'), ...rest('groups')],
-    ['--user', '12:34'],
-  ],
-];
-
 /** This ctr appends a variable that is there already, newer ones replace it in its place; the last one counts. */
 const inEffect = (spec: Spec): unknown => ({
   ...spec,

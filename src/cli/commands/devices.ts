@@ -1,5 +1,5 @@
 /** `bulkhead devices`: what this node can pass to which wall, why not, and what would change that. */
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { readRegistry } from '../../devices/cdi/registry.ts';
@@ -8,6 +8,9 @@ import { hostRoots, hostTree } from '../../devices/host_tree.ts';
 import { readMachine } from '../../devices/machine.ts';
 import type { Machine } from '../../devices/model.ts';
 import { deviceReport, type DeviceReport } from '../../devices/report.ts';
+import { selftest, type SelftestActions } from '../../devices/selftest.ts';
+import { addon } from '../../native/index.ts';
+import { passingOf } from '../load.ts';
 import { passingWalls } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
 import { specDirFlag, specDirs } from '../device_flags.ts';
@@ -15,9 +18,15 @@ import type { Arguments } from '../flags.ts';
 import { usageError } from '../flags.ts';
 import type { Session } from '../session.ts';
 
+/** No container's: its claims are given back by whoever comes next when this process was killed. */
+const SELFTEST_OWNER = 'selftest/';
+
+/** "selftest" and functions: no host has more in one group. */
+const MAX_OPERANDS = 33;
+
 export const devices: Command = {
-  operands: '[cdi generate|cdi list]',
-  count: [0, 2],
+  operands: '[cdi generate|cdi list|selftest [ADDRESS...]]',
+  count: [0, MAX_OPERANDS],
   flags: [
     { name: 'json', kind: 'boolean', usage: 'as JSON' },
     specDirFlag,
@@ -28,6 +37,7 @@ export const devices: Command = {
   async run(session, args) {
     const machine = readMachine(hostTree(rootsOf(session, args)));
     const verb = args.operands.join(' ');
+    if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);
     if (verb === 'cdi generate') return generate(session, args, machine);
     const registry = await readRegistry(specDirs(session, args));
     if (verb === 'cdi list') {
@@ -41,6 +51,37 @@ export const devices: Command = {
     return 0;
   },
 };
+
+/** 1 when something that was tried did not work; 0 also when there was nothing to try. */
+async function runSelftest(session: Session, args: Arguments, machine: Machine): Promise<number> {
+  if (args.string('host-root') !== undefined)
+    throw usageError('devices', 'selftest tries this host, not another');
+  const results = await selftest(machine, args.operands.slice(1), selftestActions(session));
+  if (args.boolean('json')) session.print(`${JSON.stringify(results, null, 2)}\n`);
+  else {
+    const lines = results.map(
+      ({ ok, subject, test, detail }) => `${ok ? 'ok    ' : 'FAILED'}  ${subject}: ${test}: ${detail}\n`,
+    );
+    session.print(lines.length === 0 ? 'nothing to try on this host\n' : lines.join(''));
+  }
+  return results.every(({ ok }) => ok) ? 0 : 1;
+}
+
+function selftestActions(session: Session): SelftestActions {
+  const passing = passingOf(session);
+  const owner = `${SELFTEST_OWNER}${session.pid}`;
+  return {
+    open: (path) => closeSync(openSync(path, constants.O_RDWR | constants.O_NONBLOCK)),
+    read: (path) => closeSync(openSync(path, 'r')),
+    mapSync: (path, length) => addon().mapSync(path, length),
+    bind: async (address) => {
+      const request = { id: 'selftest', owner, wall: 'vm' as const, addresses: [address] };
+      const [nodes] = (await passing.open(request)).nodes;
+      return nodes?.group ?? nodes?.device ?? '';
+    },
+    release: () => passing.release(owner),
+  };
+}
 
 function rootsOf(session: Session, args: Arguments): typeof hostRoots {
   const given = args.string('host-root');

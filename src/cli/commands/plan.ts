@@ -25,13 +25,18 @@ export const plan: Command = {
     const bundle = resolve(session.cwd, args.string('bundle') ?? '.');
     const read = readBundle('plan', id, bundle).spec;
     const wall = chooseWall(session, 'plan', args, read);
-    const spec = await injectDevices(read, {
+    const { spec, functions } = await injectDevices(read, {
       op: 'plan',
       id,
       wall,
       names: args.list('device'),
       specDirs: specDirs(session, args),
     });
+    if (functions.length > 0) {
+      session.log.warning('the plan lacks what is known only once a function is bound to vfio-pci', {
+        functions: functions.join(','),
+      });
+    }
     const record = { id, bundle, rootfs: rootfsPath(bundle, spec) };
     const compiled = hostBackend(session, wall).compile(record, {
       spec,

@@ -1,7 +1,7 @@
 /** Why a GPU cannot be shared with a container by the host's driver. To a virtual machine it goes by VFIO (vfio/checks.ts). */
 import type { SpecFile } from '../cdi/registry.ts';
 import { holdersOf } from '../machine.ts';
-import type { Check } from '../model.ts';
+import type { Check, Refusal } from '../model.ts';
 import { subjectOf } from '../vfio/checks.ts';
 import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
 
@@ -79,11 +79,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
       const loaded = gpu.facts.nvidia?.version;
       if (gpu.nvidia === undefined || loaded === undefined) return undefined;
       const [stale] = staleSpecs(gpu.specs, loaded);
-      if (stale === undefined) return undefined;
-      return {
-        sentence: `CDI spec ${stale.path} is for driver ${stale.version} but ${loaded} is loaded; regenerate`,
-        fix: `bulkhead devices cdi generate --kind nvidia.com/gpu --output ${stale.path}`,
-      };
+      return stale === undefined ? undefined : staleSpec(stale, loaded);
     },
   },
 ];
@@ -104,6 +100,16 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
     },
   },
 ];
+
+export function staleSpec(
+  { path, version }: { path: string; version: string },
+  loaded: string,
+): Omit<Refusal, 'check'> {
+  return {
+    sentence: `CDI spec ${path} is for driver ${version} but ${loaded} is loaded; regenerate`,
+    fix: `bulkhead devices cdi generate --kind nvidia.com/gpu --output ${path}`,
+  };
+}
 
 /** Spec files of NVIDIA GPUs whose libraries are of another driver than the loaded one. */
 export function staleSpecs(specs: readonly SpecFile[], loaded: string): { path: string; version: string }[] {

@@ -77,7 +77,7 @@ export const pmemChecks: readonly Check<PmemDevice>[] = [
   },
 ];
 
-function noMapSync(path: string): Omit<Refusal, 'check'> {
+export function noMapSync(path: string): Omit<Refusal, 'check'> {
   return {
     sentence: `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
     fix: `mount -o remount,dax=always ${path}`,

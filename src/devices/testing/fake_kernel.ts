@@ -19,6 +19,8 @@ export class FakeKernel extends FakeTree {
     else if (file === 'driver_override') this.files.set(path, data === '\n' ? '(null)' : data);
     else if (file === 'driver/unbind' && this.link(`${PCI_DEVICES}/${address}/driver`) !== undefined) {
       this.files.delete(`${PCI_DEVICES}/${address}/driver`);
+      const group = this.#groupNode(address);
+      if (group !== undefined) this.files.delete(group);
     } else throw Object.assign(new Error(path), { code: 'ENOENT' });
   }
 
@@ -27,6 +29,19 @@ export class FakeKernel extends FakeTree {
     const driver = override === '(null)' ? (this.#natural[address] ?? '') : override;
     if (driver === '' || !this.exists(`/sys/bus/pci/drivers/${driver}`)) return;
     this.files.set(`${PCI_DEVICES}/${address}/driver`, { link: `../../../bus/pci/drivers/${driver}` });
+    const group = this.#groupNode(address);
+    if (driver === 'vfio-pci' && group !== undefined && this.makesNodes) {
+      this.files.set(group, { node: `c 245:${group.split('/').at(-1)}` });
+    }
+  }
+
+  /** False: nobody makes nodes in /dev. */
+  makesNodes = true;
+
+  /** devtmpfs has a node for a group as long as a function of it is bound to vfio-pci (here: the last one). */
+  #groupNode(address: string): string | undefined {
+    const group = this.link(`${PCI_DEVICES}/${address}/iommu_group`)?.split('/').at(-1);
+    return group === undefined ? undefined : `/dev/vfio/${group}`;
   }
 
   /** Everything that can be seen, to compare. */

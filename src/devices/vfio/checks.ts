@@ -134,19 +134,6 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
     },
   },
   {
-    name: 'not-bound',
-    walls: ['namespace'],
-    look: (device) => {
-      const { address, driver } = device.pci;
-      if (driver === 'vfio-pci') return undefined;
-      const bound = driver === '' ? 'no driver is bound' : `it is bound to ${driver}`;
-      return {
-        sentence: `${cannot(device)}: ${bound}, and for the namespace wall nobody binds it to vfio-pci`,
-        fix: `driverctl set-override ${address} vfio-pci`,
-      };
-    },
-  },
-  {
     name: 'wall',
     walls: ['sentry'],
     look: ({ pci }) => ({

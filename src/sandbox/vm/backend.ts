@@ -15,6 +15,10 @@ import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
+import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
+import { ownerOf, type DevicePassing } from '../passing.ts';
+import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from './functions.ts';
+import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { guestContainer } from './guest_container.ts';
 import { guestCreatePlan, guestExecPlan, sharedRootfs, type GuestRootfs } from './guest_plan.ts';
 import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
@@ -37,16 +41,19 @@ export class VmBackend implements Backend {
   readonly wall = 'vm';
   readonly #host: BackendHost;
   readonly #vm: VmHost;
+  readonly #passing: DevicePassing | undefined;
   readonly #sandboxes = new Map<string, VmSandbox>();
 
-  constructor(host: BackendHost, vm: VmHost) {
+  constructor(host: BackendHost, vm: VmHost, passing?: DevicePassing) {
     this.#host = host;
     this.#vm = vm;
+    this.#passing = passing;
   }
 
   async create(record: ContainerRecord, input: CreateInput): Promise<void> {
     const id = record.id ?? '';
-    const { executor, spec } = input;
+    const { executor } = input;
+    const spec = withoutVfioNodes(input.spec);
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
     this.#adapt(record, spec, sandbox, 0);
@@ -55,14 +62,30 @@ export class VmBackend implements Backend {
     record.privatePidNamespace = true;
     record.spec = Buffer.from(JSON.stringify({ ...spec, hooks: hostHooks(spec.hooks) }));
     input.journal(record);
-    const own = await sandbox.join(id, spec);
+    const own = await sandbox.join(id, spec, await this.#open(record, input, sandbox));
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
     await this.#share(record, input, sandbox, own, adapted, root === undefined);
     const attached = await this.#attach(id, sandbox, own, root, adapted.volumes);
     if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
-    await this.#launch(record, input, sandbox, own, attachedSpec(adapted, attached), attached.root);
+    const inGuest = withGuestFunctions(attachedSpec(adapted, attached), sandbox.functions);
+    await this.#launch(record, input, sandbox, own, inGuest, attached.root);
+  }
+
+  /** Functions of the host that the container asks for, by address or by their nodes, bound and ready for its machine. */
+  async #open(record: ContainerRecord, input: CreateInput, sandbox: VmSandbox): Promise<PassedFunction[]> {
+    const id = record.id ?? '';
+    const nodes = (input.spec.linux?.devices ?? []).filter(isVfioNode);
+    const asked = input.functions ?? [];
+    const passing = this.#passing;
+    if (passing === undefined || (nodes.length === 0 && asked.length === 0)) return [];
+    const addresses = [...new Set([...asked, ...(await passing.functionsOf(id, nodes))])];
+    if (addresses.length === 0) return [];
+    if (sandbox.isMade) throw tooLate(id, addresses);
+    const physicalBits = await this.#vm.sandbox.physicalBits();
+    const owner = ownerOf(record);
+    return passedFunctions(await passing.open({ id, owner, wall: 'vm', addresses, physicalBits }));
   }
 
   async #share(
@@ -154,7 +177,7 @@ export class VmBackend implements Backend {
       {
         id,
         execId: input.execId,
-        process: guestProcess(input.process),
+        process: withGuestVariables(guestProcess(input.process), sandbox.functions),
         spec: adapted.spec,
         pid: record.guestPid ?? 0,
         seccomp: this.#seccomp(id, spec),
@@ -208,6 +231,7 @@ export class VmBackend implements Backend {
     if (own !== undefined && sandbox.isRunning) await this.#detach(id, sandbox, own);
     if (await sandbox.leave(id)) this.#sandboxes.delete(key);
     else if (own !== undefined && sandbox.isRunning) await this.#unshare(record, sandbox, own);
+    await this.#passing?.release(ownerOf(record));
   }
 
   /** A machine that ends with this container gets its devices back by ending. */
@@ -243,6 +267,7 @@ export class VmBackend implements Backend {
     this.#sandboxes.delete(keyOf(record));
     const sandbox = loadSandbox(paths.record);
     if (sandbox !== undefined) await endByCgroup(paths, sandbox, this.#vm.sandbox);
+    this.#passing?.releaseLater(ownerOf(record));
   }
 
   #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {

@@ -1,6 +1,7 @@
 /** The table [vm] of the engine's configuration. */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Accelerator, MachineType } from './hypervisor/hypervisor.ts';
+import { hugePageBytes } from './placement.ts';
 import type { SizingConfig } from './sizing.ts';
 
 export interface VmConfig extends SizingConfig {
@@ -17,6 +18,8 @@ export interface VmConfig extends SizingConfig {
   accelerator: Accelerator | 'auto';
   /** Start from a saved machine; false: boot each. */
   template: boolean;
+  /** Size of the huge pages that memory of machines with functions of the host is made of: "2M"; "": ordinary pages. */
+  hugePages: string;
   bootTimeoutMs: number;
 }
 
@@ -29,6 +32,7 @@ export const defaultVmConfig: VmConfig = {
   machine: 'q35',
   accelerator: 'auto',
   template: true,
+  hugePages: '',
   bootTimeoutMs: 60_000,
   memoryMib: 256,
   overheadMib: 64,
@@ -41,6 +45,7 @@ export const defaultVmConfig: VmConfig = {
 type Check = (value: unknown) => boolean;
 const isPath: Check = (value) => typeof value === 'string' && value.startsWith('/');
 const isFlag: Check = (value) => typeof value === 'boolean';
+const isPageSize: Check = (value) => typeof value === 'string' && hugePageBytes(value) !== undefined;
 const isCount: Check = (value) => Number.isInteger(value) && (value as number) > 0;
 const isNames: Check = (value) => Array.isArray(value) && value.every((name) => typeof name === 'string');
 const oneOf =
@@ -57,6 +62,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   machine: { key: 'machine', check: oneOf('q35', 'microvm') },
   accelerator: { key: 'accelerator', check: oneOf('auto', 'tcg', 'kvm') },
   template: { key: 'template', check: isFlag },
+  huge_pages: { key: 'hugePages', check: isPageSize },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
   memory_mib: { key: 'memoryMib', check: isCount },
   overhead_mib: { key: 'overheadMib', check: isCount },

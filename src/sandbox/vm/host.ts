@@ -9,21 +9,25 @@ import { Launcher } from '../../native/launcher.ts';
 import type { Spec } from '../../oci/types.ts';
 import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
+import { hostTree } from '../../devices/host_tree.ts';
 import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAgent } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
 import type { Pod, SizedMachine } from './sandbox.ts';
-import { machineCredentials } from './hypervisor/credentials.ts';
+import { kvmGroups, machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
+import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement } from './placement.ts';
 import { machineSize } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
 const PORTS = 8;
 const DEFAULT_OPEN_FILES = 1_000_000;
+/** TCG_PHYS_ADDR_BITS of QEMU's target/i386. */
+const TCG_PHYSICAL_BITS = 40;
 
 /** What machines are made with; opened when the first one is asked for. */
 interface Machinery {
@@ -49,8 +53,11 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
+      lockLimit: lockLimit(),
+      physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
+      setAffinity: (tid, mask) => addon().setAffinity(tid, mask),
       log,
     },
   };
@@ -96,17 +103,21 @@ interface MachineInput {
 async function machineConfig(config: VmConfig, input: MachineInput): Promise<SizedMachine> {
   const { id, spec, pod, log, machinery: made } = input;
   const size = machineSize(id, spec, config);
+  const accelerator = await made.accelerator;
+  const gids = accelerator === 'kvm' ? kvmGroups() : [];
   const machine: MachineConfig = {
     id: id.slice(0, 64),
     dir: pod.dir,
-    credentials: machineCredentials(pod.namespace, pod.group),
+    credentials: machineCredentials(pod.namespace, pod.group, gids),
     image: guestImage(config, id),
     size,
     type: config.machine,
-    accelerator: await made.accelerator,
+    accelerator,
     sharedMemory: true,
     ports: PORTS,
   };
+  // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
+  if (pod.functions.length > 0) return { machine: withFunctions(config, machine, input), growMib: 0 };
   if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
   const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
   try {
@@ -116,6 +127,25 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     log.warning('no template: the machine boots', { id, error: (error as Error).message });
     return { machine, growMib: 0 };
   }
+}
+
+/** Its memory is where its devices are, and in huge pages if the operator has set some aside. */
+function withFunctions(
+  config: VmConfig,
+  machine: MachineConfig,
+  { id, spec, pod, log }: MachineInput,
+): MachineConfig {
+  const { functions } = pod;
+  const host = hostTree();
+  const placement = memoryPlacement(functions, hugePageBytes(config.hugePages));
+  const bytes = machine.size.memoryMib * 2 ** 20;
+  const missing = placement === undefined ? undefined : hugePagesMissing(host, bytes, placement);
+  if (missing !== undefined) {
+    throw new RuntimeError({ code: ErrorCode.ResourceExhausted, op: 'create', id, ...missing });
+  }
+  const far = farApart(host, functions, spec.linux?.resources?.cpu ?? {});
+  if (far !== undefined) log.warning('devices, processors and memory are far apart', { id, reason: far });
+  return { ...machine, functions, placement };
 }
 
 function guestImage(config: VmConfig, id: string): GuestImage {
@@ -153,4 +183,11 @@ function openFiles(): number {
   const { canRaiseLimits, hardLimits = {} } = readHostFacts();
   const hard = hardLimits['RLIMIT_NOFILE'] ?? DEFAULT_OPEN_FILES;
   return canRaiseLimits || hard < 0 ? DEFAULT_OPEN_FILES : hard;
+}
+
+/** Highest RLIMIT_MEMLOCK that this process may pass on, in bytes; undefined: any. */
+function lockLimit(): number | undefined {
+  const { canRaiseLimits, hardLimits = {} } = readHostFacts();
+  const hard = hardLimits['RLIMIT_MEMLOCK'] ?? -1;
+  return canRaiseLimits || hard < 0 ? undefined : hard;
 }

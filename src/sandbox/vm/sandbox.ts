@@ -26,7 +26,14 @@ import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import { consoleTail, GuestConsole } from './console.ts';
-import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
+import { awaitFunction, checkLockedMemory, type GuestFunction } from './functions.ts';
+import type {
+  Hypervisor,
+  Machine,
+  MachineConfig,
+  MachineLaunch,
+  PassedFunction,
+} from './hypervisor/hypervisor.ts';
 import {
   releaseNetwork,
   SandboxNetwork,
@@ -45,6 +52,7 @@ import {
   SHARE_TAG,
   type SandboxPaths,
 } from './layout.ts';
+import { vcpuMasks } from './placement.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
@@ -60,6 +68,8 @@ export interface Pod {
   group: string;
   /** Of its machine. */
   dir: string;
+  /** Functions of the host that its first container asks for. */
+  functions: readonly PassedFunction[];
 }
 
 /** What a sandbox needs of the machine and of the configuration. */
@@ -70,10 +80,16 @@ export interface SandboxDeps {
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
+  /** sched_setaffinity(2) of a thread. */
+  setAffinity: (tid: number, mask: Uint8Array) => void;
   layout: () => CgroupLayout;
   /** virtiofsd. */
   shareDaemon: string;
   openFiles: number;
+  /** Highest RLIMIT_MEMLOCK that can be given, in bytes; absent: any. */
+  lockLimit?: number | undefined;
+  /** Address bits that guests have; undefined: the host's. */
+  physicalBits: () => Promise<number | undefined>;
   /** How long a guest may take until its agent answers. */
   bootDeadlineMs: number;
   log: Logger;
@@ -86,6 +102,11 @@ const DUMP_LINES = 100;
 const SIGKILL = 9;
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
+
+/** A machine's configuration on disk, with what the guest has made of its functions. */
+interface RecordedMachine extends MachineConfig {
+  found?: GuestFunction[];
+}
 
 export class VmSandbox {
   readonly paths: SandboxPaths;
@@ -175,8 +196,22 @@ export class VmSandbox {
     saveSandbox(this.paths.record, this.record);
   }
 
-  /** Enters a container into the record, and boots the machine for the first. Rejects with nothing left running. */
-  async join(id: string, spec: Spec): Promise<SandboxContainer> {
+  /** Whether the machine is there, or being made. */
+  get isMade(): boolean {
+    return this.#booted !== undefined;
+  }
+
+  /** Functions of the host that the guest has. */
+  get functions(): readonly GuestFunction[] {
+    if ((this.record.machine?.length ?? 0) === 0) return [];
+    return decodeJson<RecordedMachine>(this.record.machine).found ?? [];
+  }
+
+  /**
+   * Enters a container into the record, and boots the machine for the first, with functions of the host that are bound
+   * for it. Rejects with nothing left running.
+   */
+  async join(id: string, spec: Spec, functions: readonly PassedFunction[] = []): Promise<SandboxContainer> {
     let container = this.container(id);
     if (container === undefined) {
       this.record.serial = (this.record.serial ?? 0) + 1;
@@ -185,7 +220,7 @@ export class VmSandbox {
     }
     if (this.#booted === undefined) this.#plan(id, spec);
     this.save();
-    this.#booted ??= this.#boot(id, spec);
+    this.#booted ??= this.#boot(id, spec, functions);
     await this.#booted;
     if (!this.isRunning) throw this.#notRunning('create', id);
     return container;
@@ -239,7 +274,7 @@ export class VmSandbox {
     return contributeCgroups(resources, this.#deps.layout(), location, { id });
   }
 
-  async #boot(id: string, spec: Spec): Promise<void> {
+  async #boot(id: string, spec: Spec, functions: readonly PassedFunction[]): Promise<void> {
     const hypervisor = this.#deps.hypervisor();
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
@@ -248,8 +283,10 @@ export class VmSandbox {
       namespace: this.record.namespace ?? '',
       group: this.id,
       dir: this.paths.dir,
+      functions,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
+    checkLockedMemory(id, config, this.#deps.lockLimit);
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
     try {
@@ -271,6 +308,8 @@ export class VmSandbox {
       ]);
       watch.lap('plugged');
       await this.#setUp(id, spec, growMib);
+      await this.#awaitFunctions(id, config);
+      await this.#pin(id, spec, config);
     } catch (error) {
       if (error instanceof RuntimeError && error.object === 'template')
         await this.#deps.discardTemplate(config);
@@ -282,6 +321,34 @@ export class VmSandbox {
     this.save();
     watch.lap('ready');
     this.#deps.log.debug('virtual machine is up', { id, ...watch.laps });
+  }
+
+  /** Whoever is told of a function may use it at once. */
+  async #awaitFunctions(id: string, config: MachineConfig): Promise<void> {
+    const { functions = [] } = config;
+    if (functions.length === 0) return;
+    const warn = (message: string): void => this.#deps.log.warning(message, { id });
+    const paths = this.#deps.hypervisor().functionPaths(config);
+    const found = await Promise.all(
+      functions.map((each, index) => awaitFunction(this.agent, id, each, paths[index] ?? '', warn)),
+    );
+    const machine: RecordedMachine = { ...config, template: undefined, found };
+    this.record.machine = encodeJson(machine);
+  }
+
+  /** Whoever gives a pod devices and a cpuset of its own counts on each vCPU having a processor. */
+  async #pin(id: string, { linux }: Spec, { functions = [], size }: MachineConfig): Promise<void> {
+    const masks = functions.length === 0 ? [] : vcpuMasks(linux?.resources?.cpu?.cpus, size.vcpus);
+    if (masks.length === 0) return;
+    try {
+      const threads = (await (await this.machine()).vcpuThreads?.()) ?? [];
+      threads.forEach((tid, index) => {
+        const mask = masks[index];
+        if (mask !== undefined) this.#deps.setAffinity(tid, mask);
+      });
+    } catch (error) {
+      this.#deps.log.warning('vCPUs not pinned', { id, error: (error as Error).message });
+    }
   }
 
   /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */
@@ -307,6 +374,7 @@ export class VmSandbox {
       id: 'vm',
       steps: [...cgroupSteps, ...network.steps],
       namespaces: network.namespaces,
+      lockLimit: this.#deps.lockLimit,
     });
     const [shared, result] = await Promise.all([
       executor.launch(SHARE_KEY, encodePlan(daemon), log),

@@ -25,6 +25,9 @@ export interface RunResult {
   timedOut: boolean;
 }
 
+/** Times every deadline below: an emulated machine is slow, and its host may be busy. */
+const patience = Number(process.env.BULKHEAD_TEST_PATIENCE ?? '1');
+
 /** Runs a command to its end; never rejects for an exit code. */
 export const run = (command: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> =>
   new Promise((resolve, reject) => {
@@ -38,10 +41,13 @@ export const run = (command: string, args: readonly string[], options: RunOption
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     let timedOut = false;
-    const timer = setTimeout(() => {
-      timedOut = true;
-      killGroup(child.pid);
-    }, options.timeout ?? 60_000);
+    const timer = setTimeout(
+      () => {
+        timedOut = true;
+        killGroup(child.pid);
+      },
+      (options.timeout ?? 60_000) * patience,
+    );
     child.stdout?.on('data', (chunk: Buffer) => out.push(chunk));
     child.stderr?.on('data', (chunk: Buffer) => err.push(chunk));
     child.on('error', (error) => {
@@ -97,11 +103,11 @@ export const eventually = async <T>(
   probe: () => Promise<T | undefined | false> | T | undefined | false,
   timeout = isVm ? 30_000 : 10_000,
 ): Promise<T> => {
-  const end = performance.now() + timeout;
+  const end = performance.now() + timeout * patience;
   for (;;) {
     const value = await probe();
     if (value !== undefined && value !== false) return value;
-    if (performance.now() > end) throw new Error(`waited ${timeout} ms for ${what}`);
+    if (performance.now() > end) throw new Error(`waited ${timeout * patience} ms for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 };

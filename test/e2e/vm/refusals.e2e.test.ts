@@ -43,6 +43,21 @@ describe('what the vm wall refuses', () => {
       { linux: { namespaces, devices: [{ path: '/dev/fuse', type: 'c', major: 10, minor: 229 }] } },
       /device \/dev\/fuse: the vm wall hands no devices of the host over.*namespace wall/,
     ],
+    [
+      'a function that is not there',
+      { annotations: { 'cdi.k8s.io/test': 'bulkhead.io/vfio=ffff:00:00.0' } },
+      /PCI function ffff:00:00\.0: not on this host; see what there is with: bulkhead devices/,
+    ],
+    [
+      'a VFIO node of no function',
+      { linux: { namespaces, devices: [{ path: '/dev/vfio/9999', type: 'c', major: 511, minor: 9999 }] } },
+      /device \/dev\/vfio\/9999: no function that is bound to vfio-pci on this host has this node/,
+    ],
+    [
+      'a GPU of the host’s driver',
+      { linux: { namespaces, devices: [{ path: '/dev/nvidia0', type: 'c', major: 195, minor: 0 }] } },
+      /device \/dev\/nvidia0: the vm wall hands no devices of the host over.*namespace wall/,
+    ],
     ['a device as a volume', bind('/dev/null'), /\/dev\/null is a character device of the host/],
     ['the sysfs of the host', bind('/sys/kernel'), /\/sys\/kernel is the host's kernel/],
     ['mounts that come back', bind('/tmp', ['rbind', 'rshared']), /cannot be seen on the host/],

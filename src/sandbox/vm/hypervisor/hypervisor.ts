@@ -65,6 +65,10 @@ export interface MachineConfig {
   /** There from the start; everything else is plugged. */
   devices?: readonly MachineDevice[] | undefined;
   template?: TemplateImage | undefined;
+  /** Never with a template: a saved guest has no windows for their BARs, and devices write to memory by its address. */
+  functions?: readonly PassedFunction[] | undefined;
+  /** Only without a template. */
+  placement?: MemoryPlacement | undefined;
 }
 
 /** A disk: a file or block device of the host, opened by the driver. */
@@ -119,6 +123,44 @@ export interface Placement {
   pciPath: string;
 }
 
+/**
+ * A PCI function of the host that is bound to vfio-pci. It is there from the machine's first instruction, on a root port
+ * of its own whose windows its BARs fit into: what is plugged later gets the windows that the firmware left over.
+ */
+export interface PassedFunction {
+  /** On the host: "0000:41:00.0". */
+  address: string;
+  /** "/dev/vfio/12"; undefined: opened by `device` over /dev/iommu. */
+  group?: string | undefined;
+  /** "/dev/vfio/devices/vfio3". */
+  device?: string | undefined;
+  /** Bytes that its BARs need: below 4 GiB, and prefetchable with 64-bit addresses. */
+  memoryWindow: number;
+  prefetchWindow: number;
+  /** NUMA node; undefined: the firmware does not say. */
+  node?: number | undefined;
+  /** As in sysfs: 0x010802. */
+  class: number;
+  /** The guest sees its expansion ROM: a display's driver may need it, others only lengthen the boot. */
+  rom: boolean;
+}
+
+/** Where a machine's memory is on the host. */
+export interface MemoryPlacement {
+  /** Bytes of a huge page that all of it is made of. */
+  hugePage?: number | undefined;
+  /** NUMA node that all of it is on. */
+  node?: number | undefined;
+}
+
+/** What a hypervisor must be able to do for passed functions. */
+export interface FunctionAccess {
+  /** Nodes of the host that it opens by path. */
+  nodes: readonly { path: string; major: number; minor: number }[];
+  /** Bytes of the guest's memory: all of it is locked, for devices write to it. */
+  lockedBytes: number;
+}
+
 /** How the agent of the guest is reached. */
 export interface AgentSocket {
   /** A unix socket that listens from before the hypervisor's first instruction, or as soon as it has made it. */
@@ -137,6 +179,7 @@ export interface MachineLaunch {
   listen: readonly { path: string; descriptor: number }[];
   files: readonly { path: string; flags: number; descriptor: number }[];
   credentials?: Credentials | undefined;
+  access?: FunctionAccess | undefined;
   /** The console's fifo: what the guest's kernel and the hypervisor itself say. */
   stdio: StdioPaths;
   agent: AgentSocket;
@@ -171,6 +214,8 @@ export interface Machine {
   growMemory(mib: number): Promise<void>;
   /** `count` more; the guest has to bring them online. */
   addVcpus(count: number): Promise<void>;
+  /** Thread ids on the host, in the order of the vCPUs; absent: it does not tell. */
+  vcpuThreads?(): Promise<number[]>;
   stop(): Promise<void>;
   cont(): Promise<void>;
   status(): Promise<MachineStatus>;
@@ -184,6 +229,8 @@ export interface Machine {
 
 export interface Hypervisor {
   readonly name: 'qemu' | 'firecracker' | 'cloud-hypervisor';
+  /** Where the guest sees each of config.functions, from the root bus down: "05.0/00.0". */
+  functionPaths(config: MachineConfig): string[];
   prepare(config: MachineConfig): Promise<MachineLaunch>;
   /** Of a process just launched. The guest runs when it resolves. */
   attach(launch: MachineLaunch): Promise<Machine>;

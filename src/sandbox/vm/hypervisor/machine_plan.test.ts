@@ -1,7 +1,10 @@
-import { describe, expect, it } from 'vitest';
+import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { MachineLaunch } from './hypervisor.ts';
 import { machinePlan } from './machine_plan.ts';
-import { machineCredentials } from './credentials.ts';
+import { kvmGroups, machineCredentials } from './credentials.ts';
 import { testConfig } from './testing/config.ts';
 
 const launch: MachineLaunch = {
@@ -65,5 +68,52 @@ describe('machineCredentials', () => {
     expect(first.uid).toBeGreaterThanOrEqual(0x70000000);
     expect(first.uid).toBeLessThan(0x80000000);
     expect(first).toMatchObject({ gid: first.uid, additionalGids: [109] });
+  });
+
+  it('gives the machine nodes of its own, and locks its memory, before the rights go', () => {
+    const access = { nodes: [{ path: '/dev/vfio/12', major: 245, minor: 3 }], lockedBytes: 2 ** 28 };
+    const steps = machinePlan({ ...launch, access }, { id: 'vm', namespaces: 0x40000000 }).steps ?? [];
+    const from = steps.findIndex(({ rlimit }) => rlimit);
+    expect(steps.slice(from, from + 7)).toEqual([
+      { rlimit: { resource: 8, soft: -1, hard: -1 } },
+      { clone: { namespaces: 0x40020000 } },
+      { setPropagation: { path: '/', propagation: 2, recursive: true } },
+      { fsMount: { slot: 1, fstype: 'tmpfs', source: 'tmpfs', options: ['mode=755', 'size=64k'] } },
+      { attach: { slot: 1, target: '/dev/vfio', make: 0, hostTarget: true } },
+      { enterRoot: { path: '/' } },
+      { mknod: { target: '/dev/vfio/12', type: 0, major: 245, minor: 3, mode: 0o600, uid: 1000, gid: 1001 } },
+    ]);
+  });
+
+  it('locks no more than may be locked, and makes no nodes for descriptors', () => {
+    const access = { nodes: [], lockedBytes: 2 ** 28 };
+    const steps = machinePlan({ ...launch, access }, { id: 'vm', lockLimit: 2 ** 30 }).steps ?? [];
+    expect(steps).toContainEqual({ rlimit: { resource: 8, soft: 2 ** 30, hard: 2 ** 30 } });
+    expect(steps.some(({ mknod, fsMount }) => mknod ?? fsMount)).toBe(false);
+  });
+});
+
+describe('kvmGroups', () => {
+  const file = (mode: number, gid: number): string => {
+    const path = join(mkdtempSync(join(tmpdir(), 'bh-kvm-')), 'kvm');
+    writeFileSync(path, '');
+    chownSync(path, 0, gid);
+    chmodSync(path, mode);
+    onTestFinished(() => rmSync(dirname(path), { recursive: true }));
+    return path;
+  };
+
+  it.runIf(process.getuid?.() === 0).each([
+    ['0660 and a group of its own', 0o660, 109, [109]],
+    ['0666', 0o666, 109, [109]],
+    ['0600', 0o600, 109, []],
+    ['0640', 0o640, 109, []],
+    ["root's group", 0o660, 0, []],
+  ])('of a device that is %s', (_, mode, gid, groups) => {
+    expect(kvmGroups(file(mode, gid))).toEqual(groups);
+  });
+
+  it('are none where there is no device', () => {
+    expect(kvmGroups('/nowhere/kvm')).toEqual([]);
   });
 });

@@ -45,7 +45,13 @@ export class CloudHypervisor implements Hypervisor {
     this.#options = options;
   }
 
+  functionPaths(): string[] {
+    return [];
+  }
+
   async prepare(config: MachineConfig): Promise<MachineLaunch> {
+    if ((config.functions ?? []).length > 0)
+      throw unable(config.id, WHO, 'passes no functions of the host here', 'use qemu');
     const { program, addon, agentPort } = this.#options;
     // Refuses now what the API would refuse when the process runs already.
     vmConfig(config);

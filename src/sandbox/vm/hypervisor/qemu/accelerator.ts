@@ -11,7 +11,9 @@ import type { Addon } from '../../../../native/index.ts';
 import type { Launched, Launcher } from '../../../../native/launcher.ts';
 import { encodePlan } from '../../../../plan/encode.ts';
 import type { LaunchPlan } from '../../../../plan/inputs.ts';
+import { kvmGroups, machineCredentials } from '../credentials.ts';
 import type { Accelerator } from '../hypervisor.ts';
+import { machinePlan } from '../machine_plan.ts';
 import { Qmp } from './qmp.ts';
 
 export interface AcceleratorChoice {
@@ -53,7 +55,8 @@ export interface KvmTrial {
   deadlineMs?: number;
 }
 
-const TRIAL_DEADLINE_MS = 3_000;
+/** The first QEMU after a boot comes from the disk; a /dev/kvm that hangs costs this once an engine. */
+const TRIAL_DEADLINE_MS = 10_000;
 const END_DEADLINE_MS = 1_000;
 const SIGKILL = 9;
 
@@ -112,30 +115,24 @@ async function end(launched: Launched): Promise<void> {
   if (!launched.over) launched.release();
 }
 
+/** As a machine's own QEMU will be: without rights. That root can open the device proves nothing. */
 function trialPlan(program: string, socket: string): LaunchPlan {
   const args = ['qemu', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
-  return {
-    version: 1,
-    id: 'kvm trial',
-    steps: [
-      { listen: { path: socket, index: 0 } },
-      {
-        exec: {
-          file: program,
-          args: [
-            ...args,
-            ...['-machine', 'none', '-accel', 'kvm'],
-            ...[
-              '-chardev',
-              'socket,id=monitor,fd=3,server=on,wait=off',
-              '-mon',
-              'chardev=monitor,mode=control',
-            ],
-          ],
-          env: [],
-          preserveFds: 1,
-        },
-      },
-    ],
-  };
+  const monitor = [
+    '-chardev',
+    'socket,id=monitor,fd=3,server=on,wait=off',
+    '-mon',
+    'chardev=monitor,mode=control',
+  ];
+  return machinePlan(
+    {
+      program,
+      args: [...args, '-machine', 'none', '-accel', 'kvm', ...monitor],
+      env: [],
+      listen: [{ path: socket, descriptor: 3 }],
+      files: [],
+      ...(process.getuid?.() === 0 ? { credentials: machineCredentials('kvm', 'trial', kvmGroups()) } : {}),
+    },
+    { id: 'kvm trial' },
+  );
 }

@@ -4,10 +4,19 @@
  */
 import type { Accelerator } from '../hypervisor.ts';
 
+/** Where a memory backend's pages come from. */
+export interface Placed {
+  hugetlb?: boolean;
+  hugetlbsize?: number;
+  'host-nodes'?: readonly number[];
+  policy?: 'bind';
+  prealloc?: boolean;
+}
+
 /** -object of type memory-backend-*: where the guest's memory is. Sizes in bytes. */
 export type MemoryBackend =
   | { 'qom-type': 'memory-backend-ram'; id: string; size: number }
-  | { 'qom-type': 'memory-backend-memfd'; id: string; size: number; share: boolean }
+  | ({ 'qom-type': 'memory-backend-memfd'; id: string; size: number; share: boolean } & Placed)
   | {
       'qom-type': 'memory-backend-file';
       id: string;
@@ -17,6 +26,8 @@ export type MemoryBackend =
       readonly?: boolean;
       pmem?: boolean;
     };
+
+export type QemuObject = MemoryBackend | { 'qom-type': 'iommufd'; id: string; fd: string };
 
 /** -machine: chipset and what it leaves out. */
 export interface Machine {
@@ -66,7 +77,7 @@ export interface QemuSwitches {
   cpu: string;
   smp: Smp;
   memory: Memory;
-  objects: readonly MemoryBackend[];
+  objects: readonly QemuObject[];
   /** -add-fd: a descriptor by which a file is opened as /dev/fdset/SET. */
   descriptorSets: readonly { fd: number; set: number }[];
   chardevs: readonly Chardev[];

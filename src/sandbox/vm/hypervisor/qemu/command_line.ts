@@ -1,6 +1,7 @@
 /** The QEMU machine of a configuration, as switches. Pure. */
-import type { MachineConfig } from '../hypervisor.ts';
-import type { Device, Machine, Memory, MemoryBackend, QemuSwitches, Sandbox } from './arguments.ts';
+import type { MachineConfig, MemoryPlacement } from '../hypervisor.ts';
+import type { Device, Machine, Memory, MemoryBackend, Placed, QemuSwitches, Sandbox } from './arguments.ts';
+import { functionDevices, functionObjects, processor } from './functions.ts';
 
 /** Descriptors that the launch plan leaves for QEMU. */
 export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
@@ -62,10 +63,10 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     name: config.id,
     machine: { type, memoryBackend: MEMORY_ID, options: LEAN[type] },
     accelerator,
-    cpu: accelerator === 'tcg' ? 'max' : 'host',
+    cpu: processor(config),
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
     memory: pci ? pluggable(size) : { sizeMib: size.memoryMib },
-    objects: [memoryBackend(config, memory)],
+    objects: [memoryBackend(config, memory), ...functionObjects(config)],
     descriptorSets: [{ fd: FD.console, set: CONSOLE_SET }],
     chardevs: [
       { backend: 'socket', id: 'monitor', fd: FD.monitor },
@@ -79,6 +80,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
       ...(pci ? [{ driver: 'vmgenid', id: 'generation', guid: 'auto' }] : []),
       ...agentPort(pci),
       ...(pci ? rootPorts(config.ports) : []),
+      ...functionDevices(config, portName, portAddress),
     ],
     boot: restore
       ? { optionRom: 'pvh.bin' }
@@ -112,7 +114,10 @@ function pluggable({ memoryMib, maxMemoryMib }: MachineConfig['size']): Memory {
   return { sizeMib: memoryMib, maxMib, slots: MEMORY_SLOTS };
 }
 
-function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySource): MemoryBackend {
+function memoryBackend(
+  { size, sharedMemory, placement }: MachineConfig,
+  source: MemorySource,
+): MemoryBackend {
   const bytes = size.memoryMib * 2 ** 20;
   if (source.kind === 'file') {
     return {
@@ -123,8 +128,24 @@ function memoryBackend({ size, sharedMemory }: MachineConfig, source: MemorySour
       share: source.share,
     };
   }
+  if (placement !== undefined)
+    return {
+      'qom-type': 'memory-backend-memfd',
+      id: MEMORY_ID,
+      size: bytes,
+      share: sharedMemory,
+      ...placed(placement),
+    };
   if (sharedMemory) return { 'qom-type': 'memory-backend-memfd', id: MEMORY_ID, size: bytes, share: true };
   return { 'qom-type': 'memory-backend-ram', id: MEMORY_ID, size: bytes };
+}
+
+/** Huge pages are taken now: one that is missing later would end the machine with SIGBUS. */
+function placed({ hugePage, node }: MemoryPlacement): Placed {
+  return {
+    ...(hugePage === undefined ? {} : { hugetlb: true, hugetlbsize: hugePage, prealloc: true }),
+    ...(node === undefined ? {} : { 'host-nodes': [node], policy: 'bind' }),
+  };
 }
 
 function agentPort(pci: boolean): Device[] {

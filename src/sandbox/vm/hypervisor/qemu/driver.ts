@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
 import type { Launcher } from '../../../../native/launcher.ts';
-import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from '../hypervisor.ts';
+import { hostNode } from '../../../../devices/host_node.ts';
+import type { FunctionAccess, Hypervisor, Machine, MachineConfig, MachineLaunch } from '../hypervisor.ts';
 import { renderArguments } from './arguments.ts';
-import { FD, MAX_PORTS, qemuSwitches, type MemorySource } from './command_line.ts';
+import { FD, MAX_PORTS, portAddress, qemuSwitches, type MemorySource } from './command_line.ts';
+import { functionFiles, groupNodes } from './functions.ts';
 import { QemuMachine, type MachineTools } from './machine.ts';
 import { Qmp } from './qmp.ts';
 import { restoreState, saveState } from './state.ts';
@@ -35,6 +37,10 @@ export class QemuHypervisor implements Hypervisor {
     this.#options = options;
     this.program = options.program;
     this.templates = new TemplateMemory(options.addon);
+  }
+
+  functionPaths({ ports, functions = [] }: MachineConfig): string[] {
+    return functions.map((_, index) => `${portAddress(ports + index)}/00.0`);
   }
 
   async prepare(config: MachineConfig): Promise<MachineLaunch> {
@@ -118,9 +124,11 @@ export class QemuHypervisor implements Hypervisor {
         // The monitor holds the reading end: opening does not wait, and what was said outlives QEMU.
         { path: console, flags: constants.O_WRONLY | constants.O_NONBLOCK, descriptor: FD.console },
         ...memory.files,
+        ...functionFiles(config).map((file) => ({ ...file, flags: constants.O_RDWR })),
         ...(state === undefined ? [] : [{ path: state, flags: constants.O_RDONLY, descriptor: FD.state }]),
       ],
       credentials: config.credentials,
+      access: functionAccess(config),
       stdio: { stdin: '', stdout: console, stderr: console, terminal: false },
       agent: { path: agentPath(config) },
       ready: memory.ready,
@@ -184,6 +192,24 @@ function memoryFile(fd: number): MachineLaunch['files'][number] {
   return { path: `/proc/${process.pid}/fd/${fd}`, flags: constants.O_RDWR, descriptor: FD.memory };
 }
 
+/** The nodes' numbers are looked up now: they are made when a function is bound. */
+function functionAccess(config: MachineConfig): FunctionAccess | undefined {
+  const { functions = [], size, id } = config;
+  if (functions.length === 0) return undefined;
+  const nodes = groupNodes(config).map((path) => {
+    const node = hostNode(path);
+    if (node !== undefined) return { path, major: node.major, minor: node.minor };
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'vm',
+      id,
+      object: path,
+      reason: 'no such device node: no function of that group is bound to vfio-pci',
+    });
+  });
+  return { nodes, lockedBytes: size.memoryMib * 2 ** 20 };
+}
+
 export function controlPath({ dir }: MachineConfig): string {
   return join(dir, 'qmp.sock');
 }
@@ -197,7 +223,7 @@ const MAX_SOCKET_PATH = 108;
 const MIN_MEMORY_MIB = 48;
 
 function check(config: MachineConfig): void {
-  const { size, ports, dir, type } = config;
+  const { size, ports, dir, type, functions = [], template } = config;
   const whole = (value: number | undefined): boolean =>
     value === undefined || (Number.isInteger(value) && value > 0);
   const rules: [ok: boolean, object: string, reason: string][] = [
@@ -217,6 +243,21 @@ function check(config: MachineConfig): void {
       Buffer.byteLength(agentPath(config)) < MAX_SOCKET_PATH,
       `directory ${dir}`,
       'too long for the path of a socket',
+    ],
+    [
+      ports + functions.length <= MAX_PORTS,
+      `${functions.length} functions of the host`,
+      `more than there is room for (${MAX_PORTS - ports})`,
+    ],
+    [
+      type === 'q35' || functions.length === 0,
+      'machine microvm',
+      'takes no functions of the host; use machine q35',
+    ],
+    [
+      template === undefined || functions.length === 0,
+      'template',
+      'a machine with functions of the host cannot begin as a copy of a template',
     ],
     [type === 'q35' || !hasDevices(config), 'machine microvm', 'takes no devices; use machine q35'],
   ];

@@ -314,6 +314,17 @@ describe('growth', () => {
 });
 
 describe('the machine', () => {
+  it('tells the threads of its vCPUs in their order', async () => {
+    qemu.script = ({ execute }) =>
+      execute === 'query-cpus-fast'
+        ? [
+            { 'cpu-index': 1, 'thread-id': 71 },
+            { 'cpu-index': 0, 'thread-id': 70 },
+          ]
+        : {};
+    expect(await (await machine()).vcpuThreads()).toEqual([70, 71]);
+  });
+
   it('stops, continues, tells how it is, and quits', async () => {
     qemu.script = ({ execute }) => (execute === 'query-status' ? { running: false, status: 'paused' } : {});
     const target = await machine();

@@ -125,6 +125,11 @@ export class QemuMachine implements Machine {
     return this.#inTurn(() => plugVcpus(this.#qmp, this.config.id, count));
   }
 
+  async vcpuThreads(): Promise<number[]> {
+    const cpus = await this.#qmp.execute<{ 'cpu-index': number; 'thread-id': number }[]>('query-cpus-fast');
+    return cpus.toSorted((a, b) => a['cpu-index'] - b['cpu-index']).map((cpu) => cpu['thread-id']);
+  }
+
   async stop(): Promise<void> {
     await this.#qmp.execute('stop');
   }

@@ -332,6 +332,8 @@ function scribble(path: string, at: number): void {
 
 describe('the trial of KVM', () => {
   const script = (text: string): string => {
+    // The trial is nobody, as a machine is.
+    chmodSync(dir, 0o755);
     const path = join(dir, `vmm${machines++}`);
     writeFileSync(path, `#!/bin/sh\n${text}\n`, { mode: 0o755 });
     return path;
@@ -341,6 +343,11 @@ describe('the trial of KVM', () => {
 
   it('takes an end for a no', async () => {
     expect(await trial(script('exit 1'))).toBe('qemu ended');
+  });
+
+  it('is made without rights', async () => {
+    const unlessNobody = script('[ "$(id -u)" != 0 ] || exec sleep 1000; exit 1');
+    expect(await trial(unlessNobody)).toBe('qemu ended');
   });
 
   it('takes silence for a no, and ends it', async () => {

@@ -30,6 +30,8 @@ export function templateConfig(config: MachineConfig): MachineConfig {
     id: 'template',
     dir: '/',
     devices: undefined,
+    functions: undefined,
+    placement: undefined,
     template: undefined,
     // A template's memory is always a file that QEMU shares with it; its clones choose.
     sharedMemory: true,

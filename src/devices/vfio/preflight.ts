@@ -1,0 +1,38 @@
+/** The checks of functions that go behind a wall together, before anything on the host is changed. */
+import { gpuVmChecks } from '../gpu/checks.ts';
+import { probeGpus } from '../gpu/probe.ts';
+import type { Machine, Refusal, WallName } from '../model.ts';
+import { runChecks } from '../model.ts';
+import { isBridge } from '../pci.ts';
+import { vfioChecks } from './checks.ts';
+import { vfioDevice } from './probe.ts';
+
+/** NVIDIA's driver lets a GPU go only when nobody has its node open: unbinding would wait, with the driver locked. */
+function driverInUse(machine: Machine, address: string): Refusal[] {
+  const facts = probeGpus(machine);
+  const gpu = facts.devices.find(({ pci }) => pci.address === address);
+  return gpu === undefined ? [] : runChecks(gpuVmChecks, { ...gpu, facts, specs: [] }, machine, 'vm');
+}
+
+/** Every reason against it, of all functions. Functions of one group that go together do not stand in each other's way. */
+export function preflightVfio(machine: Machine, addresses: readonly string[], wall: WallName): Refusal[] {
+  return addresses.flatMap((address): Refusal[] => {
+    const pci = machine.pci.find((each) => each.address === address);
+    if (pci === undefined) {
+      return [
+        {
+          check: 'no-such-function',
+          sentence: `PCI function ${address}: not on this host`,
+          fix: 'see what there is with: bulkhead devices',
+        },
+      ];
+    }
+    if (isBridge(pci)) {
+      return [{ check: 'bridge', sentence: `PCI function ${address}: a bridge cannot be given away` }];
+    }
+    const device = vfioDevice(machine, pci);
+    const companions = device.companions.filter((other) => !addresses.includes(other.address));
+    const own = runChecks(vfioChecks, { ...device, companions }, machine, wall);
+    return [...own, ...driverInUse(machine, address)];
+  });
+}

@@ -1,0 +1,196 @@
+/**
+ * PCI functions for a container, from the check to the way back:
+ *
+ *   preflight → claim on disk → bound to vfio-pci → nodes there …… the container … → bound as before, claim removed
+ *
+ * A wall calls `open` in its create, behind the container's record, and `release` in its destroy, which runs for a
+ * delete, a failed create and what a crash has left. What nobody's record names any more is given back when the next
+ * engine starts, or the next container asks for a function.
+ *
+ * The libraries are loaded when there is something to do: most containers have no device.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { asRuntimeError, ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { DeviceJournal, KernelWrite } from '../devices/journal.ts';
+import type { HostTree } from '../devices/host_tree.ts';
+import type * as DeviceLibraries from '../devices/passing.ts';
+import type { Machine, Refusal, WallName } from '../devices/model.ts';
+import type { VfioDevice } from '../devices/vfio/probe.ts';
+import type { VfioNodes } from '../devices/vfio/request.ts';
+import type { LinuxDevice } from '../oci/types.ts';
+import type { ContainerRecord } from '../state/index.ts';
+
+export interface PassingDeps {
+  /** Directory of the claims: BULKHEAD_ROOT/devices. */
+  dir: string;
+  write: KernelWrite;
+  /** Whether a claim's owner still has a record. */
+  isAlive: (owner: string) => boolean;
+  log: Logger;
+  /** The host's files; default: this host's. */
+  host?: HostTree | undefined;
+}
+
+export interface OpenRequest {
+  id: string;
+  owner: string;
+  wall: WallName;
+  addresses: readonly string[];
+  /** Under TCG and where the guest's processor is not the host's: address bits that the guest has. */
+  physicalBits?: number | undefined;
+}
+
+/** Functions that are bound to vfio-pci for a container. */
+export interface OpenedFunctions {
+  machine: Machine;
+  devices: VfioDevice[];
+  nodes: VfioNodes[];
+}
+
+const VFIO_DRIVER = 'vfio-pci';
+
+export class DevicePassing {
+  readonly #deps: PassingDeps;
+  #recovered: Promise<void> | undefined;
+  readonly #pending = new Set<Promise<void>>();
+
+  constructor(deps: PassingDeps) {
+    this.#deps = deps;
+  }
+
+  /** For files that are mounted into containers. */
+  get filesDirectory(): string {
+    return `${this.#deps.dir}.files`;
+  }
+
+  /** Functions behind VFIO nodes of config.json. FailedPrecondition for a node that is none of this host's. */
+  async functionsOf(id: string, nodes: readonly LinuxDevice[]): Promise<string[]> {
+    const { devices } = await libraries();
+    const host = this.#deps.host ?? devices.hostTree();
+    try {
+      return devices.functionsOfNodes(host, devices.readPci(host), nodes);
+    } catch (error) {
+      if (!(error instanceof devices.CdiError)) throw error;
+      const { object, reason } = error;
+      const code = ErrorCode.FailedPrecondition;
+      throw new RuntimeError({ code, op: 'create', id, object, reason, cause: error });
+    }
+  }
+
+  /**
+   * Checks, claims and binds; rejects with nothing changed. FailedPrecondition in the words of the first check that
+   * speaks against it, or for a function that another container has.
+   */
+  async open({ id, owner, wall, addresses, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
+    await this.recover();
+    await Promise.all(this.#pending);
+    const { devices } = await libraries();
+    const host = this.#deps.host ?? devices.hostTree();
+    const machine = { ...devices.readMachine(host), ...(physicalBits === undefined ? {} : { physicalBits }) };
+    const [refusal] = devices.preflightVfio(machine, addresses, wall);
+    if (refusal !== undefined) throw refused(id, refusal);
+    const journal = await this.#journal();
+    try {
+      await journal.bind(owner, addresses, VFIO_DRIVER);
+    } catch (error) {
+      throw restated(id, error);
+    }
+    const after = devices.readMachine(host);
+    const opened = {
+      machine,
+      devices: after.pci
+        .filter(({ address }) => addresses.includes(address))
+        .map((pci) => devices.vfioDevice(after, pci)),
+      nodes: addresses.map((address) => devices.vfioNodesOf(host, address)),
+    };
+    const missing = opened.nodes.find(({ group, device }) => group === undefined && device === undefined);
+    if (missing === undefined) return opened;
+    await this.release(owner);
+    throw refused(id, {
+      check: 'vfio-node',
+      sentence: `device ${missing.address}: bound to vfio-pci, but its node in /dev/vfio is not there`,
+      fix: 'mount devtmpfs at /dev, or let udev run',
+    });
+  }
+
+  /** Gives back what `owner` has. Never rejects: what a driver does not take back is logged and tried again later. */
+  async release(owner: string): Promise<void> {
+    if (!existsSync(this.#deps.dir)) return;
+    const journal = await this.#journal();
+    await journal.release(owner).catch((error: unknown) => {
+      this.#deps.log.error('device not given back', {
+        owner,
+        error: asRuntimeError(error, 'release').message,
+      });
+      this.#recovered = undefined;
+    });
+  }
+
+  /**
+   * The same, without being waited for: containerd gives a clean-up after a crash five seconds, and a driver that is
+   * bound anew may take longer. Whoever asks for a function meanwhile waits for it.
+   */
+  releaseLater(owner: string): void {
+    const pending = this.release(owner).finally(() => this.#pending.delete(pending));
+    this.#pending.add(pending);
+  }
+
+  /** Gives back what containers had that are not there any more. Once, until something could not be given back. */
+  recover(): Promise<void> {
+    return (this.#recovered ??= this.#recover());
+  }
+
+  async #recover(): Promise<void> {
+    const { dir, isAlive, log } = this.#deps;
+    if (!existsSync(dir)) return;
+    try {
+      const owners = await (await this.#journal()).recover(isAlive);
+      for (const owner of owners) log.info('devices given back after a crash', { owner });
+    } catch (error) {
+      log.error('device not given back', { error: asRuntimeError(error, 'recover').message });
+      this.#recovered = undefined;
+    }
+  }
+
+  async #journal(): Promise<DeviceJournal> {
+    const { devices } = await libraries();
+    const { dir, write } = this.#deps;
+    const host = this.#deps.host ?? devices.hostTree();
+    return new devices.DeviceJournal({ host, files: devices.journalFiles(dir), write });
+  }
+}
+
+/** By which a container's claims are known. */
+export function ownerOf({ namespace, id }: ContainerRecord): string {
+  return `${namespace ?? ''}/${id ?? ''}`;
+}
+
+/** Where claims are below a state root. */
+export function claimsDirectory(root: string): string {
+  return join(root, 'devices');
+}
+
+async function libraries(): Promise<{ devices: typeof DeviceLibraries }> {
+  return { devices: await import('../devices/passing.ts') };
+}
+
+/** "GPU 0000:41:00.0: cannot pass by VFIO: IOMMU is off" is object and reason. */
+function refused(id: string, { sentence, fix }: Refusal): RuntimeError {
+  const [, object = '', reason = sentence] = /^(.*?\S): (.*)$/.exec(sentence) ?? [];
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object: object === '' ? undefined : object,
+    reason,
+    remedy: fix,
+  });
+}
+
+/** The journal knows no container's id. */
+function restated(id: string, error: unknown): RuntimeError {
+  const { code, object, reason, remedy, path, errno } = asRuntimeError(error, 'create', id);
+  return new RuntimeError({ code, op: 'create', id, object, reason, remedy, path, errno, cause: error });
+}

@@ -1,0 +1,84 @@
+import { describe, expect, it } from 'vitest';
+import { FakeTree } from '../../devices/testing/fake_tree.ts';
+import type { PassedFunction } from './hypervisor/hypervisor.ts';
+import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement, vcpuMasks } from './placement.ts';
+
+const on = (node: number | undefined): PassedFunction => ({
+  address: '0000:41:00.0',
+  memoryWindow: 0,
+  prefetchWindow: 0,
+  rom: false,
+  class: 0x030200,
+  node,
+});
+const M2 = 2 << 20;
+const host = new FakeTree({
+  '/sys/devices/system/node/node0/cpulist': '0-3\n',
+  '/sys/devices/system/node/node1/cpulist': '4-7\n',
+  '/sys/devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages': '100\n',
+  '/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages': '150\n',
+});
+
+it.each([
+  ['2M', M2],
+  ['1G', 2 ** 30],
+  ['512K', 512 << 10],
+  ['', undefined],
+  ['0M', undefined],
+  ['2 M', undefined],
+  ['2T', undefined],
+])('a huge page of %j', (name, bytes) => {
+  expect(hugePageBytes(name)).toBe(bytes);
+});
+
+describe('memory', () => {
+  it.each<[string, PassedFunction[], number | undefined, unknown]>([
+    ['on its devices’ node', [on(1), on(1)], undefined, { hugePage: undefined, node: 1 }],
+    ['anywhere for devices of two', [on(0), on(1)], undefined, undefined],
+    ['in huge pages anywhere', [on(undefined)], M2, { hugePage: M2, node: undefined }],
+    ['anywhere', [on(undefined)], undefined, undefined],
+  ])('is %s', (_, functions, hugePage, placement) => {
+    expect(memoryPlacement(functions, hugePage)).toEqual(placement);
+  });
+
+  it('needs as many huge pages as are free, on its node', () => {
+    expect(hugePagesMissing(host, 100 * M2, { hugePage: M2, node: 1 })).toBeUndefined();
+    expect(hugePagesMissing(host, 150 * M2, { hugePage: M2 })).toBeUndefined();
+    expect(hugePagesMissing(host, 2 ** 40, { node: 1 })).toBeUndefined();
+    expect(hugePagesMissing(host, 101 * M2, { hugePage: M2, node: 1 })).toEqual({
+      object: 'huge pages of 2 MiB',
+      reason: '101 are needed on NUMA node 1 and 100 are free',
+      remedy: 'echo N > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
+    });
+    expect(hugePagesMissing(host, M2, { hugePage: 2 ** 30 })).toEqual({
+      object: 'huge pages of 1 GiB',
+      reason: 'this kernel has none of that size',
+      remedy: 'choose another vm.huge_pages',
+    });
+  });
+});
+
+describe('processors', () => {
+  it('are one for each vCPU when there are enough', () => {
+    expect(vcpuMasks('4-5', 2).map((mask) => mask[0])).toEqual([0b10000, 0b100000]);
+  });
+  it('are all for all when there are fewer', () => {
+    expect(vcpuMasks('4-5', 3).map((mask) => mask[0])).toEqual([0b110000, 0b110000, 0b110000]);
+  });
+  it.each([undefined, '', 'x'])('are any without a list: %j', (cpus) => {
+    expect(vcpuMasks(cpus, 2)).toEqual([]);
+  });
+});
+
+describe('what is far apart', () => {
+  it.each<[string, PassedFunction[], { cpus?: string; mems?: string }, string | undefined]>([
+    ['nothing', [on(1)], { cpus: '4-7', mems: '1' }, undefined],
+    ['nothing that is known', [on(undefined)], { cpus: '0', mems: '0' }, undefined],
+    ['nothing without a cpuset', [on(1)], {}, undefined],
+    ['processors', [on(1)], { cpus: '3-4' }, 'it has processors of NUMA node 0, its devices are on 1'],
+    ['memory', [on(1)], { mems: '0' }, 'it may have memory of NUMA node 0, its devices are on 1'],
+    ['devices', [on(1), on(0)], { cpus: '0,7' }, 'its devices are on NUMA nodes 0, 1'],
+  ])('is %s', (_, functions, cpuset, sentence) => {
+    expect(farApart(host, functions, cpuset)).toBe(sentence);
+  });
+});

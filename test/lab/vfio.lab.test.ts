@@ -1,0 +1,142 @@
+/**
+ * PCI functions of the host behind the vm wall. The IOMMU, the drivers and vfio-pci are real; only the hardware is
+ * emulated.
+ */
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PrivateContainerd } from '../e2e/lib/containerd.ts';
+import { eventually } from '../e2e/lib/exec.ts';
+import { engines, hypervisors, machineDirectories, monitors, vm } from '../e2e/vm/machines.ts';
+import { allIds, allVfio, Functions, hostDrivers, sh } from './functions.ts';
+
+const MINUTE = 60_000;
+/** A machine in an emulated machine on a busy host boots when it does. */
+const PATIENT = 'boot_timeout_seconds = 300\n';
+const TEXT = 'written on the host';
+/** Of the disk, as tools/lab/sittings.ts has it. */
+const DISK_MIB = 64;
+
+let functions: Functions;
+let containerd: PrivateContainerd;
+beforeAll(async () => {
+  functions = await Functions.find();
+  sh(`printf '%s' '${TEXT}' | dd of=${await functions.disk()} conv=fsync bs=4096 2>/dev/null`);
+  containerd = await PrivateContainerd.start({ runtime: vm, vmConfig: PATIENT });
+}, 4 * MINUTE);
+afterAll(() => containerd?.stop());
+
+/** A pod that has all of them, and stays. */
+const pod = async (id: string): Promise<void> => {
+  const started = await containerd.run(id, ['sleep', '10000'], {
+    flags: ['-d', ...functions.annotation()],
+    timeout: 4 * MINUTE,
+  });
+  expect(started).toMatchObject({ code: 0, stderr: '' });
+  expect(functions.drivers()).toEqual(allVfio);
+};
+const claims = (): string[] => {
+  const dir = join(containerd.bulkheadRoot, 'devices');
+  return existsSync(dir) ? readdirSync(dir) : [];
+};
+/** A claim goes when its function is the host's again. */
+const restored = async (): Promise<void> => {
+  await eventually(
+    'the host’s drivers',
+    () => claims().length === 0 && JSON.stringify(functions.drivers()) === JSON.stringify(hostDrivers),
+    30_000,
+  );
+};
+
+describe('functions of the host in a virtual machine', () => {
+  it('are enumerated by its kernel', async () => {
+    await pod('three');
+    const script = 'cd /sys/bus/pci/devices; for d in *; do echo $(cat $d/vendor $d/device $d/class); done';
+    const seen = await containerd.exec('three', 'e1', ['sh', '-c', script], { timeout: MINUTE });
+    expect(seen).toMatchObject({ code: 0, stderr: '' });
+    expect(seen.stdout.split('\n')).toEqual(expect.arrayContaining(allIds));
+  });
+
+  it('are nobody else’s meanwhile', async () => {
+    const second = await containerd.run('second', ['true'], { flags: ['--rm', ...functions.annotation()] });
+    expect(second.code).not.toBe(0);
+    expect(second.stderr).toMatch(/second: .*0000:\S+/);
+    expect(functions.drivers()).toEqual(allVfio);
+  });
+
+  it('are the host’s again after the container’s end', async () => {
+    await containerd.remove('three');
+    await restored();
+    expect(sh(`head -c ${TEXT.length} ${await functions.disk()}`)).toBe(TEXT);
+    expect(machineDirectories(containerd)).toEqual([]);
+  });
+
+  it(
+    'are driven by a kernel that has the drivers',
+    async () => {
+      const guest = (process.env.BULKHEAD_LAB_GUEST ?? '').replace(/^(\w+)=(.*)$/gm, '$1 = "$2"');
+      const stock = await PrivateContainerd.start({
+        runtime: vm,
+        vmConfig: `template = false\n${PATIENT}${guest}`,
+      });
+      try {
+        const script = [
+          'cd /sys/bus/pci/devices',
+          'for d in *; do [ ! -e $d/driver ] || echo $(cat $d/vendor $d/device) $(basename $(readlink $d/driver)); done',
+          'cat /sys/block/nvme0n1/size',
+        ].join('; ');
+        const flags = ['--rm', ...functions.annotation()];
+        const seen = await stock.run('driven', ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
+        expect(seen).toMatchObject({ code: 0, stderr: '' });
+        const lines = seen.stdout.split('\n');
+        expect(lines).toContain('0x8086 0x10ca igbvf');
+        expect(lines).toContain('0x1b36 0x0010 nvme');
+        // Sectors of the namespace, which the guest's driver has asked the disk for.
+        expect(lines.filter((line) => line !== '').at(-1)).toBe(String((DISK_MIB << 20) / 512));
+        expect(await stock.leaks()).toEqual([]);
+      } finally {
+        await stock.stop();
+      }
+      expect(functions.drivers()).toEqual(hostDrivers);
+    },
+    8 * MINUTE,
+  );
+
+  const killed = async (what: string, pids: () => number[]): Promise<void> => {
+    const id = `killed-${what}`;
+    await pod(id);
+    const found = pids();
+    expect(found.length).toBeGreaterThan(0);
+    for (const pid of found) process.kill(pid, 'SIGKILL');
+    await containerd.ctr(['task', 'kill', '--signal', 'SIGKILL', id], { timeout: MINUTE });
+    await eventually('the end', async () => {
+      await containerd.ctr(['task', 'delete', '--force', id], { timeout: MINUTE });
+      return (await containerd.status(id)) === undefined;
+    });
+    await containerd.ctr(['container', 'rm', id]);
+    await restored();
+    expect(hypervisors(containerd)).toEqual([]);
+    expect(machineDirectories(containerd)).toEqual([]);
+  };
+
+  it.each([
+    ['hypervisor', () => hypervisors(containerd)],
+    ['engine', () => engines(containerd)],
+  ])('are the host’s again after SIGKILL of the %s and delete', killed, 8 * MINUTE);
+
+  it(
+    'leave nothing behind',
+    async () => {
+      expect(await containerd.leaks()).toEqual([]);
+    },
+    MINUTE,
+  );
+
+  // containerd gives the clean-up after a dead shim five seconds, which drivers may need longer than under emulation: it
+  // then keeps its own directory of the pod until it starts again, so that there is no look for leaks behind this.
+  it(
+    'are the host’s again after SIGKILL of the monitor',
+    () => killed('monitor', () => monitors(containerd)),
+    8 * MINUTE,
+  );
+});

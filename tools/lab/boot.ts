@@ -1,0 +1,89 @@
+/** One boot of the lab's machine: the job runs in it, its deadline is kept, and nothing of it stays behind. */
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+export interface BootInput {
+  qemu: string;
+  args: string[];
+  /** Directory of this boot: job.sh goes there; status and whatever the job writes come back in it. */
+  dir: string;
+  /** The job: a script for bash, run in the source tree. */
+  job: string;
+  deadlineMs: number;
+  /** Told of every piece of the console's text. */
+  onConsole: (text: string) => void;
+  /** When this file appears in the directory, the power is cut. */
+  cutAt?: string | undefined;
+}
+
+export interface BootResult {
+  /** Exit status of the job; undefined when the machine went before it ended. */
+  status: number | undefined;
+  /** Why there is no status, for people; undefined too when the power was cut as asked. */
+  failure: string | undefined;
+  /** The power was cut, as the job had asked. */
+  cut: boolean;
+  seconds: number;
+  /** The console's last lines. */
+  lastWords: string;
+}
+
+const LAST_LINES = 40;
+const LAST_BYTES = 64 << 10;
+const POLL_MS = 100;
+
+/** Boots, waits for the end or the deadline, and kills what is left of the machine. */
+export async function boot(input: BootInput): Promise<BootResult> {
+  const started = performance.now();
+  writeFileSync(join(input.dir, 'job.sh'), input.job);
+  // Killed with us, however we end: nobody else would look for an emulated machine at 200 % of a processor.
+  const words = ['--pdeathsig', 'KILL', input.qemu, ...input.args];
+  // A directory that does not exist: modules of the installed QEMU belong to another version.
+  const env = { ...process.env, QEMU_MODULE_DIR: '/nonexistent' };
+  const child = spawn('setpriv', words, { stdio: ['ignore', 'pipe', 'pipe'], env });
+  let console = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      console = (console + text).slice(-LAST_BYTES);
+      input.onConsole(text);
+    });
+  }
+  let failure: string | undefined;
+  const end = (reason: string): void => {
+    failure ??= reason;
+    child.kill('SIGKILL');
+  };
+  const deadline = setTimeout(
+    () => end(`no end within ${Math.round(input.deadlineMs / 1000)} s`),
+    input.deadlineMs,
+  );
+  const cut = input.cutAt === undefined ? undefined : join(input.dir, input.cutAt);
+  const watch = setInterval(() => cut !== undefined && existsSync(cut) && child.kill('SIGKILL'), POLL_MS);
+  const code = await new Promise<number | null>((resolve) => {
+    child.once('error', (error) => end(error.message));
+    child.once('close', resolve);
+  });
+  clearTimeout(deadline);
+  clearInterval(watch);
+  const status = readStatus(join(input.dir, 'status'));
+  const wasCut = failure === undefined && cut !== undefined && existsSync(cut);
+  if (status === undefined && !wasCut) failure ??= `the machine went off by itself (QEMU: ${code})`;
+  return {
+    status: failure === undefined ? status : undefined,
+    failure,
+    cut: wasCut,
+    seconds: (performance.now() - started) / 1000,
+    lastWords: lastLines(console),
+  };
+}
+
+function readStatus(path: string): number | undefined {
+  if (!existsSync(path)) return undefined;
+  const text = readFileSync(path, 'utf8').trim();
+  return /^\d+$/.test(text) ? Number(text) : undefined;
+}
+
+function lastLines(text: string): string {
+  return text.trimEnd().split(/\r?\n/).slice(-LAST_LINES).join('\n');
+}

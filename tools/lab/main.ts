@@ -1,0 +1,137 @@
+/**
+ * The lab: node tools/run.mjs tools/lab/main.ts [--script FILE] [SITTING…]
+ *
+ * Boots an emulated machine for each sitting and runs the project's own tests in it, on the host's tree. Each writes a
+ * report into reports/lab-NAME.json as the other suites do; reports/lab.json lists what was run. The exit status is 1
+ * when a sitting failed, 2 when there is no such sitting. --script runs a script of yours in a sitting's machine
+ * instead of its tests: for looking around.
+ */
+import { execFileSync } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { labAssets, ROOT } from './assets.ts';
+import { boot, type BootResult } from './boot.ts';
+import { labInitrd } from './initrd.ts';
+import { job } from './job.ts';
+import { commandLine } from './machine.ts';
+import { sittings, type Sitting } from './sittings.ts';
+
+const BUILD = join(ROOT, 'build/lab');
+const REPORTS = join(ROOT, 'reports');
+/** A file of the boot's directory: whoever makes it in the machine has the power cut. */
+const CUT = 'cut';
+
+interface Outcome {
+  name: string;
+  /** Whether its tests passed. */
+  passed: boolean;
+  /** Why there is no report to look at. */
+  failure?: string;
+  seconds: number;
+}
+
+/** Directory of the sitting that is under way; not left behind when somebody ends us. */
+let current: string | undefined;
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => {
+    if (current !== undefined) rmSync(current, { recursive: true, force: true });
+    process.exit(code);
+  });
+}
+
+/** A guest for the machine's own virtual machines, of the kernel that the machine itself runs. Cached by content. */
+function withStockGuest(sitting: Sitting): Sitting {
+  if (sitting.stockGuest !== true) return sitting;
+  const { kernel, modules, release } = labAssets();
+  const words = ['--out', join(BUILD, 'guest'), '--kernel', kernel];
+  const built = execFileSync(
+    join(ROOT, 'build/prefix/bin/bulkhead'),
+    ['guest', 'build', ...words, '--modules', join(modules, 'lib/modules', release)],
+    { encoding: 'utf8' },
+  );
+  return { ...sitting, env: { ...sitting.env, BULKHEAD_LAB_GUEST: built } };
+}
+
+async function sit(sitting: Sitting, script: string | undefined): Promise<Outcome> {
+  const { name, images = {}, untilCut } = sitting;
+  mkdirSync(BUILD, { recursive: true });
+  const dir = (current = mkdtempSync(join(BUILD, `${name}-`)));
+  try {
+    console.log(`\n== lab ${name}: ${sitting.about}`);
+    for (const [image, mib] of Object.entries(images)) {
+      writeFileSync(join(dir, image), '');
+      truncateSync(join(dir, image), mib << 20);
+    }
+    if (script !== undefined)
+      return outcome(name, dir, await start(sitting, dir, readFileSync(script, 'utf8')));
+    if (untilCut !== undefined) {
+      const before = await start(sitting, dir, job(sitting, untilCut), CUT);
+      rmSync(join(dir, CUT), { force: true });
+      if (!before.cut)
+        return outcome(name, dir, { ...before, failure: before.failure ?? 'its power was not cut' });
+      console.log(`== lab ${name}: the power was cut after ${before.seconds.toFixed(1)} s`);
+      rmSync(join(dir, 'report.json'), { force: true });
+    }
+    return outcome(name, dir, await start(sitting, dir, job(sitting)));
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+    current = undefined;
+  }
+}
+
+function start(sitting: Sitting, dir: string, script: string, cutAt?: string): Promise<BootResult> {
+  const assets = labAssets();
+  const initrd = labInitrd(BUILD, assets);
+  return boot({
+    qemu: assets.qemu,
+    args: commandLine({ assets, initrd, tree: ROOT, dir, machine: sitting.machine }),
+    dir,
+    job: script,
+    deadlineMs: sitting.deadlineMinutes * 60_000,
+    onConsole: (text) => process.stdout.write(text),
+    cutAt,
+  });
+}
+
+function outcome(name: string, dir: string, { status, failure, seconds, lastWords }: BootResult): Outcome {
+  const report = join(dir, 'report.json');
+  if (existsSync(report)) copyFileSync(report, join(REPORTS, `lab-${name}.json`));
+  const reason = failure ?? (existsSync(report) ? undefined : `no report; its job ended with ${status}`);
+  console.log(`== lab ${name}: ${reason ?? `exit ${status}`} after ${seconds.toFixed(1)} s`);
+  if (reason !== undefined) {
+    console.log(`== lab ${name}: the console's last words:\n${lastWords}`);
+    return { name, passed: false, failure: reason, seconds };
+  }
+  return { name, passed: status === 0, seconds };
+}
+
+const { values, positionals: asked } = parseArgs({
+  allowPositionals: true,
+  options: { script: { type: 'string' } },
+});
+const unknown = asked.filter((name) => !sittings.some((sitting) => sitting.name === name));
+if (unknown.length > 0) {
+  const names = sittings.map(({ name }) => name).join(', ');
+  console.error(`lab: ${unknown.join(', ')}: no such sitting; there are ${names}`);
+  process.exit(2);
+}
+mkdirSync(REPORTS, { recursive: true });
+const outcomes: Outcome[] = [];
+for (const sitting of sittings.filter(({ name }) => asked.length === 0 || asked.includes(name))) {
+  outcomes.push(await sit(withStockGuest(sitting), values.script));
+}
+writeFileSync(join(REPORTS, 'lab.json'), `${JSON.stringify(outcomes, null, 2)}\n`);
+process.exitCode = outcomes.every(({ passed }) => passed) ? 0 : 1;

@@ -47,6 +47,10 @@ Answer rename_file(const Sandbox&, Caller&);
 Answer link_file(const Sandbox&, Caller&);
 Answer make_symlink(const Sandbox&, Caller&);
 
+// handlers_mount.cc
+Answer mount_file_system(const Sandbox&, Caller&);
+Answer unmount(const Sandbox&, Caller&);
+
 // handlers_attributes.cc
 Answer change_mode(const Sandbox&, Caller&);
 Answer change_owner(const Sandbox&, Caller&);

@@ -6,6 +6,8 @@
 namespace bulkhead::sentry {
 
 // handlers_fd.cc
+// Until no descriptor that was handed over is the supervisor's still.
+void settle_hand_overs();
 Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec);
 Answer make_eventfd(const Sandbox&, Caller&);
 Answer make_timerfd(const Sandbox&, Caller&);

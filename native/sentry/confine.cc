@@ -25,6 +25,7 @@ constexpr int kFchmodat2 = 452;
 
 constexpr int kAllowed[] = {
     // the loop and its threads
+    SYS_poll,
     SYS_epoll_wait,
     SYS_ioctl,
     SYS_accept4,
@@ -102,14 +103,20 @@ constexpr int kAllowed[] = {
     SYS_inotify_rm_watch,
 };
 
+// Where callers may ask for mounts.
+constexpr int kMounting[] = {
+    SYS_fsopen,     SYS_fsconfig,      SYS_fsmount, SYS_open_tree,
+    SYS_move_mount, SYS_mount_setattr, SYS_umount2,
+};
+
 // Memory, but no code.
 constexpr int kWithoutCode[] = {SYS_mmap, SYS_mprotect};
 constexpr uint32_t kProtExec = 4;
 
 }  // namespace
 
-int keep_capabilities() {
-  uint64_t kept = kept_capabilities();
+int keep_capabilities(bool mounts) {
+  uint64_t kept = kept_capabilities(mounts);
   for (int capability = 0; capability < 64; capability++) {
     if ((kept >> capability & 1) == 0 && ::prctl(PR_CAPBSET_DROP, capability) < 0 &&
         errno != EINVAL) {
@@ -121,7 +128,7 @@ int keep_capabilities() {
   return Impersonation().become(Identity());
 }
 
-int confine() {
+int confine(bool mounts) {
   std::vector<sock_filter> code;
   auto statement = [&](unsigned op, uint32_t k) {
     code.push_back(BPF_STMT(static_cast<uint16_t>(op), k));
@@ -133,9 +140,13 @@ int confine() {
   code.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0));
   statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
   statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr));
-  for (int number : kAllowed) {
+  auto allow = [&](int number) {
     unless_equal(static_cast<uint32_t>(number), 1);
     statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  };
+  for (int number : kAllowed) allow(number);
+  if (mounts) {
+    for (int number : kMounting) allow(number);
   }
   for (int number : kWithoutCode) {
     unless_equal(static_cast<uint32_t>(number), 4);

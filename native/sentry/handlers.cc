@@ -149,6 +149,8 @@ constexpr Entry kHandlers[] = {
     {44, socket_state},
     {45, socket_name},
     {46, lock_file},
+    {kMountHandler, mount_file_system},
+    {48, unmount},
 };
 
 }  // namespace

@@ -39,6 +39,9 @@ inline Answer written(int error) {
 
 using Handler = Answer (*)(const Sandbox&, Caller&);
 
+// Of whose being there depends what the supervisor keeps.
+constexpr unsigned kMountHandler = 47;
+
 // nullptr: no such handler.
 Handler handler_of(unsigned number);
 

@@ -11,21 +11,48 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <time.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "sentry/handlers_more.h"
 #include "sentry/worker.h"
 
 namespace bulkhead::sentry {
 
+namespace {
+
+// Descriptors that a caller has already, and the supervisor still.
+std::atomic<int> twice_held{0};
+
+class HeldTwice {
+ public:
+  HeldTwice() { twice_held++; }
+  ~HeldTwice() { twice_held--; }
+  HeldTwice(const HeldTwice&) = delete;
+  HeldTwice& operator=(const HeldTwice&) = delete;
+};
+
+}  // namespace
+
+// At most 100 ms: a caller that is frozen is in nobody's way.
+void settle_hand_overs() {
+  for (int i = 0; i < 100 && twice_held.load() != 0; i++) {
+    timespec pause{0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
 // The call returns the new number; that and the answer are one step of the kernel's (Linux 5.14).
 Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
   if (!fd) return refusal(errno);
+  HeldTwice held;
+  UniqueFd own = std::move(fd);
   seccomp_notif_addfd request{};
   request.id = caller.id();
   request.flags = SECCOMP_ADDFD_FLAG_SEND;
-  request.srcfd = static_cast<uint32_t>(fd.get());
+  request.srcfd = static_cast<uint32_t>(own.get());
   request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
   int number = ::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
   if (number >= 0) return {number, 0, true, true, false};

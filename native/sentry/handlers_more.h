@@ -6,6 +6,8 @@
 namespace bulkhead::sentry {
 
 // handlers_fd.cc
+// Until no descriptor that was handed over is the supervisor's still.
+void settle_hand_overs();
 Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec);
 Answer make_eventfd(const Sandbox&, Caller&);
 Answer make_timerfd(const Sandbox&, Caller&);
@@ -46,6 +48,10 @@ Answer unlink_name(const Sandbox&, Caller&);
 Answer rename_file(const Sandbox&, Caller&);
 Answer link_file(const Sandbox&, Caller&);
 Answer make_symlink(const Sandbox&, Caller&);
+
+// handlers_mount.cc
+Answer mount_file_system(const Sandbox&, Caller&);
+Answer unmount(const Sandbox&, Caller&);
 
 // handlers_attributes.cc
 Answer change_mode(const Sandbox&, Caller&);

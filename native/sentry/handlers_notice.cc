@@ -26,6 +26,9 @@ Answer credentials_change(const Sandbox&, Caller& caller) {
 
 // execve: of the whole process, whose first thread the calling one becomes.
 Answer execution(const Sandbox&, Caller& caller) {
+  // A thread that was held up between handing over and closing has the program open for writing,
+  // maybe: ETXTBSY.
+  settle_hand_overs();
   caller.worker().callers.forget(caller, true);
   return go_on();
 }

@@ -94,13 +94,12 @@ bool parse_identity(std::string_view status, Identity& identity) {
   return true;
 }
 
-uint64_t kept_capabilities() {
+uint64_t kept_capabilities(bool mounts) {
   // An administrator's, which no container has (spec.ts refuses them).
   constexpr uint64_t kNever = bit(CAP_SYS_MODULE) | bit(CAP_SYS_RAWIO) | bit(CAP_SYS_BOOT) |
-                              bit(CAP_BPF) | bit(CAP_PERFMON) | bit(CAP_CHECKPOINT_RESTORE) |
-                              bit(CAP_SYS_ADMIN);
+                              bit(CAP_BPF) | bit(CAP_PERFMON) | bit(CAP_CHECKPOINT_RESTORE);
   constexpr uint64_t kAll = bit(CAP_LAST_CAP + 1) - 1;
-  return kAll & ~kNever;
+  return kAll & ~kNever & ~(mounts ? 0 : bit(CAP_SYS_ADMIN));
 }
 
 void set_kept_capabilities(uint64_t mask) {

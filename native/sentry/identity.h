@@ -54,7 +54,8 @@ class Impersonation {
 
 // What the supervisor's threads may have, of the sandbox's user namespace: what callers may have,
 // as a thread takes those of its caller for the length of a call.
-uint64_t kept_capabilities();
+// `mounts`: the one to mount as well.
+uint64_t kept_capabilities(bool mounts = false);
 // What Impersonation works within from now on.
 void set_kept_capabilities(uint64_t mask);
 

@@ -13,6 +13,8 @@ namespace bulkhead::sentry {
 struct MountTable {
   // Ascending.
   std::vector<uint64_t> ids;
+  // Those at or beneath /proc, /sys and /dev; ascending.
+  std::vector<uint64_t> guarded;
   // Device numbers of procfs's.
   std::vector<dev_t> proc;
 };

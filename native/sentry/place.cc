@@ -7,6 +7,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 
 #include "sentry/walk.h"
@@ -41,6 +42,7 @@ int look_at(int fd, Kind& kind) {
   kind.uid = file.stx_uid;
   kind.device = makedev(file.stx_dev_major, file.stx_dev_minor);
   kind.inode = file.stx_ino;
+  kind.is_mount_root = (file.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
   kind.mount = (file.stx_mask & STATX_MNT_ID) != 0 ? file.stx_mnt_id : 0;
   return 0;
 }
@@ -48,6 +50,11 @@ int look_at(int fd, Kind& kind) {
 int Place::from(int number, uint64_t address) {
   if (int error = caller_.read_path(address, path_); error != 0) return error;
   return start(number);
+}
+
+int Place::from_text(const char* path) {
+  std::snprintf(path_, sizeof path_, "%s", path);
+  return start(AT_FDCWD);
 }
 
 int Place::from_cwd() {
@@ -81,7 +88,7 @@ int Place::start(int number) {
   if (int error = look_at(base_, kind); error != 0) return error;
   if (!S_ISDIR(kind.mode)) return ENOTDIR;
   // A directory of the host that found its way in leads nowhere (CVE-2024-21626).
-  return sandbox_.has_mount(kind.mount, caller_) ? 0 : EXDEV;
+  return sandbox_.has_mount(kind.mount) ? 0 : EXDEV;
 }
 
 UniqueFd Place::walk_and_open(const char* path, uint64_t flags, uint64_t mode) {

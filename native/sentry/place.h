@@ -23,6 +23,8 @@ class Place {
   // `number` is AT_FDCWD or the caller's descriptor, `address` the path in its memory. Reads the
   // path, becomes the caller, and finds where the path starts. 0 or errno.
   int from(int number, uint64_t address);
+  // The same with a path of the supervisor's own.
+  int from_text(const char* path);
   // An empty path at the caller's working directory.
   int from_cwd();
 
@@ -66,6 +68,8 @@ struct Kind {
   dev_t device = 0;
   ino_t inode = 0;
   uint64_t mount = 0;
+  // It is where that mount begins.
+  bool is_mount_root = false;
 };
 // 0 or errno.
 int look_at(int fd, Kind& kind);

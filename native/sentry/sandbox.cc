@@ -11,8 +11,6 @@
 #include <cstring>
 #include <string>
 
-#include "sentry/caller.h"
-
 namespace bulkhead::sentry {
 
 namespace {
@@ -66,7 +64,7 @@ namespace {
 std::string read_all(int fd) {
   std::string text;
   char part[4096];
-  for (ssize_t got; (got = ::read(fd, part, sizeof part)) > 0;)
+  for (ssize_t got; (got = ::pread(fd, part, sizeof part, static_cast<off_t>(text.size()))) > 0;)
     text.append(part, static_cast<size_t>(got));
   return text;
 }
@@ -86,9 +84,9 @@ bool Sandbox::knows_mount(uint64_t id) const {
   return known;
 }
 
-bool Sandbox::has_mount(uint64_t id, Caller& caller) const {
+bool Sandbox::has_mount(uint64_t id) const {
   if (knows_mount(id)) return true;
-  look_again(caller);
+  look_again();
   return knows_mount(id);
 }
 
@@ -99,18 +97,47 @@ bool Sandbox::is_proc(dev_t device) const {
   return found;
 }
 
-void Sandbox::look_again(Caller& caller) const {
-  UniqueFd file = open_of(*this, caller.tid(), "mountinfo");
-  if (!file || !caller.still_waits()) return;
-  MountTable table = parse_mounts(read_all(file.get()));
+size_t Sandbox::mount_count() const {
   ::pthread_mutex_lock(&lock_);
+  size_t count = table_.ids.size();
+  ::pthread_mutex_unlock(&lock_);
+  return count;
+}
+
+bool Sandbox::is_guarded(uint64_t id) const {
+  return std::binary_search(guarded_.begin(), guarded_.end(), id);
+}
+
+void Sandbox::note_mount(uint64_t id) const {
+  ::pthread_mutex_lock(&lock_);
+  made_.push_back(id);
+  ::pthread_mutex_unlock(&lock_);
+}
+
+bool Sandbox::made_mount(uint64_t id) const {
+  ::pthread_mutex_lock(&lock_);
+  bool made = std::find(made_.begin(), made_.end(), id) != made_.end();
+  ::pthread_mutex_unlock(&lock_);
+  return made;
+}
+
+void Sandbox::look_again() const {
+  ::pthread_mutex_lock(&lock_);
+  MountTable table = parse_mounts(read_all(mount_info_.get()));
   table_ = std::move(table);
+  // What went with a mount above it; its number may be another's next.
+  std::erase_if(made_, [&](uint64_t id) {
+    return !std::binary_search(table_.ids.begin(), table_.ids.end(), id);
+  });
   ::pthread_mutex_unlock(&lock_);
 }
 
 int enter(Sandbox& sandbox, int pid) {
-  sandbox.table_ = parse_mounts(read_all(open_of(sandbox, pid, "mountinfo").get()));
+  // Shows what it did when it was opened: all from this process's root on, which is the sandbox's.
+  sandbox.mount_info_ = open_of(sandbox, pid, "mountinfo");
+  sandbox.table_ = parse_mounts(read_all(sandbox.mount_info_.get()));
   if (sandbox.table_.ids.empty()) return ESRCH;
+  sandbox.guarded_ = sandbox.table_.guarded;
   // Opened first: the names are the host's.
   UniqueFd spaces[4];
   const char* types[] = {"ns/user", "ns/uts", "ns/ipc", "ns/mnt"};

@@ -8,14 +8,13 @@
 #include <atomic>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "core/fd.h"
 #include "sentry/mounts.h"
 #include "sentry/text.h"
 
 namespace bulkhead::sentry {
-
-class Caller;
 
 class Sandbox {
  public:
@@ -31,11 +30,19 @@ class Sandbox {
   // bytes; false: no limit
   bool memory(uint64_t& limit, uint64_t& used) const;
 
-  // A mount of the sandbox; those that were made since the last look are found through the caller.
-  bool has_mount(uint64_t id, Caller& caller) const;
+  // A mount of the sandbox, also one that was made since the last look.
+  bool has_mount(uint64_t id) const;
   bool is_proc(dev_t device) const;
   // The mounts have changed.
-  void look_again(Caller& caller) const;
+  void look_again() const;
+
+  // How many there were at the last look.
+  size_t mount_count() const;
+  // Was there from the start, at or beneath /proc, /sys or /dev.
+  bool is_guarded(uint64_t id) const;
+  // Made by the supervisor, at a caller's wish, and still there.
+  void note_mount(uint64_t id) const;
+  bool made_mount(uint64_t id) const;
 
   // From the first chroot(2) on, a caller's root has to be asked for.
   bool roots_differ() const { return roots_differ_.load(); }
@@ -47,7 +54,10 @@ class Sandbox {
 
   mutable std::atomic<bool> roots_differ_{false};
   mutable pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+  UniqueFd mount_info_;
   mutable MountTable table_;
+  mutable std::vector<uint64_t> made_;
+  std::vector<uint64_t> guarded_;
 };
 
 // Opens what is needed later, by names of the host. 0 or errno.

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/audit.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "sentry/confine.h"
 #include "sentry/guard.h"
@@ -48,6 +50,7 @@ bool Supervisor::parse_table(std::string_view text) {
     if (!take_number(text, call) || !take_number(text, handler) || call >= kMaxCalls) return false;
     table_[call] = handler_of(static_cast<unsigned>(handler));
     if (table_[call] == nullptr) return false;
+    if (handler == kMountHandler) mounts_ = true;
     if (!text.empty()) text.remove_prefix(1);
   }
   return true;
@@ -63,11 +66,11 @@ bool Supervisor::parse_option(std::string_view word) {
   return word.starts_with("threads=") && value >= 1 && value <= kMaxThreads;
 }
 
-int Supervisor::watch(int fd, uint64_t tag, uint32_t events) {
+int Supervisor::watch(int fd, uint64_t tag, uint32_t events, int operation) {
   epoll_event event{};
   event.events = events;
   event.data.u64 = tag;
-  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  return ::epoll_ctl(epoll_.get(), operation, fd, &event) < 0 ? errno : 0;
 }
 
 int Supervisor::prepare() {
@@ -96,6 +99,8 @@ void Supervisor::accept_connection() {
 void Supervisor::drop(int fd) {
   std::erase(listeners_, fd);
   std::erase(connections_, fd);
+  std::erase(hot_, fd);
+  if (last_cold_ == fd) last_cold_ = -1;
   ::close(fd);
 }
 
@@ -106,10 +111,10 @@ bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   // Namespaces are of processes with one thread, and the filter is for all threads.
   if (enter(sandbox_, static_cast<int>(pid)) != 0) return false;
   if (word == " guard" && start_guard(static_cast<int>(pid)) != 0) return false;
-  if (keep_capabilities() != 0) return false;
+  if (keep_capabilities(mounts_) != 0) return false;
   auto main = [](void* what, Worker& worker) { static_cast<Supervisor*>(what)->lead(worker); };
   if (pool_.start(threads_, callers_, request_size_, reply_size_, main, this) != 0) return false;
-  if (confine() != 0) return false;
+  if (confine(mounts_) != 0) return false;
   entered_ = true;
   return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
 }
@@ -210,30 +215,59 @@ bool Supervisor::answer_one(Worker& worker, int listener) {
   return pool_.end(worker);
 }
 
+// Waited for by poll(2) itself from now on, and by epoll only as far as its end goes: on its way
+// through epoll a wake-up loses that it is one for this processor.
+void Supervisor::heat(int listener) {
+  // Once may be chance.
+  if (std::exchange(last_cold_, listener) != listener) return;
+  if (hot_.size() >= kMaxHot) {
+    watch(hot_.front(), static_cast<uint64_t>(hot_.front()), EPOLLIN, EPOLL_CTL_MOD);
+    hot_.erase(hot_.begin());
+  }
+  if (watch(listener, static_cast<uint64_t>(listener), 0, EPOLL_CTL_MOD) == 0)
+    hot_.push_back(listener);
+}
+
+// What epoll has, without waiting. False: this thread does not lead any more.
+bool Supervisor::serve_all(Worker& worker) {
+  epoll_event events[32];
+  int count = ::epoll_wait(epoll_.get(), events, 32, 0);
+  if (count < 0 && errno != EINTR) ::_exit(kFailed);
+  for (int i = 0; i < count; i++) {
+    if (events[i].data.u64 == kSocketTag) {
+      accept_connection();
+      continue;
+    }
+    int fd = static_cast<int>(events[i].data.u64);
+    if (watch_.remove_reader(fd)) {
+      drop(fd);
+    } else if (contains(connections_, fd)) {
+      if (!receive(fd)) ::_exit(kFailed);
+    } else if ((events[i].events & EPOLLIN) != 0) {
+      heat(fd);
+      // The rest of the events is the next leader's: epoll gives them again.
+      if (!answer_one(worker, fd)) return false;
+    } else {
+      // EPOLLHUP: no process uses this filter any more.
+      drop(fd);
+    }
+  }
+  return true;
+}
+
 // Returns when another thread leads.
 void Supervisor::lead(Worker& worker) {
-  epoll_event events[32];
   for (;;) {
-    int count = ::epoll_wait(epoll_.get(), events, 32, -1);
-    if (count < 0 && errno != EINTR) ::_exit(kFailed);
-    for (int i = 0; i < count; i++) {
-      if (events[i].data.u64 == kSocketTag) {
-        accept_connection();
-        continue;
-      }
-      int fd = static_cast<int>(events[i].data.u64);
-      if (watch_.remove_reader(fd)) {
-        drop(fd);
-      } else if (contains(connections_, fd)) {
-        if (!receive(fd)) ::_exit(kFailed);
-      } else if ((events[i].events & EPOLLIN) != 0) {
-        // The rest of the events is the next leader's: epoll gives them again.
-        if (!answer_one(worker, fd)) return;
-      } else {
-        // EPOLLHUP: no process uses this filter any more.
-        drop(fd);
-      }
+    pollfd waiting[1 + kMaxHot];
+    nfds_t count = 0;
+    waiting[count++] = {epoll_.get(), POLLIN, 0};
+    for (int listener : hot_) waiting[count++] = {listener, POLLIN, 0};
+    int ready = ::poll(waiting, count, -1);
+    if (ready < 0 && errno != EINTR) ::_exit(kFailed);
+    for (nfds_t i = 1; ready > 0 && i < count; i++) {
+      if ((waiting[i].revents & POLLIN) != 0 && !answer_one(worker, waiting[i].fd)) return;
     }
+    if (ready > 0 && waiting[0].revents != 0 && !serve_all(worker)) return;
     if (had_listener_ && listeners_.empty() && connections_.empty()) ::_exit(0);
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/seccomp.h>
+#include <sys/epoll.h>
 
 #include <array>
 #include <string_view>
@@ -37,8 +38,12 @@ class Supervisor {
  private:
   static constexpr int kMaxCalls = 512;
   static constexpr uint64_t kSocketTag = ~0ull;
+  static constexpr size_t kMaxHot = 4;
 
-  int watch(int fd, uint64_t tag, uint32_t events);
+  // `operation`: of epoll_ctl(2).
+  int watch(int fd, uint64_t tag, uint32_t events, int operation = EPOLL_CTL_ADD);
+  void heat(int listener);
+  bool serve_all(Worker& worker);
   void accept_connection();
   bool receive(int connection);
   bool enter_sandbox(int connection, std::string_view word);
@@ -56,6 +61,11 @@ class Supervisor {
   // Sized as the kernel says (SECCOMP_GET_NOTIF_SIZES), which may be more than this build knows.
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
+  // Listeners that calls come from all the time, the latest last.
+  std::vector<int> hot_;
+  int last_cold_ = -1;
+  // Callers may ask for mounts.
+  bool mounts_ = false;
   Policy policy_;
   Watch watch_;
   bool entered_ = false;

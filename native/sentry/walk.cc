@@ -116,7 +116,7 @@ int Walk::follow_magic(const std::string& name, std::string& rest, Walked& resul
   Kind kind;
   if (int error = look_at(at_.get(), kind); error != 0) return error;
   if (!S_ISDIR(kind.mode)) return ENOTDIR;
-  return sandbox_.has_mount(kind.mount, caller_) ? kGoOn : EXDEV;
+  return sandbox_.has_mount(kind.mount) ? kGoOn : EXDEV;
 }
 
 // The kernel lets a process into its own fd directory whoever owns that (proc_fd_permission).

@@ -55,6 +55,11 @@ const Known* Worker::known(Caller& caller) {
   return known_.get();
 }
 
+const Known* Worker::know_again(Caller& caller) {
+  known_ = callers.find_again(caller);
+  return known_.get();
+}
+
 UniqueFd Worker::descriptor(Caller& caller, int number) {
   // Taking the descriptor tells whether the thread is the one that is remembered.
   bool sure = known_ != nullptr;

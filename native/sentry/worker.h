@@ -31,6 +31,8 @@ class Worker {
   UniqueFd descriptor(Caller& caller, int number);
   // nullptr: the caller is gone, or the kernel says nothing of it.
   const Known* known(Caller& caller);
+  // The same without what is remembered: as it is now.
+  const Known* know_again(Caller& caller);
   // Becomes the caller for what follows. 0 or errno.
   int become(Caller& caller, bool plainly = false);
   // The caller's umask, for what is about to be created. 0 or errno.

@@ -22,6 +22,7 @@ import { LaunchError, type Executor, type LaunchResult } from '../executor.ts';
 import { HostBackend, type BackendHost, type CompiledCreate, type CompileInput } from '../host_backend.ts';
 import { brokeredCalls, compileFilter, FILTER_FLAG_WAIT_KILLABLE_RECV, type Report } from './filter.ts';
 import { podMapping } from './ids.ts';
+import { withMounts } from './mounts.ts';
 import { sentryOptions, type Profile, type SentryOptions } from './options.ts';
 import type { SystemCall } from './rules.ts';
 import { supervisorSocket } from './socket.ts';
@@ -62,7 +63,7 @@ const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 export class SentryBackend extends HostBackend {
   readonly wall = 'sentry';
   readonly #sentry: SentryHost;
-  readonly #filters = new Map<`${Profile} ${Report}`, Uint8Array>();
+  readonly #filters = new Map<string, Uint8Array>();
 
   constructor(host: BackendHost, sentry: SentryHost) {
     super(host);
@@ -134,7 +135,6 @@ export class SentryBackend extends HostBackend {
     spec: Spec,
   ): Promise<void> {
     const options = sentryOptions(record.id ?? '', spec.annotations);
-    const { profile } = options;
     const key = supervisorKey(record.id ?? '');
     mkdirSync(this.#sentry.socketDir, { recursive: true, mode: 0o700 });
     const plan = supervisorPlan({
@@ -144,9 +144,9 @@ export class SentryBackend extends HostBackend {
       cgroupSteps,
       sockets: this.#sockets(record, options),
       memoryCgroup: this.memoryCgroup(record),
-      threads: THREADS[profile],
-      table: brokeredCalls(callsOf(profile)),
-      policy: this.#filterOf(profile, 'none'),
+      threads: THREADS[options.profile],
+      table: brokeredCalls(callsOf(options)),
+      policy: this.#filterOf(options, 'none'),
     });
     const forget = executor.onExit((exit) => {
       if (exit.key !== key) return;
@@ -184,17 +184,17 @@ export class SentryBackend extends HostBackend {
   }
 
   #supervision(record: ContainerRecord, spec: Spec): Supervision {
-    const { landlock, profile, report } = sentryOptions(record.id ?? '', spec.annotations);
+    const options = sentryOptions(record.id ?? '', spec.annotations);
     return {
       socket: this.#socket(record),
-      filter: { program: this.#filterOf(profile, report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
-      landlock,
+      filter: { program: this.#filterOf(options, options.report), flags: FILTER_FLAG_WAIT_KILLABLE_RECV },
+      landlock: options.landlock,
     };
   }
 
-  #filterOf(profile: Profile, report: Report): Uint8Array {
-    const key = `${profile} ${report}` as const;
-    const filter = this.#filters.get(key) ?? compileFilter({ calls: callsOf(profile), report });
+  #filterOf(options: SentryOptions, report: Report): Uint8Array {
+    const key = `${options.profile} ${options.mounts} ${report}`;
+    const filter = this.#filters.get(key) ?? compileFilter({ calls: callsOf(options), report });
     this.#filters.set(key, filter);
     return filter;
   }
@@ -230,8 +230,9 @@ function checkDirectory(id: string, rootfs: string): void {
   });
 }
 
-function callsOf(profile: Profile): readonly SystemCall[] {
-  return profile === 'strict' ? strictCalls : systemCalls;
+function callsOf({ profile, mounts }: SentryOptions): readonly SystemCall[] {
+  const calls = profile === 'strict' ? strictCalls : systemCalls;
+  return mounts ? withMounts(calls) : calls;
 }
 
 /** Names the supervisor in the monitor; no exec can have this id. */

@@ -1,4 +1,5 @@
 /** What the table says of one system call, in sentences. */
+import { mountCalls } from './mounts.ts';
 import type { Decision, SystemCall } from './rules.ts';
 import { inWords, ruleInWords } from './page.ts';
 import { strictCalls } from './strict.ts';
@@ -25,6 +26,11 @@ function explanation(call: SystemCall): string {
   ];
   if (strict !== undefined && strict.decision !== decision) {
     lines.push('  with the profile strict:', ...decisionLines(strict.decision).map((line) => `  ${line}`));
+  }
+  const mounting = mountCalls.find((other) => other.number === number);
+  if (mounting !== undefined) {
+    const more = [...decisionLines(mounting.decision), `  ${mounting.note}`].map((line) => `  ${line}`);
+    lines.push('  with the annotation io.bulkhead.sentry.mounts=true:', ...more);
   }
   return lines.map((line) => `${line}\n`).join('');
 }

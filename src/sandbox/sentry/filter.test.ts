@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { brokeredCalls, compileFilter } from './filter.ts';
+import { withMounts } from './mounts.ts';
 import { systemCallNumbers } from './numbers.ts';
 import { errno, handlers, type Decision, type Rule, type Test } from './rules.ts';
 import { reachesKernel, strictCalls } from './strict.ts';
@@ -106,6 +107,31 @@ describe('the table', () => {
     'userfaultfd',
   ])('refuses %s', (name) =>
     expect(systemCalls.find((call) => call.name === name)?.decision.use).toBe('refuse'),
+  );
+});
+
+describe('mounts', () => {
+  it.each([
+    ['kernel', systemCalls],
+    ['strict', strictCalls],
+  ])(
+    "are the supervisor's in %s where they are asked for, and no more calls reach the kernel",
+    (_name, calls) => {
+      const changed = withMounts(calls);
+      const reached = (list: typeof calls): number =>
+        list.filter(({ decision }) => reachesKernel(decision)).length;
+      expect(reached(changed)).toBe(reached(calls));
+      const program = compileFilter({ calls: changed });
+      for (const { number, name, decision } of calls) {
+        const answer = runFilter(number, none, X86_64, calls, program);
+        if (name === 'mount' || name === 'umount2') {
+          expect(decision).toEqual({ use: 'refuse', errno: 'EPERM' });
+          expect([name, answer]).toEqual([name, NOTIFY]);
+        } else expect([name, answer]).toEqual([name, expected(number, none, calls)]);
+      }
+      const dispatched = new Map(brokeredCalls(changed));
+      expect([165, 166].map((number) => dispatched.get(number))).toEqual([handlers.mount, handlers.unmount]);
+    },
   );
 });
 

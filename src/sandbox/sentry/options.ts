@@ -10,6 +10,8 @@ export interface SentryOptions {
   profile: Profile;
   /** Which refusals the supervisor counts and streams. */
   report: Report;
+  /** mount and umount2 are answered as far as nothing of the host comes in; else they are refused. */
+  mounts: boolean;
   /** Where sockets may lead; undefined: wherever the pod's network does. */
   connect?: SocketRule[];
   /** What sockets may be bound to. */
@@ -30,6 +32,7 @@ const oneOf = <T extends string>(values: readonly T[], value: string): T | undef
 
 const readers: Readonly<Record<string, Reader>> = {
   landlock: (options, value) => switchOf(value, (on) => (options.landlock = on)),
+  mounts: (options, value) => switchOf(value, (on) => (options.mounts = on)),
   audit: (options, value) => switchOf(value, (on) => (options.audit = on)),
   connect: (options, value) => rulesOf(value, (rules) => (options.connect = rules)),
   bind: (options, value) => rulesOf(value, (rules) => (options.bind = rules)),
@@ -62,7 +65,13 @@ function rulesOf(value: string, take: (rules: SocketRule[]) => void): string | u
 
 /** Reads the annotations; InvalidArgument for one that is not known, so that a misspelt wish is not lost. */
 export function sentryOptions(id: string, annotations: Readonly<Record<string, string>> = {}): SentryOptions {
-  const options: SentryOptions = { landlock: false, profile: 'kernel', report: 'unusual', audit: false };
+  const options: SentryOptions = {
+    landlock: false,
+    profile: 'kernel',
+    report: 'unusual',
+    mounts: false,
+    audit: false,
+  };
   for (const [name, value] of Object.entries(annotations)) {
     if (!name.startsWith(PREFIX)) continue;
     const key = name.slice(PREFIX.length);

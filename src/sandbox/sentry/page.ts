@@ -1,4 +1,5 @@
 /** docs/sentry-syscalls.md, made from the table. A test compares the two; `tools/sentry-page.ts` writes it. */
+import { mountCalls } from './mounts.ts';
 import type { Decision, Rule, Test } from './rules.ts';
 import { reachesKernel, strictCalls, strictChanges } from './strict.ts';
 import { systemCallGroups, systemCalls } from './syscalls.ts';
@@ -27,7 +28,7 @@ export function systemCallPage(): string {
     for (const { name, decision, note } of calls)
       lines.push(`| \`${name}\` | ${inWords(decision)} | ${note} |`);
   }
-  lines.push(...strictSection());
+  lines.push(...strictSection(), ...mountSection());
   return `${lines.join('\n')}\n`;
 }
 
@@ -42,6 +43,17 @@ function strictSection(): string[] {
     '| call | what happens | note |',
     '|---|---|---|',
     ...strictChanges.map(({ name, decision, note }) => `| \`${name}\` | ${inWords(decision)} | ${note} |`),
+  ];
+}
+
+function mountSection(): string[] {
+  return [
+    '',
+    '## What the annotation io.bulkhead.sentry.mounts does otherwise',
+    '',
+    '| call | what happens | note |',
+    '|---|---|---|',
+    ...mountCalls.map(({ name, decision, note }) => `| \`${name}\` | ${inWords(decision)} | ${note} |`),
   ];
 }
 

@@ -94,6 +94,8 @@ export const handlers = {
   socketState: 44,
   socketName: 45,
   lock: 46,
+  mount: 47,
+  unmount: 48,
 } as const;
 export type HandlerName = keyof typeof handlers;
 

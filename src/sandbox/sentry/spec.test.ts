@@ -142,12 +142,19 @@ describe("a pod's ids", () => {
 
 describe('annotations', () => {
   it('turn Landlock on', () => {
-    const defaults = { landlock: false, profile: 'kernel', report: 'unusual', audit: false };
+    const defaults = { landlock: false, profile: 'kernel', report: 'unusual', mounts: false, audit: false };
     expect(sentryOptions('web', {})).toEqual(defaults);
     expect(sentryOptions('web', { 'io.bulkhead.sentry.landlock': 'true', other: 'x' })).toEqual({
       ...defaults,
       landlock: true,
     });
+  });
+
+  it('let containers mount', () => {
+    expect(sentryOptions('web', { 'io.bulkhead.sentry.mounts': 'true' }).mounts).toBe(true);
+    expect(refusal(() => sentryOptions('web', { 'io.bulkhead.sentry.mounts': '1' }))).toBe(
+      'create web: annotation io.bulkhead.sentry.mounts: "1" is not true or false',
+    );
   });
 
   it('report every refusal in an audit, unless told otherwise', () => {

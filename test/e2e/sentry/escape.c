@@ -114,6 +114,56 @@ static void files(void) {
   verdict("only own processes", stat("/proc/2147483", &other) < 0, 0);
 }
 
+// Every way to get hold of the supervisor: it is no process of this pid namespace, and nobody here may trace.
+static void at_the_supervisor(void) {
+  char path[64], name[64];
+  long seen = 0, traced = 0, odd = 0, reached = 0;
+  pid_t child = fork();
+  if (child == 0) {
+    for (;;) pause();
+  }
+  for (int pid = 0; pid <= 65536; pid++) {
+    if (pid == getpid() || pid == child) continue;
+    if (pid > 0 && kill(pid, 0) == 0) reached++;
+    if (pid % 512 > 32) continue;
+    snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    int fd = open(path, O_RDONLY);
+    if (fd >= 0) {
+      ssize_t got = read(fd, name, sizeof name - 1);
+      name[got < 0 ? 0 : got] = 0;
+      seen += strstr(name, "bulkhead") != NULL;
+      close(fd);
+    }
+    snprintf(path, sizeof path, "/proc/%d/mem", pid);
+    fd = open(path, O_RDWR);
+    if (fd >= 0) reached++, close(fd);
+  }
+  pid_t pids[] = {0, 1, getpid(), getppid(), child, -1};
+  long requests[] = {PTRACE_ATTACH, PTRACE_SEIZE, PTRACE_PEEKDATA, PTRACE_SYSCALL, PTRACE_KILL};
+  for (unsigned i = 0; i < sizeof pids / sizeof *pids; i++) {
+    for (unsigned j = 0; j < sizeof requests / sizeof *requests; j++) {
+      errno = 0;
+      if (syscall(SYS_ptrace, requests[j], pids[i], 0, 0) != -1) traced++;
+      odd += errno != EPERM;
+    }
+  }
+  verdict("the supervisor is not to be seen", seen == 0, seen);
+  verdict("nothing to signal or to write to", reached == 0, reached);
+  verdict("nothing to trace, not even a child", traced == 0 && odd == 0, traced * 1000 + odd);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  // All that a signal to everybody finds is in here.
+  child = fork();
+  if (child == 0) {
+    kill(-1, SIGSTOP);
+    kill(-1, SIGKILL);
+    _exit(0);
+  }
+  waitpid(child, NULL, 0);
+  struct utsname names;
+  verdict("answers after signals to everybody", uname(&names) == 0, 0);
+}
+
 static void own_filter(void) {
   // The workload's own filter works, on top of ours, and cannot take ours away.
   struct sock_filter code[] = {
@@ -213,6 +263,7 @@ int main(void) {
   namespaces_and_mounts();
   kernel_doors();
   files();
+  at_the_supervisor();
   races();
   storms();
   signals();

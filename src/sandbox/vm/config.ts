@@ -15,6 +15,8 @@ export interface VmConfig extends SizingConfig {
   machine: MachineType;
   /** "auto": KVM when it works. */
   accelerator: Accelerator | 'auto';
+  /** Translated code that TCG keeps of each machine. */
+  tcgCacheMib: number;
   /** Start from a saved machine; false: boot each. */
   template: boolean;
   bootTimeoutMs: number;
@@ -28,6 +30,7 @@ export const defaultVmConfig: VmConfig = {
   cache: '/var/cache/bulkhead',
   machine: 'q35',
   accelerator: 'auto',
+  tcgCacheMib: 64,
   template: true,
   bootTimeoutMs: 60_000,
   memoryMib: 256,
@@ -56,6 +59,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   cache: { key: 'cache', check: isPath },
   machine: { key: 'machine', check: oneOf('q35', 'microvm') },
   accelerator: { key: 'accelerator', check: oneOf('auto', 'tcg', 'kvm') },
+  tcg_cache_mib: { key: 'tcgCacheMib', check: isCount },
   template: { key: 'template', check: isFlag },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
   memory_mib: { key: 'memoryMib', check: isCount },

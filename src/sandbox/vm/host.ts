@@ -10,7 +10,7 @@ import type { Spec } from '../../oci/types.ts';
 import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
 import { findGuest, guestProgram } from '../../guest/index.ts';
-import { probeAgent } from './agent_probe.ts';
+import { probeAndClean } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
 import type { Pod, SizedMachine } from './sandbox.ts';
@@ -65,7 +65,7 @@ function machinery(config: VmConfig, log: Logger): Machinery {
     hypervisor,
     addon: addon(),
     launch: (launch) => launchBuilder(launcher, launch),
-    probe: (launch, deadlineMs) => probeAgent(launch.agent.path, 'template', deadlineMs),
+    probe: (launch, deadlineMs) => probeAndClean(launch.agent.path, 'template', deadlineMs),
     log,
     bootDeadlineMs,
   });
@@ -104,7 +104,8 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     size,
     type: config.machine,
     accelerator: await made.accelerator,
-    sharedMemory: true,
+    tcgCacheMib: config.tcgCacheMib,
+    sharedMemory: pod.share,
     ports: PORTS,
   };
   if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };

@@ -60,6 +60,8 @@ export interface Pod {
   group: string;
   /** Of its machine. */
   dir: string;
+  /** It has a directory of the host's files (virtio-fs), and so memory that another process can map. */
+  share: boolean;
 }
 
 /** What a sandbox needs of the machine and of the configuration. */
@@ -162,6 +164,11 @@ export class VmSandbox {
     return this.record.ready === true && this.executor.guests?.isConnected(GUEST) === true;
   }
 
+  /** Whether it has a directory of the host's files. */
+  get hasShare(): boolean {
+    return this.record.imagesOnly !== true;
+  }
+
   container(id: string): SandboxContainer | undefined {
     return this.record.containers?.find((container) => container.id === id);
   }
@@ -175,15 +182,21 @@ export class VmSandbox {
     saveSandbox(this.paths.record, this.record);
   }
 
-  /** Enters a container into the record, and boots the machine for the first. Rejects with nothing left running. */
-  async join(id: string, spec: Spec): Promise<SandboxContainer> {
+  /**
+   * Enters a container into the record, and boots the machine for the first. Rejects with nothing left running.
+   * @param share what the container sees of the host's files, a machine without a shared directory cannot give
+   */
+  async join(id: string, spec: Spec, share: boolean): Promise<SandboxContainer> {
     let container = this.container(id);
     if (container === undefined) {
       this.record.serial = (this.record.serial ?? 0) + 1;
       container = { id, serial: this.record.serial };
       (this.record.containers ??= []).push(container);
     }
-    if (this.#booted === undefined) this.#plan(id, spec);
+    if (this.#booted === undefined) {
+      this.#plan(id, spec);
+      this.record.imagesOnly = !share;
+    }
     this.save();
     this.#booted ??= this.#boot(id, spec);
     await this.#booted;
@@ -243,11 +256,12 @@ export class VmSandbox {
     const hypervisor = this.#deps.hypervisor();
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
-    mkdirSync(this.paths.share, { recursive: true, mode: 0o711 });
+    mkdirSync(this.hasShare ? this.paths.share : this.paths.dir, { recursive: true, mode: 0o711 });
     const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, {
       namespace: this.record.namespace ?? '',
       group: this.id,
       dir: this.paths.dir,
+      share: this.hasShare,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
     const launch = await hypervisor.prepare(config);
@@ -284,41 +298,36 @@ export class VmSandbox {
     this.#deps.log.debug('virtual machine is up', { id, ...watch.laps });
   }
 
-  /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */
+  /** The daemon of the share with it: the machine does not outlive it, as nothing in it could be read any more. */
   async #launch(id: string, spec: Spec, launch: MachineLaunch): Promise<LaunchResult> {
-    const { executor, paths } = this;
+    const { executor } = this;
     const cgroupSteps = this.#cgroups(id, spec).outer;
-    const { shareDaemon: program, openFiles } = this.#deps;
-    const daemon = shareDaemonPlan({
-      program,
-      socket: paths.shareSocket,
-      share: paths.share,
-      cgroupSteps,
-      openFiles,
-    });
-    const log = {
-      ...NO_STDIO,
-      stdout: join(paths.dir, 'fs.log'),
-      stderr: join(paths.dir, 'fs.log'),
-      append: true,
-    };
     const network = networkSteps(spec);
     const machine = machinePlan(launch, {
       id: 'vm',
       steps: [...cgroupSteps, ...network.steps],
       namespaces: network.namespaces,
     });
+    const options = this.hasShare ? { diesWith: SHARE_KEY } : {};
     const [shared, result] = await Promise.all([
-      executor.launch(SHARE_KEY, encodePlan(daemon), log),
-      executor.launch(MACHINE_KEY, encodePlan(machine), launch.stdio, { diesWith: SHARE_KEY }),
+      this.hasShare ? this.#launchDaemon(cgroupSteps) : undefined,
+      executor.launch(MACHINE_KEY, encodePlan(machine), launch.stdio, options),
     ]);
-    this.record.sharePid = shared.pid;
+    this.record.sharePid = shared?.pid ?? 0;
     return result;
+  }
+
+  #launchDaemon(cgroupSteps: readonly Step[]): Promise<LaunchResult> {
+    const { dir, shareSocket: socket, share } = this.paths;
+    const { shareDaemon: program, openFiles } = this.#deps;
+    const daemon = shareDaemonPlan({ program, socket, share, cgroupSteps, openFiles });
+    const log = { ...NO_STDIO, stdout: join(dir, 'fs.log'), stderr: join(dir, 'fs.log'), append: true };
+    return this.executor.launch(SHARE_KEY, encodePlan(daemon), log);
   }
 
   async #plug(machine: Machine, growMib: number): Promise<void> {
     const { shareSocket: socketPath } = this.paths;
-    await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
+    if (this.hasShare) await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
     if (growMib > 0) await machine.growMemory(growMib);
   }
 
@@ -348,11 +357,8 @@ export class VmSandbox {
   }
 
   async #setUp(id: string, spec: Spec, growMib: number): Promise<void> {
-    const mounted = this.agent.mount(id, {
-      device: { virtiofsTag: SHARE_TAG },
-      target: GUEST_SHARE,
-      fstype: 'virtiofs',
-    });
+    const share = { device: { virtiofsTag: SHARE_TAG }, target: GUEST_SHARE, fstype: 'virtiofs' };
+    const mounted = this.hasShare ? this.agent.mount(id, share) : undefined;
     const grown = growMib > 0 ? this.agent.call('create', id, { onlineMemory: {} }) : undefined;
     await Promise.all([this.agent.setup(id, spec.hostname ?? id.slice(0, 63)), mounted, grown]);
   }

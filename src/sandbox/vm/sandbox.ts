@@ -23,7 +23,7 @@ import {
 import type { Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import { GuestError, type Executor, type LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import { consoleTail, GuestConsole } from './console.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch } from './hypervisor/hypervisor.ts';
@@ -83,6 +83,8 @@ export interface SandboxDeps {
 
 /** Whether QEMU's and virtiofsd's last words are worth showing. */
 const LAST_LINES = 20;
+/** What virtiofsd says of every life. */
+const ROUTINE = /^virtio_(session_mount|loop): /;
 /** As long as what a kernel says when it gives up. */
 const DUMP_LINES = 100;
 const SIGKILL = 9;
@@ -221,11 +223,12 @@ export class VmSandbox {
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
     this.#console?.close();
+    // The processes first: a hypervisor that says nothing keeps whoever attaches to it waiting for as long as it lives.
+    await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
     await this.#machine?.then(
       (machine) => machine.close(),
       () => {},
     );
-    await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
     await removeSandbox(this.paths, this.record, this.#deps.network());
   }
 
@@ -275,13 +278,12 @@ export class VmSandbox {
       this.save();
       watch.lap('launched');
       this.#machine = hypervisor.attach(launch);
-      const { guests } = this.executor;
       await Promise.all([
         this.#machine.then((machine) => {
           watch.lap('attached');
           return this.#plug(machine, growMib);
         }),
-        guests?.connect(GUEST, launch.agent.path, this.#deps.bootDeadlineMs).then(() => watch.lap('agent')),
+        this.#connect(launch.agent.path).then(() => watch.lap('agent')),
       ]);
       watch.lap('plugged');
       await this.#setUp(id, spec, growMib);
@@ -325,6 +327,16 @@ export class VmSandbox {
     return this.executor.launch(SHARE_KEY, encodePlan(daemon), log);
   }
 
+  async #connect(path: string): Promise<void> {
+    const { bootDeadlineMs } = this.#deps;
+    try {
+      await this.executor.guests?.connect(GUEST, path, bootDeadlineMs, MACHINE_KEY);
+    } catch (error) {
+      const reason = error instanceof GuestError ? channelReason(error, bootDeadlineMs) : undefined;
+      throw reason === undefined ? error : new Error(reason, { cause: error });
+    }
+  }
+
   async #plug(machine: Machine, growMib: number): Promise<void> {
     const { shareSocket: socketPath } = this.paths;
     if (this.hasShare) await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
@@ -364,14 +376,17 @@ export class VmSandbox {
   }
 
   #bootError(id: string, error: unknown): unknown {
-    if (error instanceof RuntimeError || (error as Error).name === 'LaunchError') return error;
+    if ((error as Error).name === 'LaunchError') return error;
+    const known = error instanceof RuntimeError ? error : undefined;
+    // Of another kind are refusals, which say all there is to say.
+    if (known !== undefined && known.code !== ErrorCode.Unavailable) return known;
     const words = this.#lastWords();
     return new RuntimeError({
       code: ErrorCode.Unavailable,
       op: 'create',
       id,
-      object: 'virtual machine',
-      reason: `${(error as Error).message}${words === '' ? '' : `; its last words: ${words}`}`,
+      object: known?.object ?? 'virtual machine',
+      reason: `${known?.reason ?? (error as Error).message}${words === '' ? '' : `; its last words: ${words}`}`,
       cause: error,
     });
   }
@@ -408,7 +423,7 @@ export class VmSandbox {
   #lastWords(): string {
     const said = telling(this.#console?.tail(DUMP_LINES) ?? []);
     const words = said.length > 0 ? said : consoleTail(join(this.paths.dir, 'fs.log'), LAST_LINES);
-    return words.join(' | ');
+    return words.filter((line) => !ROUTINE.test(line)).join(' | ');
   }
 }
 
@@ -445,6 +460,15 @@ function stopwatch(): { laps: Record<string, number>; lap: (name: string) => voi
   const began = performance.now();
   const laps: Record<string, number> = {};
   return { laps, lap: (name) => void (laps[name] = Math.round(performance.now() - began)) };
+}
+
+/** Why there is no channel to the agent; the monitor's log has the bytes. undefined: not known. */
+function channelReason({ code }: GuestError, deadlineMs: number): string | undefined {
+  const reasons: Readonly<Record<string, string>> = {
+    ETIMEDOUT: `its agent did not answer within ${deadlineMs / 1000} s`,
+    ECONNRESET: 'its agent hung up, or said what no agent says',
+  };
+  return reasons[code];
 }
 
 function encodeJson(value: object): Uint8Array {

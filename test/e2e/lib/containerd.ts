@@ -19,6 +19,8 @@ export interface StartOptions {
   blockfile?: boolean;
   /** Text of the file that BULKHEAD_CONFIG names. */
   bulkheadConfig?: string;
+  /** Guest images and templates; those of all runs unless told. */
+  cache?: string;
   /** More lines of its table [vm]. */
   vmConfig?: string;
   /** Another installation than the one under test. */
@@ -72,7 +74,7 @@ export class PrivateContainerd {
     const config = join(this.dir, 'bulkhead.toml');
     writeFileSync(
       config,
-      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(guestCache)}\n${options.vmConfig ?? ''}`,
+      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(options.cache ?? guestCache)}\n${options.vmConfig ?? ''}`,
     );
     this.env = {
       PATH: `${join(options.prefix ?? prefix, 'bin')}:${binaries[this.version]}:/usr/sbin:/usr/bin:/sbin:/bin`,

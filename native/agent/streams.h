@@ -89,6 +89,7 @@ class GuestStreams final : public ProcessStreams {
   void close_stdin() override {}
   void process_ended() override;
   bool draining() const override { return false; }
+  bool awaits_reader() const override { return false; }
 
  private:
   Status make_pipe(int number, UniqueFd& ours);

@@ -1,11 +1,15 @@
 #include "core/process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
 
+#include <cstdio>
+
 #include "core/pidfd.h"
+#include "core/slow_close.h"
 
 namespace bulkhead {
 
@@ -29,6 +33,7 @@ Process::Process(ProcessTable& table, const LaunchRequest& request,
     : table_(table),
       key_(request.key),
       dies_with_(request.dies_with),
+      holds_mounts_(request.hold_mounts),
       request_(request.request),
       streams_(std::move(streams)) {}
 
@@ -98,6 +103,7 @@ void Process::take_report(InitEvent& event) {
       phase_ = Phase::kPaused;
       paused_at_ = event.point;
       table_.events_.launched(request_, state());
+      hold_mounts();
       break;
     case InitEvent::Kind::kConsole:
       streams_->set_console(std::move(event.console));
@@ -183,9 +189,10 @@ bool Process::settle() {
   }
   if (!main_alive_ && phase_ != Phase::kExited) {
     phase_ = Phase::kExited;
-    table_.events_.exited(state());
     streams_->process_ended();
+    table_.events_.exited(state());
     table_.end_dependents(key_);
+    release_mounts();
   }
   return true;
 }
@@ -205,6 +212,29 @@ void Process::settle_launch() {
   } else {
     table_.events_.started(request_, state());
   }
+}
+
+// The end of a mount namespace's last process waits for its file systems to be unmounted, an
+// overlay for its upper file system to be written back: with a reference of ours the end comes at
+// once, and that work falls into the time that the end's news needs to travel.
+void Process::hold_mounts() {
+  if (!holds_mounts_ || mounts_) return;
+  char path[40];
+  std::snprintf(path, sizeof path, "/proc/%d/ns/mnt", static_cast<int>(pid_));
+  mounts_.reset(::open(path, O_RDONLY | O_CLOEXEC));  // without it: as the kernel does it
+}
+
+void Process::release_mounts() {
+  if (!mounts_) return;
+  auto released = close_elsewhere(std::move(mounts_));
+  if (!released) return;
+  releasing_.start(table_.poller_, released.take(), EPOLLIN,
+                   on_ready<Process, &Process::mounts_released>, this);
+}
+
+void Process::mounts_released(uint32_t) {
+  releasing_.stop();
+  if (forget_request_ != 0 && can_be_forgotten()) table_.finish_forget(this);
 }
 
 void Process::fail() {
@@ -253,6 +283,7 @@ ProcessState Process::state() const {
   if (state.exited) {
     state.wait_status = static_cast<uint32_t>(wait_status_);
     state.exited_at_ns = ended_at_ns_;
+    state.output_waits = streams_->awaits_reader();
   }
   state.running = executed_;
   return state;

@@ -33,6 +33,7 @@ struct ProcessState {
   bool exited = false;
   uint32_t wait_status = 0;
   uint64_t exited_at_ns = 0;
+  bool output_waits = false;
   bool running = false;
 };
 
@@ -53,6 +54,7 @@ struct LaunchRequest {
   std::string_view key;
   std::span<const uint8_t> plan;
   std::string_view dies_with;
+  bool hold_mounts = false;
 };
 
 // The standard streams of one process.
@@ -77,6 +79,8 @@ class ProcessStreams {
   virtual void process_ended() = 0;
   // Output is still on its way to its reader: the streams outlive the record.
   virtual bool draining() const = 0;
+  // Output waits for a reader that has never been there: forgotten now, it would be lost.
+  virtual bool awaits_reader() const = 0;
 };
 
 // Who is told. The messages are those of executor.proto.
@@ -118,6 +122,7 @@ class Process {
   const std::string& key() const { return key_; }
   bool exited() const { return phase_ == Phase::kExited; }
   bool waits() const { return phase_ == Phase::kPaused; }
+  bool can_be_forgotten() const { return !releasing_.active() && !streams_->awaits_reader(); }
   ProcessState state() const;
   ProcessStreams& streams() { return *streams_; }
 
@@ -138,12 +143,16 @@ class Process {
   void settle_launch();
   void fail();
   void kill_all();
+  void hold_mounts();
+  void release_mounts();
+  void mounts_released(uint32_t events);
   bool launching() const { return phase_ == Phase::kStarting || phase_ == Phase::kContinuing; }
   bool all_reaped() const { return !outer_alive_ && !(cloned_ && main_alive_); }
 
   ProcessTable& table_;
   std::string key_;
   std::string dies_with_;  // key of the process that this one must not outlive; may be empty
+  bool holds_mounts_ = false;
   Phase phase_ = Phase::kStarting;
   uint64_t request_ = 0;
   bool cloned_ = false;
@@ -162,6 +171,9 @@ class Process {
   Watch sync_;
   Watch outer_;
   Watch main_;
+  UniqueFd mounts_;              // the process's mount namespace, which so outlives it
+  Watch releasing_;              // until its file systems are unmounted
+  uint64_t forget_request_ = 0;  // waits for that, or for a reader; 0: none
   std::unique_ptr<ProcessStreams> streams_;
   Process* next_ = nullptr;
 };
@@ -210,6 +222,8 @@ class ProcessTable {
   Process* find(pid_t pid);
   bool look_for_clones();
   void remove(Process* process);
+  void finish_forget(Process* process);
+  void finish_forgets();
   void end_dependents(std::string_view key);
   void refuse(const LaunchRequest& request, std::string_view op, int err, std::string_view path);
   void sweep();
@@ -221,6 +235,7 @@ class ProcessTable {
   Process* processes_ = nullptr;
   Process* leaving_ = nullptr;  // forgotten, but output is still being read
   Timer sweep_;
+  Timer forgets_;
   Timer orphans_;
 };
 

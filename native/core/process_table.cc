@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kSweepMs = 100;
 constexpr uint32_t kOrphanRetryMs = 10;
+constexpr uint32_t kForgetCheckMs = 5;
 
 }  // namespace
 
@@ -17,6 +18,7 @@ ProcessTable::ProcessTable(Poller& poller, ProcessEvents& events, std::string in
       events_(events),
       init_path_(std::move(init_path)),
       sweep_(poller, on_timer<ProcessTable, &ProcessTable::sweep>, this),
+      forgets_(poller, on_timer<ProcessTable, &ProcessTable::finish_forgets>, this),
       orphans_(poller, on_timer<ProcessTable, &ProcessTable::reap_orphans>, this) {}
 
 ProcessTable::~ProcessTable() {
@@ -166,15 +168,40 @@ void ProcessTable::close_stdin(uint64_t request, std::string_view key) {
 
 void ProcessTable::forget(uint64_t request, std::string_view key) {
   Process* process = find(key);
-  int err = 0;
-  if (process == nullptr) {
-    err = ESRCH;
-  } else if (!process->exited()) {
-    err = EBUSY;
-  } else {
-    remove(process);
+  if (process == nullptr || !process->exited()) {
+    events_.reply(request, process == nullptr ? ESRCH : EBUSY);
+    return;
   }
-  events_.reply(request, err);
+  // Asked again by a new engine: the old one waits for nothing any more.
+  process->forget_request_ = request;
+  if (process->can_be_forgotten()) {
+    finish_forget(process);
+  } else if (process->streams().awaits_reader()) {
+    forgets_.arm(kForgetCheckMs);
+  }
+}
+
+// There is no event for a reader that comes.
+void ProcessTable::finish_forgets() {
+  bool more = false;
+  for (Process* process = processes_; process != nullptr;) {
+    Process* next = process->next_;
+    if (process->forget_request_ != 0) {
+      if (process->can_be_forgotten()) {
+        finish_forget(process);
+      } else {
+        more = true;
+      }
+    }
+    process = next;
+  }
+  if (more) forgets_.arm(kForgetCheckMs);
+}
+
+void ProcessTable::finish_forget(Process* process) {
+  const uint64_t request = process->forget_request_;
+  remove(process);
+  events_.reply(request, 0);
 }
 
 // Reads the reports of launches whose clone is not known. True: some may still be under way.

@@ -54,6 +54,7 @@ struct ToMonitor {
   std::span<const uint8_t> plan;
   StdioSpec stdio;
   std::string_view dies_with;
+  bool hold_mounts = false;
   std::string_view guest;
   std::string_view socket_path;
   uint32_t deadline_ms = 0;
@@ -111,7 +112,7 @@ std::string encode_launch_failed(const LaunchFailure& failure);
 std::string encode_launch_warning(std::string_view key, const StepFailure& warning);
 std::string encode_started(uint64_t request, std::string_view key, uint32_t pid);
 std::string encode_exited(std::string_view key, uint32_t pid, uint32_t wait_status,
-                          uint64_t exited_at_ns);
+                          uint64_t exited_at_ns, bool output_waits = false);
 std::string encode_reply(uint64_t request, int err);
 std::string encode_guest_reply(uint64_t request, int err, std::span<const uint8_t> bytes,
                                std::string_view what);

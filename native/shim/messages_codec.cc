@@ -68,6 +68,9 @@ void decode_launch(pbf_reader body, ToMonitor& message) {
       case at(6, kBytes):
         message.guest = text(body);
         break;
+      case at(7, kVarint):
+        message.hold_mounts = body.get_bool();
+        break;
       default:
         body.skip();
     }

@@ -75,8 +75,8 @@ class Monitor : public EngineHandler, private ProcessEvents {
     engine_.send(encode_started(request, process.key, process.pid));
   }
   void exited(const ProcessState& process) override {
-    engine_.send(
-        encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns));
+    engine_.send(encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns,
+                               process.output_waits));
     guests_.host_process_ended(process.key);
   }
   void reply(uint64_t request, int err) override { engine_.send(encode_reply(request, err)); }
@@ -112,7 +112,15 @@ int Monitor::run(UniqueFd engine) {
   abandoned_.arm(kAbandonedMs);
   engine_.start(std::move(engine));
   trim_.arm(kTrimMs);
-  while (running_) poller_.run_once();
+  bool prepared = false;
+  while (running_) {
+    poller_.run_once();
+    // While the engine thinks about the first request; what fails here fails again at the launch.
+    if (!prepared && relay_.waits()) {
+      prepared = true;
+      (void)processes_.prepare().ok();
+    }
+  }
   socket_.remove();
   relay_.finish(kFlushMs);
   engine_.finish(kFlushMs);
@@ -195,6 +203,7 @@ void Monitor::launch(const ToMonitor& message) {
   request.key = message.key;
   request.plan = message.plan;
   request.dies_with = message.dies_with;
+  request.hold_mounts = message.hold_mounts;
   processes_.launch(request, std::make_unique<ProcessStdio>(poller_, message.stdio));
 }
 

@@ -103,6 +103,8 @@ class Relay {
   void engine_up();
   void engine_down();
   void engine_drained() { balance(); }
+  // Requests are with the engine.
+  bool waits() const { return pending_bytes_ != 0; }
   // Nobody is connected.
   bool empty() const { return connections_ == nullptr; }
   // Stops listening and writes what waits, for at most `timeout_ms`.

@@ -109,13 +109,20 @@ Status ProcessStdio::open_stdin() {
 Status ProcessStdio::open_output(int number, std::string_view name) {
   if (name.empty()) return success();
   std::string path(name);
+  // ENXIO: a fifo without a reader (fifo(7)).
+  UniqueFd writer(::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+  reader_seen_[number - 1] = writer.valid();
   int create = spec_.append ? O_CREAT | O_APPEND : 0;
   UniqueFd keeper(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | create, 0644));
   if (!keeper) return fail(name, "open");
   bool fifo = is_fifo(keeper.get());
   if (!terminal_) {
     UniqueFd& process_fd = process_fds_[number];
-    process_fd = reopen(keeper.get(), O_WRONLY | (fifo ? 0 : O_APPEND));
+    if (fifo && writer && set_blocking(writer.get())) {
+      process_fd = std::move(writer);
+    } else {
+      process_fd = reopen(keeper.get(), O_WRONLY | (fifo ? 0 : O_APPEND));
+    }
     if (!process_fd) return fail(name, "open");
   }
   if (fifo || terminal_) output_keepers_[number - 1] = std::move(keeper);

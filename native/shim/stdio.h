@@ -29,6 +29,7 @@ class LateReader {
   // `keeper` is a fifo opened O_RDWR. Returns at once when it has a reader.
   void wait(UniqueFd keeper);
   void stop();
+  bool waits() const { return writer_.valid(); }
 
  private:
   void check();
@@ -60,6 +61,10 @@ class ProcessStdio final : public ProcessStreams {
   bool draining() const override {
     return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
   }
+  bool awaits_reader() const override {
+    return (late_readers_[0].waits() && !reader_seen_[0]) ||
+           (late_readers_[1].waits() && !reader_seen_[1]);
+  }
 
  private:
   Status open_stdin();
@@ -85,6 +90,9 @@ class ProcessStdio final : public ProcessStreams {
   bool stdin_closed_ = false;
   UniqueFd output_keepers_[2];
   LateReader late_readers_[2];
+  // Somebody had the fifo open for reading when it was opened here: who left may come back, but is
+  // not waited for.
+  bool reader_seen_[2] = {};
 
   // Terminal
   bool terminal_ = false;

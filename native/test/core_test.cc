@@ -1,5 +1,6 @@
 // Decoders, frames, launching.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -9,6 +10,7 @@
 
 #include "core/frame.h"
 #include "core/init_codec.h"
+#include "core/slow_close.h"
 #include "init/plan_codec.h"
 #include "test/check.h"
 #include "test/harness.h"
@@ -251,6 +253,18 @@ TEST(launch_of_what_cannot_be_executed_fails) {
   CHECK_EQ(std::string(launched.error().op), "exec bulkhead-init");
   CHECK(::waitpid(-1, nullptr, WNOHANG) < 0);
   CHECK(!open_init("/nonexistent/init").ok());
+}
+
+TEST(close_elsewhere_tells_when_it_is_done) {
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  UniqueFd reader(ends[0]);
+  auto done = close_elsewhere(UniqueFd(ends[1]));
+  REQUIRE(done.ok());
+  pollfd state{done->get(), POLLIN, 0};
+  CHECK_EQ(::poll(&state, 1, 10000), 1);
+  char byte;
+  CHECK_EQ(::read(reader.get(), &byte, 1), 0);
 }
 
 TEST(start_time_tells_processes_apart) {

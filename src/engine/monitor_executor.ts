@@ -34,9 +34,11 @@ export class MonitorExecutor implements Executor {
     key: string,
     plan: Uint8Array,
     stdio: StdioPaths,
-    { diesWith = '', guest = '' }: LaunchOptions = {},
+    { diesWith = '', guest = '', holdMounts = false }: LaunchOptions = {},
   ): Promise<LaunchResult> {
-    return this.#request((request) => ({ launch: { request, key, plan, stdio, diesWith, guest } }));
+    return this.#request((request) => ({
+      launch: { request, key, plan, stdio, diesWith, guest, holdMounts },
+    }));
   }
 
   proceed(key: string): Promise<LaunchResult> {
@@ -76,12 +78,13 @@ export class MonitorExecutor implements Executor {
     } else if (message.reply) {
       this.#reply(message.reply.request, message.reply.errno ?? 0);
     } else if (message.exited) {
-      const { key, pid, waitStatus, exitedAtNs } = message.exited;
+      const { key, pid, waitStatus, exitedAtNs, outputWaits } = message.exited;
       const exit = {
         key: key ?? '',
         pid: pid ?? 0,
         waitStatus: waitStatus ?? 0,
         exitedAtNs: exitedAtNs ?? 0,
+        ...(outputWaits === true && { outputWaits }),
       };
       for (const listener of this.#exitListeners) listener(exit);
     } else {

@@ -34,6 +34,8 @@ export interface SessionDeps {
   /** Takes a byte stream that speaks HTTP/2; loaded when the first one comes. */
   acceptGrpc: (stream: Duplex, peer: TaskPeer) => Promise<void>;
   eventsFor: (hello: IHello) => TaskEvents;
+  /** Whether a container belongs to another session. */
+  isHeld: (namespace: string, id: string) => boolean;
   log: Logger;
 }
 
@@ -80,7 +82,7 @@ export class MonitorSession implements TaskPeer {
       leaveState: (request, response) => this.#sendWithNext({ stateAnswer: { request, response } }),
     });
     this.send({ welcome: { protocol: PROTOCOL } });
-    this.ready = recoverContainers(deps.ctx, this, hello.processes ?? []);
+    this.ready = recoverContainers(deps.ctx, this, hello.processes ?? [], deps.isHeld);
   }
 
   send(message: IToMonitor): void {

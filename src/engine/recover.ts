@@ -16,14 +16,18 @@ type IProcessState = bulkhead.executor.v1.IProcessState;
 /** Wait status of "killed by SIGKILL", for a process that nobody saw end. */
 const LOST = 9;
 
-/** Adopts the containers of a monitor. Never rejects: a record that cannot be used is logged and left. */
+/**
+ * Adopts the containers of a monitor. Never rejects: a record that cannot be used is logged and left.
+ * @param isHeld whether another monitor has the container: its record is not even read
+ */
 export async function recoverContainers(
   ctx: RuntimeContext,
   session: MonitorSession,
   states: IProcessState[],
+  isHeld: (namespace: string, id: string) => boolean,
 ): Promise<void> {
   const records = ctx.store
-    .list(session.namespace, (error) => ctx.log.error('state not usable', { error: error.message }))
+    .list(session.namespace, (error) => ctx.log.error('state not usable', { error: error.message }), isHeld)
     .filter((record) => record.group === session.group);
   if (records.length === 0) return;
   const byKey = new Map(states.map((state) => [state.key ?? '', state]));

@@ -97,7 +97,7 @@ class Stage {
     const ctx: RuntimeContext = { store, backends, log: silentLogger, now: Date.now, savesLater: true };
     const events = { publish: () => {}, flush: () => Promise.resolve() };
     const acceptGrpc = (): Promise<void> => Promise.reject(new Error('no gRPC in a rehearsal'));
-    const deps = { ctx, router, acceptGrpc, eventsFor: () => events, log: silentLogger };
+    const deps = { ctx, router, acceptGrpc, eventsFor: () => events, isHeld: () => false, log: silentLogger };
     const socket = { write: (bytes: Buffer) => this.#heard(bytes) } as unknown as Socket;
     this.#session = new MonitorSession(deps, socket, { wall: 'namespace', namespace: ID, group: ID });
     this.#say({ streamOpen: { conn: 1 } });

@@ -15,7 +15,7 @@ import type { ShimActionDeps } from './shim_actions.ts';
 const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 
 export interface EngineServerOptions {
-  session: SessionDeps;
+  session: Omit<SessionDeps, 'isHeld'>;
   shim: Omit<ShimActionDeps, 'sessionOf'>;
   log: Logger;
   /** 0: stay for ever. */
@@ -110,7 +110,11 @@ export class EngineServer {
       socket.destroy();
       return undefined;
     }
-    const session = new MonitorSession(this.#o.session, socket, hello);
+    const session = new MonitorSession(
+      { ...this.#o.session, isHeld: (namespace, id) => this.sessionOf(namespace, id) !== undefined },
+      socket,
+      hello,
+    );
     this.#sessions.add(session);
     return session;
   }

@@ -27,6 +27,8 @@ export class ContainerProcess {
   launch: Promise<LaunchResult> | undefined;
   /** Pid of an exec that waits at its gate; 0 when none does. */
   waitingPid = 0;
+  /** Its output has had no reader when it ended: its delete is not answered before one has come. */
+  outputWaits = false;
 
   constructor(containerId: string, record: ProcessRecord) {
     this.containerId = containerId;
@@ -65,6 +67,7 @@ export class ContainerProcess {
     this.record.status = transition('exit', this.record.status, this.key);
     this.record.exitCode = exitCodeOf(exit.waitStatus);
     this.record.exitedAtNs = exit.exitedAtNs;
+    this.outputWaits = exit.outputWaits === true;
   }
 
   announceExit(): void {

@@ -29,8 +29,9 @@ export async function deleteContainer(
   }
   container.stopOomWatch();
   await container.backend.destroy(container.record, container.executor);
-  const processes = [init, ...execs];
-  for (const { key } of processes) void container.executor.forget(key).catch(() => {});
+  for (const { key } of execs) void container.executor.forget(key).catch(() => {});
+  // Waited for: the container's file systems are unmounted then, and its snapshot can be mounted again.
+  await container.executor.forget(init.key).catch(() => {});
   await runHooks(ctx, container, 'poststop');
   init.record.status = Status.STATUS_STOPPED;
   return init.exitStatus;
@@ -44,8 +45,9 @@ export async function deleteExec(
 ): Promise<ExitStatus> {
   transition('delete', exec.record.status, exec.key);
   if (isUnstarted(exec)) await unprepareExec(container, exec);
-  // Not waited for: it goes out before whatever may want its key again.
-  void container.executor.forget(exec.key).catch(() => {});
+  // It goes out before whatever may want its key again, and need not be waited for but for a late reader's sake.
+  const forgotten = container.executor.forget(exec.key).catch(() => {});
+  if (exec.outputWaits) await forgotten;
   container.removeExec(exec);
   saveProgress(ctx, container.record);
   return exec.exitStatus;

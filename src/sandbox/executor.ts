@@ -20,6 +20,11 @@ export interface LaunchOptions {
   diesWith?: string;
   /** Name of the guest in which the plan is carried out; pids and the paths of the plan are the guest's then. */
   guest?: string;
+  /**
+   * The process's end is told before the file systems of its mount namespace are unmounted (an overlay's unmount writes
+   * its upper file system back); `forget` is answered once they are. Not for guests.
+   */
+  holdMounts?: boolean;
 }
 
 export interface LaunchResult {
@@ -35,6 +40,8 @@ export interface ProcessExit {
   waitStatus: number;
   /** CLOCK_REALTIME in nanoseconds. */
   exitedAtNs: number;
+  /** Its output has had no reader yet: `forget` waits for one, and a delete is not to be answered before. */
+  outputWaits?: boolean;
 }
 
 /** Why a launch failed: the failed step, or the operation around it when no step is to blame. */

@@ -99,7 +99,8 @@ export abstract class HostBackend implements Backend {
     const id = record.id ?? '';
     const { executor } = input;
     const stdio = { ...input.stdio, stdinAtGate: input.startFifo === undefined };
-    let result = await executor.launch(id, encodePlan(plan), stdio, options).catch((error: unknown) => {
+    const holding = { ...options, holdMounts: true };
+    let result = await executor.launch(id, encodePlan(plan), stdio, holding).catch((error: unknown) => {
       throw nameMount(error, plan);
     });
     if (record.init) record.init.pid = result.pid;

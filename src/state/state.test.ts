@@ -108,7 +108,7 @@ describe('StateStore', () => {
     a.bundle = '/changed/meanwhile';
     store.remove('default', 'b');
     expect(store.exists('default', 'a')).toBe(false);
-    await new Promise((resolve) => setImmediate(resolve));
+    await expect.poll(() => store.exists('default', 'a')).toBe(true);
     expect(store.list('default', noErrors).map(({ id }) => id)).toEqual(['a', 'c']);
     expect(store.load('default', 'a').bundle).toBe('/changed/meanwhile');
   });

@@ -28,10 +28,14 @@ export type Flock = (fd: number, nonBlocking: boolean) => void;
 
 const stateFile = 'state.pb';
 
+/** Longer than most containers that only run a command: what is gone by then costs no write at all. */
+const saveDelayMs = 50;
+
 export class StateStore {
   readonly paths: StatePaths;
-  /** Records to be saved at the end of this turn of the event loop, and who hears when that fails. */
+  /** Records to be saved in a moment, and who hears when that fails. */
   readonly #later = new Map<ContainerRecord, (error: unknown) => void>();
+  #timer: NodeJS.Timeout | undefined;
 
   /** @param root the instance's state root; made when missing, 0700: records hold environment and arguments. */
   constructor(root: string) {
@@ -76,14 +80,16 @@ export class StateStore {
     }
   }
 
-  /** Saves in the check phase of the event loop, once for all that changes until then, unless it is removed first. */
+  /** Saves in `saveDelayMs`, once for all that changes until then, unless it is removed first. */
   saveLater(record: ContainerRecord, onError: (error: unknown) => void): void {
-    if (this.#later.size === 0) setImmediate(() => this.flush());
+    this.#timer ??= setTimeout(() => this.flush(), saveDelayMs);
     this.#later.set(record, onError);
   }
 
   /** Saves now what was to be saved later. */
   flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     for (const [record, onError] of this.#later) {
       try {
         this.save(record);
@@ -113,14 +119,19 @@ export class StateStore {
   }
 
   /**
-   * The records of one namespace (of all when undefined), by id. One that cannot be used goes to `onError` and is left
+   * The records of one namespace (of all when undefined), by id, but for those that `passOver` names. One that cannot be used goes to `onError` and is left
    * out: a single damaged file must not hide the other containers. A directory without a record is passed over: a
    * create or a remove in flight, or one cut short by a crash.
    */
-  list(namespace: string | undefined, onError: (error: RuntimeError) => void): ContainerRecord[] {
+  list(
+    namespace: string | undefined,
+    onError: (error: RuntimeError) => void,
+    passOver: (namespace: string, id: string) => boolean = () => false,
+  ): ContainerRecord[] {
     const records: ContainerRecord[] = [];
     for (const name of namespace === undefined ? this.namespaces() : [namespace]) {
       for (const id of directoryNames(this.paths.namespace('list', name))) {
+        if (passOver(name, id)) continue;
         try {
           records.push(this.load(name, id));
         } catch (error) {

@@ -407,6 +407,7 @@ describe('task service', () => {
 
   it('publishes kills by the memory limit', async () => {
     await rig.create('web');
+    await turn();
     rig.backend.onOom();
     expect(rig.names()).toEqual(['create web', 'oom web']);
   });

@@ -125,7 +125,8 @@ export class TaskService {
       const create = { id, namespace, bundle, wall, rootfsMounts, stdio, options, executor, group, signal };
       const container = await createContainer(ctx, create);
       this.#containers.set(id, container);
-      this.#watchOom(container);
+      // After the answer: nothing runs before `start`.
+      setImmediate(() => this.#watchOom(container));
       const io = {
         stdin: request.stdin,
         stdout: request.stdout,
@@ -424,7 +425,7 @@ export class TaskService {
   }
 
   #watchOom(container: Container): void {
-    if (container.init.isStopped) return;
+    if (container.init.isStopped || this.#containers.get(container.id) !== container) return;
     const { id, backend, record, executor } = container;
     const onOom = (): void => this.#o.events.publish('oom', { containerId: id });
     try {

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
@@ -202,6 +202,33 @@ describe('a launch', () => {
     session.send({ continue: { request: ++request, key: 'web' } });
     expect(await answer('launchFailed', 'web')).toMatchObject({ request, op: 'continue', errno: ESRCH });
     expect(await replyTo((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
+  });
+
+  it('may leave its mount namespace behind for a moment; Forget is answered when it is gone', async () => {
+    const mountNamespace = (of: number): string => readlinkSync(`/proc/${of}/ns/mnt`);
+    const held = (): string[] =>
+      readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+        try {
+          return [readlinkSync(`/proc/${pid}/fd/${fd}`)];
+        } catch {
+          return [];
+        }
+      });
+    for (const [key, holdMounts] of [
+      ['holds', true],
+      ['plain', false],
+    ] as const) {
+      session.send({
+        launch: { request: ++request, key, plan: execPlan('exit 3', [CLONE, GATE]), stdio: {}, holdMounts },
+      });
+      const { pid: main } = await answer('launched', key);
+      const name = mountNamespace(main ?? 0);
+      await until('the namespace', () => held().includes(name) === holdMounts);
+      session.send({ continue: { request: ++request, key } });
+      expect((await answer('exited', key)).waitStatus).toBe(3 << 8);
+      expect(await replyTo((id) => ({ forget: { request: id, key } }))).toBe(0);
+      expect(held()).not.toContain(name);
+    }
   });
 
   it('killed before its first gate is a failed launch with the wait status', async () => {

@@ -83,10 +83,28 @@ describe('without a terminal', () => {
     await until('the keeper to go', () => monitorHolds(stdout) === 0);
   });
 
-  it('nobody waits for a reader longer than until Forget', async () => {
+  it('Forget waits for a first reader: a client that is told of the delete may give up reading', async () => {
     const stdout = fifo('out');
-    launch('web', execPlan('echo lost'), { stdout });
-    await answer('exited', 'web');
+    launch('web', execPlan('echo kept'), { stdout });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    expect(monitorHolds(stdout)).toBe(1);
+    const forgotten = reply((id) => ({ forget: { request: id, key: 'web' } }));
+    expect(await Promise.race([forgotten, pause(100)])).toBeUndefined();
+    const late = fifos.reader(stdout);
+    expect(await forgotten).toBe(0);
+    await toEnd(late);
+    expect(late.text).toBe('kept\n');
+    expect(monitorHolds(stdout)).toBe(0);
+  });
+
+  it('Forget does not wait for a reader that was there and left', async () => {
+    const stdout = fifo('out');
+    const reader = fifos.reader(stdout);
+    launch('web', execPlan('read line; echo lost', []), { stdin: fifo('in'), stdout });
+    await answer('launched', 'web');
+    reader.close();
+    session.send({ closeStdin: { request: ++request, key: 'web' } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(false);
     expect(monitorHolds(stdout)).toBe(1);
     expect(await reply((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
     expect(monitorHolds(stdout)).toBe(0);

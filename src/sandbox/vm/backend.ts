@@ -23,6 +23,7 @@ import { podNamespace } from './network.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
+import { memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
 import { imageVolume, volumePath, type Volume } from './storage.ts';
@@ -179,8 +180,11 @@ export class VmBackend implements Backend {
     return this.#guest(record, executor).thaw();
   }
 
-  update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
+  /** More memory first: a limit that the machine does not have would be none. */
+  async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
     const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
+    const limit = memoryLimit(resources);
+    if (limit !== undefined) await this.#sandbox(record, executor).grow(record.id ?? '', limit);
     return this.#guest(record, executor).update(resources, warn);
   }
 

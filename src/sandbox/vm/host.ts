@@ -19,7 +19,7 @@ import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
-import { machineSize } from './sizing.ts';
+import { machineSize, memoryFor } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
 const PORTS = 8;
@@ -45,6 +45,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
     sandbox: {
       hypervisor: () => open().hypervisor,
       machineConfig: (id, spec, pod) => machineConfig(config, { id, spec, pod, log, machinery: open() }),
+      memoryFor: (limit) => ({ mib: memoryFor([limit], config), largest: config.maxMemoryMib }),
       discardTemplate: (machine) => open().templates.discard(machine),
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,

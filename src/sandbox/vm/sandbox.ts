@@ -46,6 +46,7 @@ import {
   type SandboxPaths,
 } from './layout.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
+import { MEMORY_BLOCK_MIB } from './sizing.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
 
@@ -69,6 +70,8 @@ export interface SandboxDeps {
   hypervisor: () => Hypervisor;
   /** Of a pod's first container. */
   machineConfig: (id: string, spec: Spec, pod: Pod) => Promise<SizedMachine>;
+  /** MiB that a machine must have for a container's limit of memory in bytes, at most `largest`. */
+  memoryFor: (limit: number) => { mib: number; largest: number };
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
@@ -103,6 +106,7 @@ export class VmSandbox {
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
   #console: GuestConsole | undefined;
+  #growing: Promise<void> = Promise.resolve();
   #ending = false;
   #isLost = false;
   #stopListening: (() => void)[] = [];
@@ -267,6 +271,7 @@ export class VmSandbox {
       share: this.hasShare,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
+    this.record.memoryMib = config.size.memoryMib + growMib;
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
     try {
@@ -341,6 +346,29 @@ export class VmSandbox {
     const { shareSocket: socketPath } = this.paths;
     if (this.hasShare) await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
     if (growMib > 0) await machine.growMemory(growMib);
+  }
+
+  /**
+   * Makes the machine large enough for a container's new limit of memory (bytes). It never shrinks. ResourceExhausted
+   * when no machine may be that large.
+   */
+  grow(id: string, limit: number): Promise<void> {
+    const mine = this.#growing.then(() => this.#grow(id, limit));
+    this.#growing = mine.catch(() => {});
+    return mine;
+  }
+
+  async #grow(id: string, limit: number): Promise<void> {
+    const { mib, largest } = this.#deps.memoryFor(limit);
+    const has = this.record.memoryMib ?? 0;
+    // A machine of an older version does not know how large it is.
+    if (has === 0 || mib <= has) return;
+    if (mib > largest) throw tooLarge(id, mib, largest);
+    const more = Math.ceil((mib - has) / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
+    await (await this.machine()).growMemory(more);
+    this.record.memoryMib = has + more;
+    this.save();
+    await this.agent.call('update', id, { onlineMemory: {} });
   }
 
   /** The pod's /dev/shm, once. @param bytes how large it may become */
@@ -469,6 +497,17 @@ function channelReason({ code }: GuestError, deadlineMs: number): string | undef
     ECONNRESET: 'its agent hung up, or said what no agent says',
   };
   return reasons[code];
+}
+
+function tooLarge(id: string, mib: number, largest: number): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.ResourceExhausted,
+    op: 'update',
+    id,
+    object: `memory of ${mib} MiB`,
+    reason: `is above the largest machine of ${largest} MiB`,
+    remedy: 'lower the limit, or raise vm.max_memory_mib',
+  });
 }
 
 function encodeJson(value: object): Uint8Array {

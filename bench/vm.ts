@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
+import { PrivateContainerd, type StartOptions } from '../test/e2e/lib/containerd.ts';
 import { eventually } from '../test/e2e/lib/exec.ts';
 import { testImage } from '../test/e2e/lib/image.ts';
 import { fresh } from './ctr_cases.ts';
@@ -47,7 +47,7 @@ export interface VmReport {
 export interface MemoryRow {
   kind: string;
   pods: number;
-  /** "qemu", "virtiofsd", "monitor", "engine", "guest memory". */
+  /** "qemu", "virtiofsd", "monitor", "engine", "guest memory", "template". */
   what: string;
   /** MB for each pod; the engine's are divided among the pods. */
   private: number;
@@ -58,18 +58,22 @@ export interface MemoryRow {
 export async function benchVm(rounds: number, counts: readonly number[]): Promise<VmReport> {
   const bulkheadConfig = '[engine]\nlog_level = "debug"\n';
   const cloned = await PrivateContainerd.start({ bulkheadConfig });
-  const cold = await PrivateContainerd.start({ bulkheadConfig, vmConfig: 'template = false\n' }).catch(
-    async (error: unknown) => {
-      await cloned.stop();
-      throw error;
-    },
-  );
-  const kinds: Kind[] = [
-    { name: 'namespace', runtime: NAMESPACE, containerd: cloned },
-    { name: 'vm, cloned', runtime: VM, containerd: cloned },
-    { name: 'vm, cold', runtime: VM, containerd: cold },
-  ];
+  const started = [cloned];
+  const another = async (options: StartOptions): Promise<PrivateContainerd> => {
+    const one = await PrivateContainerd.start({ bulkheadConfig, ...options });
+    started.push(one);
+    return one;
+  };
   try {
+    // The snapshotter that hands over images came with containerd 1.7.
+    const images = await another({ version: '1.7', blockfile: true });
+    const cold = await another({ vmConfig: 'template = false\n' });
+    const kinds: Kind[] = [
+      { name: 'namespace', runtime: NAMESPACE, containerd: cloned },
+      { name: 'vm, cloned, shared directory', runtime: VM, containerd: cloned },
+      { name: 'vm, cloned, disk image', runtime: VM, containerd: images },
+      { name: 'vm, cold, shared directory', runtime: VM, containerd: cold },
+    ];
     const parts = kinds.map(() => [] as number[][]);
     const starts = await interleave(
       rounds,
@@ -91,7 +95,7 @@ export async function benchVm(rounds: number, counts: readonly number[]): Promis
     }
     return { starts, stacks, memory };
   } finally {
-    await Promise.all([cloned.stop(), cold.stop()]);
+    await Promise.all(started.map((each) => each.stop()));
   }
 }
 
@@ -146,21 +150,24 @@ async function memoryOf(kind: Kind, count: number): Promise<MemoryRow[]> {
   }
   // What starting has touched is part of the price; what is only being torn down is not.
   await new Promise((resolve) => setTimeout(resolve, 2_000));
-  const of = (name: string, matches: (command: string) => boolean): MemoryRow => {
+  const of = (what: string, matches: (command: string) => boolean): MemoryRow[] => {
     const found = pidsWhere((command, pid) => matches(command) && belongsTo(containerd, pid)).map(usage);
-    const sum = (key: 'private' | 'pss' | 'guest'): number =>
+    const sum = (key: keyof Usage): number =>
       found.reduce((total, each) => total + each[key], 0) / 1024 / count;
-    if (name === 'guest memory')
-      return { kind: kind.name, pods: count, what: name, private: sum('guest'), pss: sum('guest') };
-    return { kind: kind.name, pods: count, what: name, private: sum('private'), pss: sum('pss') };
+    const row = { kind: kind.name, pods: count };
+    return [
+      { ...row, what, private: sum('private'), pss: sum('pss') },
+      { ...row, what: 'guest memory', private: sum('guest'), pss: sum('guestPss') },
+      // Clones with private memory have it in common.
+      { ...row, what: 'template', private: 0, pss: sum('template') },
+    ].filter((each) => each.what === what || each.pss > 0);
   };
   const isQemu = (command: string): boolean => command.startsWith('qemu ');
   const rows = [
-    of('guest memory', isQemu),
-    of('qemu', isQemu),
-    of('virtiofsd', (command) => /^\S*virtiofsd /.test(command)),
-    of('monitor', (command) => command.includes('containerd-shim-bulkhead-vm-v2')),
-    of('engine', (command) => command.includes('engine.cjs')),
+    ...of('qemu', isQemu),
+    ...of('virtiofsd', (command) => /^\S*virtiofsd /.test(command)),
+    ...of('monitor', (command) => command.includes('containerd-shim-bulkhead-vm-v2')),
+    ...of('engine', (command) => command.includes('engine.cjs')),
   ];
   await Promise.all(ids.map((id) => containerd.remove(id)));
   await eventually('the machines to end', () => pidsWhere((command) => isQemu(command)).length === 0);
@@ -190,32 +197,65 @@ function linkOf(path: string): string {
   }
 }
 
+/** Kilobytes of a process. */
+export interface Usage {
+  private: number;
+  pss: number;
+  /** Of the guest's memory: what this machine alone has, and its part of what machines have in common. */
+  guest: number;
+  guestPss: number;
+  /** Memory of templates that an engine holds. */
+  template: number;
+}
+
 /**
- * Kilobytes of a process, without the guest's memory when that is a memory file: what of it is filled counts once, also
- * where no process has touched its copy yet.
+ * What a process holds of its own. The guest's memory is told apart by its mapping. Where it is a file that others may
+ * map too (virtiofsd does), what of the file is filled counts, once, for QEMU: also pages that nobody has touched since
+ * they were copied from the template. Where it is the template mapped privately, what was written to counts; the rest is
+ * the template's.
  */
-export function usage(pid: number): { private: number; pss: number; guest: number } {
-  const total = { private: 0, pss: 0, guest: 0 };
-  let counted = false;
-  let text: string;
+export function usage(pid: number): Usage {
+  const total: Usage = { private: 0, pss: 0, guest: 0, guestPss: 0, template: 0 };
   try {
-    text = readFileSync(`/proc/${pid}/smaps`, 'utf8');
-    for (const name of readdirSync(`/proc/${pid}/fd`)) {
-      const path = `/proc/${pid}/fd/${name}`;
-      if (!linkOf(path).startsWith('/memfd:')) continue;
-      total.guest = Math.max(total.guest, (statSync(path).blocks * 512) / 1024);
+    const text = readFileSync(`/proc/${pid}/smaps`, 'utf8');
+    const files = memoryFiles(pid);
+    addMappings(total, text);
+    const shared = /^[0-9a-f]+-[0-9a-f]+ rw-s \S+ \S+ \d+ *\/memfd:/m.test(text);
+    const isQemu = readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('qemu\0');
+    if (isQemu && shared) total.guest = total.guestPss = Math.max(0, ...files.map(({ kib }) => kib));
+    if (!isQemu) {
+      for (const { name, kib } of files)
+        if (name.startsWith('/memfd:bulkhead template')) total.template += kib;
     }
   } catch {
-    return total;
-  }
-  for (const line of text.split('\n')) {
-    const mapping = /^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
-    if (mapping !== null) counted = !(mapping[1] ?? '').startsWith('/memfd:');
-    const field = /^(Pss|Private_Clean|Private_Dirty):\s+(\d+) kB/.exec(line);
-    if (field === null || !counted) continue;
-    total[field[1] === 'Pss' ? 'pss' : 'private'] += Number(field[2]);
+    // It has ended.
   }
   return total;
+}
+
+function memoryFiles(pid: number): { name: string; kib: number }[] {
+  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+    const path = `/proc/${pid}/fd/${fd}`;
+    const name = linkOf(path);
+    return name.startsWith('/memfd:') ? [{ name, kib: (statSync(path).blocks * 512) / 1024 }] : [];
+  });
+}
+
+function addMappings(total: Usage, smaps: string): void {
+  let kind: 'own' | 'private guest' | 'shared guest' = 'own';
+  for (const line of smaps.split('\n')) {
+    const mapping = /^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \d+ *(.*)$/.exec(line);
+    if (mapping !== null) {
+      const [, flags = '', name = ''] = mapping;
+      if (!name.startsWith('/memfd:')) kind = 'own';
+      else kind = flags.endsWith('s') ? 'shared guest' : 'private guest';
+    }
+    const field = /^(Pss|Private_Clean|Private_Dirty):\s+(\d+) kB/.exec(line);
+    if (field === null || kind === 'shared guest') continue;
+    const isPss = field[1] === 'Pss';
+    const key = kind === 'own' ? (isPss ? 'pss' : 'private') : isPss ? 'guestPss' : 'guest';
+    total[key] += Number(field[2]);
+  }
 }
 
 /** The report as tables for a terminal. */

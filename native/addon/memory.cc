@@ -41,8 +41,19 @@ class Checksum {
   uint64_t sum_ = 0;
 };
 
-bool all_zero(const char* page) {
-  return page[0] == 0 && ::memcmp(page, page + 1, kPage - 1) == 0;
+struct CopyOptions {
+  bool sum = false;
+  // Pages of nothing but kPadding are left out as well.
+  bool padding = false;
+};
+
+// int3: what the linker fills the gaps in Linux's text with (its text is laid out in pieces of 2
+// MiB), and with what Linux overwrites its start-up code when that has run
+// (POISON_FREE_INITMEM).
+constexpr char kPadding = static_cast<char>(0xcc);
+
+bool all(const char* page, char byte) {
+  return page[0] == byte && ::memcmp(page, page + 1, kPage - 1) == 0;
 }
 
 int write_all(int fd, const char* data, size_t size, off_t at) {
@@ -58,10 +69,11 @@ int write_all(int fd, const char* data, size_t size, off_t at) {
 }
 
 // Whole pages of one chunk; those of zeros stay holes. 0 or an errno.
-int copy_pages(const char* chunk, size_t size, off_t at, int target, Checksum* checksum) {
+int copy_pages(const char* chunk, size_t size, off_t at, int target, const CopyOptions& options,
+               Checksum* checksum) {
   size_t from = 0;
   for (size_t page = 0; page < size; page += kPage) {
-    const bool zero = all_zero(chunk + page);
+    const bool zero = all(chunk + page, 0) || (options.padding && all(chunk + page, kPadding));
     if (!zero && checksum != nullptr) checksum->add(chunk + page, at + static_cast<off_t>(page));
     if (!zero) continue;
     const int error = write_all(target, chunk + from, page - from, at + static_cast<off_t>(from));
@@ -73,7 +85,7 @@ int copy_pages(const char* chunk, size_t size, off_t at, int target, Checksum* c
 }
 
 // Copies what is not a hole, in whole pages. 0 or an errno; EIO when the source shrinks meanwhile.
-int copy_data(int source, int target, Checksum* checksum) {
+int copy_data(int source, int target, const CopyOptions& options, Checksum* checksum) {
   std::vector<char> chunk(kChunk);
   off_t at = 0;
   for (;;) {
@@ -89,7 +101,8 @@ int copy_data(int source, int target, Checksum* checksum) {
       const size_t tail = static_cast<size_t>(got) % kPage;
       if (tail != 0) ::memset(chunk.data() + got, 0, kPage - tail);
       const size_t size = static_cast<size_t>(got) + (tail == 0 ? 0 : kPage - tail);
-      if (const int error = copy_pages(chunk.data(), size, at, target, checksum); error != 0) {
+      if (const int error = copy_pages(chunk.data(), size, at, target, options, checksum);
+          error != 0) {
         return error;
       }
       at += static_cast<off_t>(size);
@@ -99,17 +112,17 @@ int copy_data(int source, int target, Checksum* checksum) {
 
 class CopyWorker : public Napi::AsyncWorker {
  public:
-  CopyWorker(Napi::Env env, UniqueFd source, UniqueFd target, bool sum)
+  CopyWorker(Napi::Env env, UniqueFd source, UniqueFd target, CopyOptions options)
       : Napi::AsyncWorker(env, "BulkheadCopySparse"),
         done_(Napi::Promise::Deferred::New(env)),
         source_(std::move(source)),
         target_(std::move(target)),
-        sum_(sum) {}
+        options_(options) {}
   Napi::Value promise() const { return done_.Promise(); }
 
  protected:
   void Execute() override {
-    error_ = copy_data(source_.get(), target_.get(), sum_ ? &checksum_ : nullptr);
+    error_ = copy_data(source_.get(), target_.get(), options_, options_.sum ? &checksum_ : nullptr);
   }
   void OnOK() override {
     if (error_ == 0) {
@@ -123,7 +136,7 @@ class CopyWorker : public Napi::AsyncWorker {
   Napi::Promise::Deferred done_;
   UniqueFd source_;
   UniqueFd target_;
-  bool sum_;
+  CopyOptions options_;
   Checksum checksum_;
   int error_ = 0;
 };
@@ -156,8 +169,8 @@ Napi::Value seal_function(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
-// copySparse(source, target, sum): Promise<bigint>. On a thread of the pool, with descriptors of
-// its own.
+// copySparse(source, target, sum, padding): Promise<bigint>. On a thread of the pool, with
+// descriptors of its own.
 Napi::Value copy_function(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   int source = -1;
@@ -169,8 +182,8 @@ Napi::Value copy_function(const Napi::CallbackInfo& info) {
   if (!own_source) return throw_errno(env, errno, "fcntl");
   UniqueFd own_target(::fcntl(target, F_DUPFD_CLOEXEC, 0));
   if (!own_target) return throw_errno(env, errno, "fcntl");
-  auto* worker =
-      new CopyWorker(env, std::move(own_source), std::move(own_target), info[2].ToBoolean());
+  const CopyOptions options{.sum = info[2].ToBoolean(), .padding = info[3].ToBoolean()};
+  auto* worker = new CopyWorker(env, std::move(own_source), std::move(own_target), options);
   const Napi::Value promise = worker->promise();
   worker->Queue();  // deletes itself when it is done
   return promise;

@@ -183,6 +183,15 @@ bool decode(pbf_reader body, OnlineMemory& call) {
   return true;
 }
 
+bool decode(pbf_reader body, CleanMemory& call) {
+  each_field(body, [&call](uint32_t field, pbf_reader& reader) {
+    if (field != at(1, kVarint)) return false;
+    call.timeout_ms = reader.get_uint32();
+    return true;
+  });
+  return true;
+}
+
 bool decode(pbf_reader body, Sync& call) {
   each_field(body, [&call](uint32_t field, pbf_reader& reader) {
     if (field != at(1, kVarint)) return false;
@@ -239,6 +248,8 @@ bool decode_one(pbf_tag_type tag, pbf_reader& outer, Call& call) {
       return decode_into<Sync>(body, call);
     case 14:
       return decode_into<Poweroff>(body, call);
+    case 15:
+      return decode_into<CleanMemory>(body, call);
     default:
       return true;
   }
@@ -256,7 +267,7 @@ bool decode_call(std::span<const uint8_t> bytes, Call& call) {
       }
       // The tag is read before the value ends its validity.
       const pbf_tag_type tag = outer.tag();
-      if (tag == 0 || tag > 14) {
+      if (tag == 0 || tag > 15) {
         outer.skip();
       } else if (!decode_one(tag, outer, call)) {
         return false;

@@ -1,5 +1,5 @@
-// Mount, Unmount, Setup, OnlineCpus, OnlineMemory and Sync of agent.proto. All but set_up() may
-// wait: for a worker.
+// Mount, Unmount, Setup, OnlineCpus, OnlineMemory, CleanMemory and Sync of agent.proto. All but
+// set_up() may wait: for a worker.
 #pragma once
 
 #include "agent/messages.h"
@@ -12,6 +12,7 @@ CallReply mount_one(const Mount& call);
 CallReply unmount_one(const Unmount& call);
 CallReply online_cpus(const OnlineCpus& call);
 CallReply online_memory(const OnlineMemory& call);
+CallReply clean_memory(const CleanMemory& call);
 CallReply sync_all(const Sync& call);
 
 }  // namespace bulkhead::agent

@@ -132,15 +132,18 @@ struct OnlineMemory {
   uint64_t bytes = 0;
   uint32_t timeout_ms = 0;
 };
+struct CleanMemory {
+  uint32_t timeout_ms = 0;
+};
 struct Sync {
   uint32_t timeout_ms = 0;
 };
 struct Poweroff {
   bool reboot = false;
 };
-using Call =
-    std::variant<std::monostate, Setup, NetworkSetup, ReadFiles, WriteFiles, WatchOom, WaitDevice,
-                 Mount, Unmount, AwaitFile, Remove, OnlineCpus, OnlineMemory, Sync, Poweroff>;
+using Call = std::variant<std::monostate, Setup, NetworkSetup, ReadFiles, WriteFiles, WatchOom,
+                          WaitDevice, Mount, Unmount, AwaitFile, Remove, OnlineCpus, OnlineMemory,
+                          Sync, Poweroff, CleanMemory>;
 // False: malformed, or more than the limits above. std::monostate: a call this version does not
 // know.
 bool decode_call(std::span<const uint8_t> bytes, Call& call);

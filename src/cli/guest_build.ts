@@ -40,7 +40,7 @@ export async function template(session: Session, args: Arguments): Promise<numbe
   if (!config.template) throw fail('[vm] template = false: pods boot', 'leave it out to clone them');
   const dir = mkdtempSync(join(tmpdir(), 'bulkhead-guest-'));
   try {
-    const pod = { namespace: 'guest', group: 'template', dir, functions: [] };
+    const pod = { namespace: 'guest', group: 'template', dir, functions: [], share: true };
     const { machineConfig } = vmHost(config, dir, session.log).sandbox;
     const { machine } = await machineConfig('template', { ociVersion: '1.2.0' }, pod);
     if (machine.template === undefined) {

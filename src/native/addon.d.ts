@@ -235,9 +235,10 @@ export interface Addon {
   /**
    * Copies a file's pages to the same places of another, without holes and pages of zeros; on a thread of the pool. With
    * `sum` it answers a checksum of the data that does not depend on the holes (finds damage, not forgery), else 0. EIO
-   * when the source shrinks meanwhile.
+   * when the source shrinks meanwhile. With `padding` pages of 0xcc bytes are left out too: gaps in the text of Linux, and
+   * its start-up code that is not needed any more.
    */
-  copySparse(source: number, target: number, sum: boolean): Promise<bigint>;
+  copySparse(source: number, target: number, sum: boolean, padding?: boolean): Promise<bigint>;
   /**
    * openat2(RESOLVE_IN_ROOT) of a regular file beneath a root (passwd and group look-ups). Throws EFBIG when it is
    * larger than `limit` bytes, EINVAL when it is no regular file, ELOOP at a magic link of procfs.

@@ -97,6 +97,20 @@ describe('copySparse', () => {
     expect(fstatSync(to).blocks * 512).toBe(4 * PAGE);
   });
 
+  it('leaves pages of padding out when told to', async () => {
+    const from = owned(openSync(join(dir, 'padded'), 'w+'));
+    ftruncateSync(from, MIB);
+    writeSync(from, Buffer.alloc(2 * PAGE, 0xcc), 0, 2 * PAGE, 4 * PAGE);
+    writeSync(from, Buffer.alloc(PAGE, 0xcc).fill(1, 0, 1), 0, PAGE, 8 * PAGE);
+    const blocks = async (padding: boolean): Promise<number> => {
+      const to = owned(memfd('padded', MIB));
+      await copySparse(from, to, false, padding);
+      return (fstatSync(to).blocks * 512) / PAGE;
+    };
+    expect(await blocks(false)).toBe(3);
+    expect(await blocks(true)).toBe(1);
+  });
+
   it('has a checksum that knows places and not holes', async () => {
     const from = source();
     const sum = await copySparse(from, owned(memfd('one', 16 * MIB)), true);

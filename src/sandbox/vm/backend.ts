@@ -6,6 +6,7 @@
  *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
  */
 import { statfsSync, statSync } from 'node:fs';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
@@ -26,6 +27,7 @@ import { podNamespace } from './network.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
+import { memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
 import { imageVolume, volumePath, type Volume } from './storage.ts';
@@ -56,15 +58,18 @@ export class VmBackend implements Backend {
     const spec = withoutVfioNodes(input.spec);
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
-    this.#adapt(record, spec, sandbox, 0);
+    const { shares } = this.#adapt(record, spec, sandbox, 0);
     const root = rootVolume(id, input);
     podNamespace(id, spec);
+    const share = root === undefined || shares.length > 0 || !isAlone(record, spec);
+    if (share && sandbox.first !== undefined && !sandbox.hasShare) throw noShare(id);
     record.privatePidNamespace = true;
     record.spec = Buffer.from(JSON.stringify({ ...spec, hooks: hostHooks(spec.hooks) }));
     input.journal(record);
-    const own = await sandbox.join(id, spec, await this.#open(record, input, sandbox));
+    const functions = await this.#open(record, input, sandbox);
+    const own = await sandbox.join(id, spec, { share, functions });
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
-    await this.#share(record, input, sandbox, own, adapted, root === undefined);
+    if (sandbox.hasShare) await this.#share(record, input, sandbox, own, adapted, root === undefined);
     const attached = await this.#attach(id, sandbox, own, root, adapted.volumes);
     if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
@@ -199,8 +204,11 @@ export class VmBackend implements Backend {
     return this.#guest(record, executor).thaw();
   }
 
-  update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
+  /** More memory first: a limit that the machine does not have would be none. */
+  async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
     const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
+    const limit = memoryLimit(resources);
+    if (limit !== undefined) await this.#sandbox(record, executor).grow(record.id ?? '', limit);
     return this.#guest(record, executor).update(resources, warn);
   }
 
@@ -257,6 +265,7 @@ export class VmBackend implements Backend {
         sandbox.agent.unmount(id, `${GUEST_SHARE}/${shareDirectory(serial)}/${name}`).catch(() => {}),
       ),
     ]);
+    if (!sandbox.hasShare) return;
     const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, names });
     await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
   }
@@ -333,6 +342,25 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
 function rootVolume(id: string, { rootfsMounts }: CreateInput): Volume | undefined {
   const [mount, ...more] = rootfsMounts;
   return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, hostImage);
+}
+
+/** Annotations by which a container is one of several in a pod. */
+const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
+
+/** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
+function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
+  return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
+}
+
+function noShare(id: string): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object: 'virtual machine',
+    reason: 'was made for images only, and has no directory for files of the host',
+    remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
+  });
 }
 
 function keyOf(record: ContainerRecord): string {

@@ -16,6 +16,8 @@ export interface VmConfig extends SizingConfig {
   machine: MachineType;
   /** "auto": KVM when it works. */
   accelerator: Accelerator | 'auto';
+  /** Translated code that TCG keeps of each machine. */
+  tcgCacheMib: number;
   /** Start from a saved machine; false: boot each. */
   template: boolean;
   /** Size of the huge pages that memory of machines with functions of the host is made of: "2M"; "": ordinary pages. */
@@ -31,6 +33,7 @@ export const defaultVmConfig: VmConfig = {
   cache: '/var/cache/bulkhead',
   machine: 'q35',
   accelerator: 'auto',
+  tcgCacheMib: 64,
   template: true,
   hugePages: '',
   bootTimeoutMs: 60_000,
@@ -61,6 +64,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   cache: { key: 'cache', check: isPath },
   machine: { key: 'machine', check: oneOf('q35', 'microvm') },
   accelerator: { key: 'accelerator', check: oneOf('auto', 'tcg', 'kvm') },
+  tcg_cache_mib: { key: 'tcgCacheMib', check: isCount },
   template: { key: 'template', check: isFlag },
   huge_pages: { key: 'hugePages', check: isPageSize },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },

@@ -11,7 +11,7 @@ import { readHostFacts } from '../host.ts';
 import type { VmHost } from './backend.ts';
 import { hostTree } from '../../devices/host_tree.ts';
 import { findGuest, guestProgram } from '../../guest/index.ts';
-import { probeAgent } from './agent_probe.ts';
+import { probeAndClean } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
 import type { Pod, SizedMachine } from './sandbox.ts';
@@ -21,7 +21,7 @@ import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hyperv
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
 import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement } from './placement.ts';
-import { machineSize } from './sizing.ts';
+import { machineSize, memoryFor } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
 const PORTS = 8;
@@ -49,6 +49,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
     sandbox: {
       hypervisor: () => open().hypervisor,
       machineConfig: (id, spec, pod) => machineConfig(config, { id, spec, pod, log, machinery: open() }),
+      memoryFor: (limit) => ({ mib: memoryFor([limit], config), largest: config.maxMemoryMib }),
       discardTemplate: (machine) => open().templates.discard(machine),
       layout: () => cgroupLayout(),
       shareDaemon: config.virtiofsd,
@@ -72,7 +73,7 @@ function machinery(config: VmConfig, log: Logger): Machinery {
     hypervisor,
     addon: addon(),
     launch: (launch) => launchBuilder(launcher, launch),
-    probe: (launch, deadlineMs) => probeAgent(launch.agent.path, 'template', deadlineMs),
+    probe: (launch, deadlineMs) => probeAndClean(launch.agent.path, 'template', deadlineMs),
     log,
     bootDeadlineMs,
   });
@@ -113,7 +114,8 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     size,
     type: config.machine,
     accelerator,
-    sharedMemory: true,
+    tcgCacheMib: config.tcgCacheMib,
+    sharedMemory: pod.share,
     ports: PORTS,
   };
   // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.

@@ -23,7 +23,7 @@ import {
 import type { Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import { GuestError, type Executor, type LaunchResult } from '../executor.ts';
 import { GuestAgent } from './agent.ts';
 import { consoleTail, GuestConsole } from './console.ts';
 import { awaitFunction, checkLockedMemory, type GuestFunction } from './functions.ts';
@@ -54,6 +54,7 @@ import {
 } from './layout.ts';
 import { vcpuMasks } from './placement.ts';
 import { endLaunched, NO_STDIO } from './processes.ts';
+import { MEMORY_BLOCK_MIB } from './sizing.ts';
 import { loadSandbox, saveSandbox, type SandboxContainer, type SandboxRecord } from './record.ts';
 import { shareDaemonPlan } from './share.ts';
 
@@ -70,6 +71,14 @@ export interface Pod {
   dir: string;
   /** Functions of the host that its first container asks for. */
   functions: readonly PassedFunction[];
+  /** It has a directory of the host's files (virtio-fs), and so memory that another process can map. */
+  share: boolean;
+}
+
+/** What a container needs its pod's machine to have been made with. */
+export interface MachineNeeds {
+  share: boolean;
+  functions: readonly PassedFunction[];
 }
 
 /** What a sandbox needs of the machine and of the configuration. */
@@ -77,6 +86,8 @@ export interface SandboxDeps {
   hypervisor: () => Hypervisor;
   /** Of a pod's first container. */
   machineConfig: (id: string, spec: Spec, pod: Pod) => Promise<SizedMachine>;
+  /** MiB that a machine must have for a container's limit of memory in bytes, at most `largest`. */
+  memoryFor: (limit: number) => { mib: number; largest: number };
   /** It was found to be damaged. */
   discardTemplate: (config: MachineConfig) => Promise<void>;
   network: () => NetworkAddon;
@@ -97,6 +108,8 @@ export interface SandboxDeps {
 
 /** Whether QEMU's and virtiofsd's last words are worth showing. */
 const LAST_LINES = 20;
+/** What virtiofsd says of every life. */
+const ROUTINE = /^virtio_(session_mount|loop): /;
 /** As long as what a kernel says when it gives up. */
 const DUMP_LINES = 100;
 const SIGKILL = 9;
@@ -120,6 +133,7 @@ export class VmSandbox {
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
   #console: GuestConsole | undefined;
+  #growing: Promise<void> = Promise.resolve();
   #ending = false;
   #isLost = false;
   #stopListening: (() => void)[] = [];
@@ -183,6 +197,11 @@ export class VmSandbox {
     return this.record.ready === true && this.executor.guests?.isConnected(GUEST) === true;
   }
 
+  /** Whether it has a directory of the host's files. */
+  get hasShare(): boolean {
+    return this.record.imagesOnly !== true;
+  }
+
   container(id: string): SandboxContainer | undefined {
     return this.record.containers?.find((container) => container.id === id);
   }
@@ -208,19 +227,23 @@ export class VmSandbox {
   }
 
   /**
-   * Enters a container into the record, and boots the machine for the first, with functions of the host that are bound
-   * for it. Rejects with nothing left running.
+   * Enters a container into the record, and boots the machine for the first. Rejects with nothing left running.
+   * @param needs.share what the container sees of the host's files, a machine without a shared directory cannot give
+   * @param needs.functions of the host, bound for the machine
    */
-  async join(id: string, spec: Spec, functions: readonly PassedFunction[] = []): Promise<SandboxContainer> {
+  async join(id: string, spec: Spec, needs: MachineNeeds): Promise<SandboxContainer> {
     let container = this.container(id);
     if (container === undefined) {
       this.record.serial = (this.record.serial ?? 0) + 1;
       container = { id, serial: this.record.serial };
       (this.record.containers ??= []).push(container);
     }
-    if (this.#booted === undefined) this.#plan(id, spec);
+    if (this.#booted === undefined) {
+      this.#plan(id, spec);
+      this.record.imagesOnly = !needs.share;
+    }
     this.save();
-    this.#booted ??= this.#boot(id, spec, functions);
+    this.#booted ??= this.#boot(id, spec, needs.functions);
     await this.#booted;
     if (!this.isRunning) throw this.#notRunning('create', id);
     return container;
@@ -243,11 +266,12 @@ export class VmSandbox {
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
     this.#console?.close();
+    // The processes first: a hypervisor that says nothing keeps whoever attaches to it waiting for as long as it lives.
+    await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
     await this.#machine?.then(
       (machine) => machine.close(),
       () => {},
     );
-    await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
     await removeSandbox(this.paths, this.record, this.#deps.network());
   }
 
@@ -278,14 +302,16 @@ export class VmSandbox {
     const hypervisor = this.#deps.hypervisor();
     const watch = stopwatch();
     const netns = podNamespace(id, spec);
-    mkdirSync(this.paths.share, { recursive: true, mode: 0o711 });
+    mkdirSync(this.hasShare ? this.paths.share : this.paths.dir, { recursive: true, mode: 0o711 });
     const { machine: config, growMib } = await this.#deps.machineConfig(id, spec, {
       namespace: this.record.namespace ?? '',
       group: this.id,
       dir: this.paths.dir,
       functions,
+      share: this.hasShare,
     });
     this.record.machine = encodeJson({ ...config, template: undefined });
+    this.record.memoryMib = config.size.memoryMib + growMib;
     checkLockedMemory(id, config, this.#deps.lockLimit);
     const launch = await hypervisor.prepare(config);
     watch.lap('prepared');
@@ -298,13 +324,12 @@ export class VmSandbox {
       this.save();
       watch.lap('launched');
       this.#machine = hypervisor.attach(launch);
-      const { guests } = this.executor;
       await Promise.all([
         this.#machine.then((machine) => {
           watch.lap('attached');
           return this.#plug(machine, growMib);
         }),
-        guests?.connect(GUEST, launch.agent.path, this.#deps.bootDeadlineMs).then(() => watch.lap('agent')),
+        this.#connect(launch.agent.path).then(() => watch.lap('agent')),
       ]);
       watch.lap('plugged');
       await this.#setUp(id, spec, growMib);
@@ -351,24 +376,10 @@ export class VmSandbox {
     }
   }
 
-  /** The daemon of the share first: the machine does not outlive it, as nothing in it could be read any more. */
+  /** The daemon of the share with it: the machine does not outlive it, as nothing in it could be read any more. */
   async #launch(id: string, spec: Spec, launch: MachineLaunch): Promise<LaunchResult> {
-    const { executor, paths } = this;
+    const { executor } = this;
     const cgroupSteps = this.#cgroups(id, spec).outer;
-    const { shareDaemon: program, openFiles } = this.#deps;
-    const daemon = shareDaemonPlan({
-      program,
-      socket: paths.shareSocket,
-      share: paths.share,
-      cgroupSteps,
-      openFiles,
-    });
-    const log = {
-      ...NO_STDIO,
-      stdout: join(paths.dir, 'fs.log'),
-      stderr: join(paths.dir, 'fs.log'),
-      append: true,
-    };
     const network = networkSteps(spec);
     const machine = machinePlan(launch, {
       id: 'vm',
@@ -376,18 +387,60 @@ export class VmSandbox {
       namespaces: network.namespaces,
       lockLimit: this.#deps.lockLimit,
     });
+    const options = this.hasShare ? { diesWith: SHARE_KEY } : {};
     const [shared, result] = await Promise.all([
-      executor.launch(SHARE_KEY, encodePlan(daemon), log),
-      executor.launch(MACHINE_KEY, encodePlan(machine), launch.stdio, { diesWith: SHARE_KEY }),
+      this.hasShare ? this.#launchDaemon(cgroupSteps) : undefined,
+      executor.launch(MACHINE_KEY, encodePlan(machine), launch.stdio, options),
     ]);
-    this.record.sharePid = shared.pid;
+    this.record.sharePid = shared?.pid ?? 0;
     return result;
+  }
+
+  #launchDaemon(cgroupSteps: readonly Step[]): Promise<LaunchResult> {
+    const { dir, shareSocket: socket, share } = this.paths;
+    const { shareDaemon: program, openFiles } = this.#deps;
+    const daemon = shareDaemonPlan({ program, socket, share, cgroupSteps, openFiles });
+    const log = { ...NO_STDIO, stdout: join(dir, 'fs.log'), stderr: join(dir, 'fs.log'), append: true };
+    return this.executor.launch(SHARE_KEY, encodePlan(daemon), log);
+  }
+
+  async #connect(path: string): Promise<void> {
+    const { bootDeadlineMs } = this.#deps;
+    try {
+      await this.executor.guests?.connect(GUEST, path, bootDeadlineMs, MACHINE_KEY);
+    } catch (error) {
+      const reason = error instanceof GuestError ? channelReason(error, bootDeadlineMs) : undefined;
+      throw reason === undefined ? error : new Error(reason, { cause: error });
+    }
   }
 
   async #plug(machine: Machine, growMib: number): Promise<void> {
     const { shareSocket: socketPath } = this.paths;
-    await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
+    if (this.hasShare) await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
     if (growMib > 0) await machine.growMemory(growMib);
+  }
+
+  /**
+   * Makes the machine large enough for a container's new limit of memory (bytes). It never shrinks. ResourceExhausted
+   * when no machine may be that large.
+   */
+  grow(id: string, limit: number): Promise<void> {
+    const mine = this.#growing.then(() => this.#grow(id, limit));
+    this.#growing = mine.catch(() => {});
+    return mine;
+  }
+
+  async #grow(id: string, limit: number): Promise<void> {
+    const { mib, largest } = this.#deps.memoryFor(limit);
+    const has = this.record.memoryMib ?? 0;
+    // A machine of an older version does not know how large it is.
+    if (has === 0 || mib <= has) return;
+    if (mib > largest) throw tooLarge(id, mib, largest);
+    const more = Math.ceil((mib - has) / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
+    await (await this.machine()).growMemory(more);
+    this.record.memoryMib = has + more;
+    this.save();
+    await this.agent.call('update', id, { onlineMemory: {} });
   }
 
   /** The pod's /dev/shm, once. @param bytes how large it may become */
@@ -416,24 +469,24 @@ export class VmSandbox {
   }
 
   async #setUp(id: string, spec: Spec, growMib: number): Promise<void> {
-    const mounted = this.agent.mount(id, {
-      device: { virtiofsTag: SHARE_TAG },
-      target: GUEST_SHARE,
-      fstype: 'virtiofs',
-    });
+    const share = { device: { virtiofsTag: SHARE_TAG }, target: GUEST_SHARE, fstype: 'virtiofs' };
+    const mounted = this.hasShare ? this.agent.mount(id, share) : undefined;
     const grown = growMib > 0 ? this.agent.call('create', id, { onlineMemory: {} }) : undefined;
     await Promise.all([this.agent.setup(id, spec.hostname ?? id.slice(0, 63)), mounted, grown]);
   }
 
   #bootError(id: string, error: unknown): unknown {
-    if (error instanceof RuntimeError || (error as Error).name === 'LaunchError') return error;
+    if ((error as Error).name === 'LaunchError') return error;
+    const known = error instanceof RuntimeError ? error : undefined;
+    // Of another kind are refusals, which say all there is to say.
+    if (known !== undefined && known.code !== ErrorCode.Unavailable) return known;
     const words = this.#lastWords();
     return new RuntimeError({
       code: ErrorCode.Unavailable,
       op: 'create',
       id,
-      object: 'virtual machine',
-      reason: `${(error as Error).message}${words === '' ? '' : `; its last words: ${words}`}`,
+      object: known?.object ?? 'virtual machine',
+      reason: `${known?.reason ?? (error as Error).message}${words === '' ? '' : `; its last words: ${words}`}`,
       cause: error,
     });
   }
@@ -470,7 +523,7 @@ export class VmSandbox {
   #lastWords(): string {
     const said = telling(this.#console?.tail(DUMP_LINES) ?? []);
     const words = said.length > 0 ? said : consoleTail(join(this.paths.dir, 'fs.log'), LAST_LINES);
-    return words.join(' | ');
+    return words.filter((line) => !ROUTINE.test(line)).join(' | ');
   }
 }
 
@@ -507,6 +560,26 @@ function stopwatch(): { laps: Record<string, number>; lap: (name: string) => voi
   const began = performance.now();
   const laps: Record<string, number> = {};
   return { laps, lap: (name) => void (laps[name] = Math.round(performance.now() - began)) };
+}
+
+/** Why there is no channel to the agent; the monitor's log has the bytes. undefined: not known. */
+function channelReason({ code }: GuestError, deadlineMs: number): string | undefined {
+  const reasons: Readonly<Record<string, string>> = {
+    ETIMEDOUT: `its agent did not answer within ${deadlineMs / 1000} s`,
+    ECONNRESET: 'its agent hung up, or said what no agent says',
+  };
+  return reasons[code];
+}
+
+function tooLarge(id: string, mib: number, largest: number): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.ResourceExhausted,
+    op: 'update',
+    id,
+    object: `memory of ${mib} MiB`,
+    reason: `is above the largest machine of ${largest} MiB`,
+    remedy: 'lower the limit, or raise vm.max_memory_mib',
+  });
 }
 
 function encodeJson(value: object): Uint8Array {

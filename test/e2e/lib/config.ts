@@ -15,11 +15,13 @@ interface ConfigInput {
   version: '1.6' | '1.7' | '2';
   address: string;
   cri?: CriOptions | undefined;
+  /** Image that those of the snapshotter "blockfile" begin as. */
+  blockfile?: string | undefined;
 }
 
 /** The configuration of a containerd that shares nothing with the system's own. */
 export const containerdConfig = (input: ConfigInput): string => {
-  const { dir, version, address, cri } = input;
+  const { dir, version, address, cri, blockfile } = input;
   const two = version === '2';
   const disabled = cri ? [] : two ? ['io.containerd.cri.v1.images', 'io.containerd.cri.v1.runtime'] : [];
   // What we never use costs start time, and btrfs/zfs/devmapper log errors.
@@ -39,8 +41,16 @@ disabled_plugins = [${disabled.map((name) => `"${name}"`).join(', ')}]
 [plugins]
   [plugins."io.containerd.internal.v1.opt"]
     path = "${dir}/opt"
-${cri ? criConfig(dir, version, cri) : ''}`;
+${blockfile === undefined ? '' : blockfileConfig(dir, blockfile)}${cri ? criConfig(dir, version, cri) : ''}`;
 };
+
+const blockfileConfig = (dir: string, scratch: string): string => `
+  [plugins."io.containerd.snapshotter.v1.blockfile"]
+    root_path = "${dir}/blockfile"
+    scratch_file = "${scratch}"
+    fs_type = "ext4"
+    mount_options = ["loop"]
+`;
 
 const criConfig = (dir: string, version: '1.6' | '1.7' | '2', cri: CriOptions): string => {
   writeCni(dir);

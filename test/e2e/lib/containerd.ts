@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { containerdConfig, type CriOptions } from './config.ts';
@@ -15,8 +15,12 @@ export interface StartOptions {
   version?: Version;
   /** Turns the CRI plugin on; off otherwise, which halves the start of containerd. */
   cri?: CriOptions;
+  /** Root file systems are ext4 images (snapshotter "blockfile", containerd 1.7 and later) and not overlays. */
+  blockfile?: boolean;
   /** Text of the file that BULKHEAD_CONFIG names. */
   bulkheadConfig?: string;
+  /** Guest images and templates; those of all runs unless told. */
+  cache?: string;
   /** More lines of its table [vm]. */
   vmConfig?: string;
   /** Another installation than the one under test. */
@@ -70,7 +74,7 @@ export class PrivateContainerd {
     const config = join(this.dir, 'bulkhead.toml');
     writeFileSync(
       config,
-      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(guestCache)}\n${options.vmConfig ?? ''}`,
+      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(options.cache ?? guestCache)}\n${options.vmConfig ?? ''}`,
     );
     this.env = {
       PATH: `${join(options.prefix ?? prefix, 'bin')}:${binaries[this.version]}:/usr/sbin:/usr/bin:/sbin:/bin`,
@@ -86,7 +90,9 @@ export class PrivateContainerd {
     try {
       await containerd.#mountRun();
       const { dir, version, address } = containerd;
-      writeFileSync(join(dir, 'config.toml'), containerdConfig({ dir, version, address, cri: options.cri }));
+      const { cri } = options;
+      const blockfile = options.blockfile === true ? makeScratchImage(dir) : undefined;
+      writeFileSync(join(dir, 'config.toml'), containerdConfig({ dir, version, address, cri, blockfile }));
       await containerd.launch();
       await containerd.import();
     } catch (error) {
@@ -128,6 +134,10 @@ export class PrivateContainerd {
     });
   }
 
+  get snapshotter(): string {
+    return this.options.blockfile === true ? 'blockfile' : 'overlayfs';
+  }
+
   get pid(): number {
     return this.daemon?.pid ?? 0;
   }
@@ -135,7 +145,7 @@ export class PrivateContainerd {
   private async import(): Promise<void> {
     const archive = await images();
     for (const namespace of this.options.cri ? [this.namespace, 'k8s.io'] : [this.namespace]) {
-      const result = await this.ctr(['image', 'import', '--snapshotter', 'overlayfs', archive], {
+      const result = await this.ctr(['image', 'import', '--snapshotter', this.snapshotter, archive], {
         namespace,
       });
       if (result.code !== 0) throw new Error(`ctr image import: ${result.stderr}`);
@@ -163,7 +173,8 @@ export class PrivateContainerd {
     const { flags = ['--rm'], runtime: chosen, ...rest } = options;
     const tty = rest.tty ? ['-t'] : [];
     const name = chosen ?? this.options.runtime ?? runtime;
-    return this.ctr(['run', '--runtime', name, ...tty, ...flags, testImage, id, ...command], rest);
+    const root = this.options.blockfile === true ? ['--snapshotter', 'blockfile'] : [];
+    return this.ctr(['run', '--runtime', name, ...root, ...tty, ...flags, testImage, id, ...command], rest);
   }
 
   /** Starts a detached container and fails with ctr's own words when that fails. */
@@ -266,6 +277,13 @@ export class PrivateContainerd {
     rmSync(this.dir, { recursive: true, force: true });
   }
 }
+
+/** What every image of the snapshotter begins as; for `mount_options` see containerdConfig. */
+const makeScratchImage = (dir: string): string => {
+  const path = join(dir, 'scratch.img');
+  execFileSync('mke2fs', ['-q', '-t', 'ext4', '-b', '4096', path, '64m']);
+  return path;
+};
 
 const readText = (path: string): string => {
   try {

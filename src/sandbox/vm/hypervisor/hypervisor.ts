@@ -57,6 +57,8 @@ export interface MachineConfig {
   size: MachineSize;
   type: MachineType;
   accelerator: Accelerator;
+  /** MiB that TCG may keep of translated code; absent: as much as QEMU likes (1 GiB). */
+  tcgCacheMib?: number | undefined;
   /** Guest memory that another process can map: what vhost-user devices (virtio-fs) need. */
   sharedMemory: boolean;
   /** How many devices can be plugged while it runs. */

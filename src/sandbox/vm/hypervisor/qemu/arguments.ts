@@ -2,7 +2,7 @@
  * QEMU's command line: one typed structure per switch, rendered to arguments. Pure; what may be JSON is JSON (-object,
  * -device, -blockdev: QEMU 6.2), so that names need no quoting and a plugged device is described by the same structure.
  */
-import type { Accelerator } from '../hypervisor.ts';
+import type { Accelerator as AcceleratorName } from '../hypervisor.ts';
 
 /** Where a memory backend's pages come from. */
 export interface Placed {
@@ -34,6 +34,12 @@ export interface Machine {
   type: 'q35' | 'microvm';
   memoryBackend: string;
   options: Record<string, string | boolean>;
+}
+
+/** -accel: what executes the guest's instructions, and for TCG how much memory (MiB) holds what it translated. */
+export interface Accelerator {
+  name: AcceleratorName;
+  tbSizeMib?: number | undefined;
 }
 
 /** -smp, with CPUs that are plugged later. */
@@ -126,8 +132,9 @@ function machine({ type, memoryBackend, options }: Machine): string {
   return keyval(type, { ...options, 'memory-backend': memoryBackend });
 }
 
-function accelerator(name: Accelerator): string {
-  return name === 'tcg' ? 'tcg,thread=multi' : 'kvm';
+function accelerator({ name, tbSizeMib }: Accelerator): string {
+  if (name === 'kvm') return 'kvm';
+  return keyval('tcg', { thread: 'multi', ...(tbSizeMib === undefined ? {} : { 'tb-size': tbSizeMib }) });
 }
 
 function memorySize({ sizeMib, maxMib, slots }: Memory): string {

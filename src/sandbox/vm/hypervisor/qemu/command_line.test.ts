@@ -18,6 +18,12 @@ const KERNEL =
   'tsc=reliable no_timer_check mitigations=off agent=1';
 
 describe('qemuSwitches', () => {
+  it('limits what TCG keeps, and only TCG', () => {
+    const config = { ...testConfig(), tcgCacheMib: 64 };
+    expect(values(render(config), '-accel')).toEqual(['tcg,thread=multi,tb-size=64']);
+    expect(values(render({ ...config, accelerator: 'kvm' }), '-accel')).toEqual(['kvm']);
+  });
+
   it('boots a q35 with nothing but what a pod needs', () => {
     expect(render(testConfig())).toEqual([
       '-name',

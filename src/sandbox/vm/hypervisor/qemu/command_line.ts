@@ -62,7 +62,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
   return {
     name: config.id,
     machine: { type, memoryBackend: MEMORY_ID, options: LEAN[type] },
-    accelerator,
+    accelerator: accelerator === 'tcg' ? { name: 'tcg', tbSizeMib: config.tcgCacheMib } : { name: 'kvm' },
     cpu: processor(config),
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
     memory: pci ? pluggable(size) : { sizeMib: size.memoryMib },

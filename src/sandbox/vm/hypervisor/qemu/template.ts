@@ -180,7 +180,7 @@ export class TemplateStore {
     try {
       const memorySize = config.size.memoryMib * 2 ** 20;
       ftruncateSync(memory, memorySize);
-      const memorySum = String(await addon.copySparse(source.memory, memory, true));
+      const memorySum = String(await addon.copySparse(source.memory, memory, true, true));
       fsyncSync(memory);
       const bytes = readFileSync(state);
       const manifest: TemplateManifest = {

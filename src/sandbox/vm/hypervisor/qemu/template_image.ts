@@ -9,7 +9,7 @@ import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { TemplateImage } from '../hypervisor.ts';
 
 /** Of what is written here; part of the key. */
-export const TEMPLATE_FORMAT = 1;
+export const TEMPLATE_FORMAT = 2;
 /** Some 300 KiB are usual; QEMU's own limit of what we would read. */
 const MAX_STATE = 64 << 20;
 const MAX_MANIFEST = 64 << 10;

@@ -78,10 +78,12 @@ describe('engine', () => {
     const seen: { code: number | null; stderr: string }[] = [];
     const killer = (async () => {
       // On a busy machine an engine has to live longer to get anything done.
-      for (let wait = pause, done = 0; !stop; wait = seen.length > done ? pause : wait * 1.5) {
-        done = seen.length;
+      let wait = pause;
+      while (!stop) {
+        const done = seen.length;
         await new Promise((resolve) => setTimeout(resolve, wait));
         for (const pid of engines()) process.kill(pid, 'SIGKILL');
+        wait = seen.length > done ? pause : wait * 1.5;
       }
     })();
     for (let n = 0; n < rounds; n += 1) {

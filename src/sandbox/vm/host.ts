@@ -67,7 +67,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
 function machinery(config: VmConfig, log: Logger): Machinery {
   const { qemu: program, cache, bootTimeoutMs: bootDeadlineMs } = config;
   const launcher = new Launcher(guestProgram('bulkhead-init'));
-  const hypervisor = new QemuHypervisor({ program, addon: addon(), launcher });
+  const hypervisor = new QemuHypervisor({ program, addon: addon(), launcher, pinDeadlineMs: bootDeadlineMs });
   const templates = new TemplateStore({
     cache,
     hypervisor,

@@ -22,6 +22,11 @@ export interface QemuOptions {
   launcher?: Launcher | undefined;
   /** Milliseconds that QEMU gets for an answer; default 20 s. */
   deadlineMs?: number;
+  /**
+   * The same for a machine with functions of the host; the longer one counts. Before it answers at all, QEMU locks the
+   * guest's memory and maps it for them, which takes the longer the more there is.
+   */
+  pinDeadlineMs?: number;
 }
 
 /** A start on a loaded machine: dynamic linking alone takes some 15 ms. */
@@ -137,10 +142,11 @@ export class QemuHypervisor implements Hypervisor {
   }
 
   #connect(config: MachineConfig): Promise<Qmp> {
-    const { addon, deadlineMs = START_DEADLINE_MS } = this.#options;
+    const { addon, deadlineMs = START_DEADLINE_MS, pinDeadlineMs = deadlineMs } = this.#options;
+    const pins = (config.functions ?? []).length > 0;
     return Qmp.connect(controlPath(config), {
       id: config.id,
-      deadlineMs,
+      deadlineMs: pins ? Math.max(deadlineMs, pinDeadlineMs) : deadlineMs,
       connect: (path) => addon.connectUnix(path),
       sendFd: (socket, fd, message) => addon.sendFdOver(socket, fd, message),
     });

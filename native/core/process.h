@@ -198,6 +198,8 @@ class ProcessTable {
   void resize(uint64_t request, std::string_view key, uint32_t width, uint32_t height);
   void close_stdin(uint64_t request, std::string_view key);
   void forget(uint64_t request, std::string_view key);
+  // Nobody waits for answers any more; numbers of requests begin anew.
+  void requester_gone();
 
   bool has(std::string_view key) const;
   // Calls `visit(ProcessState)` for every process there is, exited ones too.

@@ -172,13 +172,17 @@ void ProcessTable::forget(uint64_t request, std::string_view key) {
     events_.reply(request, process == nullptr ? ESRCH : EBUSY);
     return;
   }
-  // Asked again by a new engine: the old one waits for nothing any more.
   process->forget_request_ = request;
   if (process->can_be_forgotten()) {
     finish_forget(process);
   } else if (process->streams().awaits_reader()) {
     forgets_.arm(kForgetCheckMs);
   }
+}
+
+void ProcessTable::requester_gone() {
+  for (Process* process = processes_; process != nullptr; process = process->next_)
+    process->forget_request_ = 0;
 }
 
 // There is no event for a reader that comes.

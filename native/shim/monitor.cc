@@ -161,6 +161,7 @@ void Monitor::engine_down() {
   if (!abandoned_.armed()) abandoned_.arm(kAbandonedMs);
   relay_.engine_down();
   guests_.engine_down();
+  processes_.requester_gone();
 }
 
 // Without an engine nobody could tell us to leave: a monitor that nobody is connected to and that

@@ -18,13 +18,14 @@ export interface RuntimeContext {
 /**
  * Saves a start, an exit or the end of an exec. When the engine ends before that was done, a monitor tells the next one
  * of them again (recover.ts), so that nobody has to wait for the disk; on the command line there is no monitor.
+ * @param soon for an exit: it has to be on disk before the executor forgets the process
  */
-export function saveProgress(ctx: RuntimeContext, record: ContainerRecord): void {
+export function saveProgress(ctx: RuntimeContext, record: ContainerRecord, soon = false): void {
   if (ctx.savesLater !== true) {
     ctx.store.save(record);
     return;
   }
-  ctx.store.saveLater(record, (error) =>
-    ctx.log.error('state not saved', { id: record.id ?? '', error: String(error) }),
-  );
+  const onError = (error: unknown): void =>
+    ctx.log.error('state not saved', { id: record.id ?? '', error: String(error) });
+  ctx.store.saveLater(record, onError, soon);
 }

@@ -36,6 +36,7 @@ export class StateStore {
   /** Records to be saved in a moment, and who hears when that fails. */
   readonly #later = new Map<ContainerRecord, (error: unknown) => void>();
   #timer: NodeJS.Timeout | undefined;
+  #soon: NodeJS.Immediate | undefined;
 
   /** @param root the instance's state root; made when missing, 0700: records hold environment and arguments. */
   constructor(root: string) {
@@ -80,16 +81,21 @@ export class StateStore {
     }
   }
 
-  /** Saves in `saveDelayMs`, once for all that changes until then, unless it is removed first. */
-  saveLater(record: ContainerRecord, onError: (error: unknown) => void): void {
-    this.#timer ??= setTimeout(() => this.flush(), saveDelayMs);
+  /**
+   * Saves in `saveDelayMs`, or at the end of this turn of the event loop when that is `soon`, once for all that changes
+   * until then, unless it is removed first.
+   */
+  saveLater(record: ContainerRecord, onError: (error: unknown) => void, soon = false): void {
+    if (soon && this.#soon === undefined) this.#soon = setImmediate(() => this.flush());
+    if (!soon) this.#timer ??= setTimeout(() => this.flush(), saveDelayMs);
     this.#later.set(record, onError);
   }
 
   /** Saves now what was to be saved later. */
   flush(): void {
     clearTimeout(this.#timer);
-    this.#timer = undefined;
+    clearImmediate(this.#soon);
+    this.#timer = this.#soon = undefined;
     for (const [record, onError] of this.#later) {
       try {
         this.save(record);

@@ -385,7 +385,7 @@ export class TaskService {
     await process.starting;
     if (process === container.init) await this.#afterInit(container);
     this.#leaveState(container, process);
-    saveProgress(this.#o.ctx, container.record);
+    saveProgress(this.#o.ctx, container.record, true);
     this.publishExit(container, process);
     process.announceExit();
   }

@@ -47,6 +47,17 @@ export const pmemChecks: readonly Check<PmemDevice>[] = [
           },
   },
   {
+    name: 'pmem-devdax',
+    walls: ['vm'],
+    look: (device) =>
+      device.mode !== 'devdax' || device.node === ''
+        ? undefined
+        : {
+            sentence: `${subject(device)}: a guest gets files of a file system with DAX, not ${device.node} itself`,
+            fix: `use the namespace wall, or ndctl create-namespace -f -e ${device.id} --mode=fsdax (this erases it)`,
+          },
+  },
+  {
     name: 'pmem-not-mounted',
     walls: ['vm'],
     look: (device) =>

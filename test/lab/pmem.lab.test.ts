@@ -61,7 +61,7 @@ describe('this machine', () => {
       Object.fromEntries([...rows].map(([id, { name, walls }]) => [id, [name, verdict(walls)]])),
     ).toEqual({
       'namespace0.0': [expect.stringMatching(/^fsdax \d+ MiB \/dev\/pmem0$/), 'namespace vm'],
-      'namespace1.0': [expect.stringMatching(/^devdax \d+ MiB \/dev\/dax1\.0$/), 'namespace vm'],
+      'namespace1.0': [expect.stringMatching(/^devdax \d+ MiB \/dev\/dax1\.0$/), 'namespace'],
       'namespace2.0': [expect.stringMatching(/^sector \d+ MiB \/dev\/pmem2s$/), 'namespace'],
     });
   });

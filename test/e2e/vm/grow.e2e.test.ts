@@ -69,4 +69,10 @@ describe('an update of a pod behind the vm wall', () => {
     ).rejects.toThrow(/memory of 8320 MiB: is above the largest machine of 4096 MiB/);
     expect(await memoryMib()).toBe(before);
   }, 120_000);
+
+  it('leaves nothing behind', async () => {
+    await cri.stopPodSandbox({ podSandboxId });
+    await cri.removePodSandbox({ podSandboxId });
+    expect(await containerd.leaks()).toEqual([]);
+  }, 120_000);
 });

@@ -69,7 +69,7 @@ void decode_launch(pbf_reader body, ToMonitor& message) {
         message.guest = text(body);
         break;
       case at(7, kVarint):
-        message.hold_mounts = body.get_bool();
+        message.hold_mounts = flag(body);
         break;
       default:
         body.skip();

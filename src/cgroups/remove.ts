@@ -1,6 +1,5 @@
 /** Removing a container's cgroups. */
 import { rmdirSync } from 'node:fs';
-import { rmdir } from 'node:fs/promises';
 import { cgroupError, errnoOf, isGone } from './files.ts';
 import { childCgroups } from './pids.ts';
 
@@ -12,8 +11,8 @@ export interface RemoveOptions {
 
 /**
  * Removes the directories in `paths` with everything below them, deepest first; all hierarchies at the same time. One
- * that does not exist is passed over. Rejects with the first error after having tried all. An empty one goes at once:
- * that takes 0.04 ms, less than a trip through the thread pool; the rest is done off the event loop.
+ * that does not exist is passed over. Rejects with the first error after having tried all. rmdir(2) is called here: it
+ * takes 0.04 ms, less than a trip through the thread pool.
  */
 export async function removeCgroups(paths: readonly string[], options: RemoveOptions): Promise<void> {
   const deadline = Date.now() + (options.deadlineMs ?? 5000);
@@ -25,15 +24,9 @@ export async function removeCgroups(paths: readonly string[], options: RemoveOpt
 }
 
 async function removeTree(path: string, deadline: number): Promise<void> {
-  try {
-    rmdirSync(path);
-    return;
-  } catch (error) {
-    if (isGone(error)) return;
-  }
   for (let pause = 1; ; pause = Math.min(pause * 2, 50)) {
     try {
-      await rmdir(path);
+      rmdirSync(path);
       return;
     } catch (error) {
       if (isGone(error)) return;

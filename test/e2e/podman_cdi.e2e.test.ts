@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readRegistry } from '../../src/devices/cdi/registry.ts';
 import { hostNode } from '../../src/devices/host_node.ts';
 import type { Spec } from '../../src/oci/types.ts';
-import { mounts, nodes, rest, specs } from './lib/cdi_specs.ts';
+import { commonRequests, mounts, nodes, rest, specs } from './lib/cdi_specs.ts';
 import { quote, run } from './lib/exec.ts';
 import { isBulkhead, scratch } from './lib/paths.ts';
 
@@ -27,18 +27,10 @@ const older: Record<string, object> = {
   },
 };
 
-const requests: [string[], string[]][] = [
-  [nodes('zero'), []],
+const requests: typeof commonRequests = [
+  ...commonRequests,
   [nodes('zero'), ['--user', '1000:1001', '--env', 'HOME=/']],
-  [nodes('zero', 'full'), []],
-  [nodes('full', 'zero'), []],
-  [nodes('fifo', 'unbuffered', 'null'), []],
-  [nodes('full'), ['--env', 'SHARED=old', '--env', 'LAST=1']],
-  [mounts('deep'), []],
-  [mounts('deep', 'shallow'), []],
-  [mounts('shallow', 'deep', 'replacing'), []],
   [mounts('deep'), ['--volume', '/opt:/a/b/c:ro']],
-  [rest('hooks'), []],
   [rest('env', 'hooks'), []],
   [
     [...nodes('zero'), ...mounts('deep'), ...rest('env')],

@@ -94,9 +94,11 @@ export const nodes = (...names: string[]): string[] => names.map((name) => `bulk
 export const mounts = (...names: string[]): string[] => names.map((name) => `bulkhead.test/mounts=${name}`);
 export const rest = (...names: string[]): string[] => names.map((name) => `bulkhead.test/rest=${name}`);
 
-export const requests: [string[], string[]][] = [
+type Request = [names: string[], flags: string[]];
+
+/** What a client of any age can be asked: devices, and options of the command line that meet their edits. */
+export const commonRequests: Request[] = [
   [nodes('zero'), []],
-  [nodes('zero'), ['--user', '1000:1001']],
   [nodes('zero', 'full'), []],
   [nodes('full', 'zero'), []],
   [nodes('fifo', 'unbuffered', 'null'), []],
@@ -104,8 +106,13 @@ export const requests: [string[], string[]][] = [
   [mounts('deep'), []],
   [mounts('deep', 'shallow'), []],
   [mounts('shallow', 'deep', 'replacing'), []],
-  [mounts('deep'), ['--mount', 'type=bind,src=/opt,dst=/a/b/c,options=bind:ro']],
   [rest('hooks'), []],
+];
+
+export const requests: Request[] = [
+  ...commonRequests,
+  [nodes('zero'), ['--user', '1000:1001']],
+  [mounts('deep'), ['--mount', 'type=bind,src=/opt,dst=/a/b/c,options=bind:ro']],
   [rest('groups'), []],
   [rest('groups', 'hooks', 'rdt'), []],
   [

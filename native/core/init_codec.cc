@@ -1,13 +1,13 @@
 #include "core/init_codec.h"
 
-#include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
+
+#include "core/pbf_fields.h"
 
 namespace bulkhead {
 
 namespace {
 
-using protozero::pbf_reader;
 using protozero::pbf_writer;
 
 constexpr size_t kMaxText = 4096;
@@ -161,9 +161,7 @@ bool decode_to_init(std::span<const uint8_t> bytes, bool& proceed) {
     pbf_reader message = reader_of(bytes);
     while (message.next()) {
       if (message.tag() == 1 && message.wire_type() == protozero::pbf_wire_type::varint) {
-        // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the
-        // message.
-        proceed = message.get_uint64() != 0;
+        proceed = flag(message);
       } else {
         message.skip();
       }

@@ -2,14 +2,12 @@
 
 #include <cerrno>
 #include <cstring>
-#include <protozero/pbf_reader.hpp>
+
+#include "core/pbf_fields.h"
 
 namespace bulkhead {
 
 namespace {
-
-using protozero::pbf_reader;
-using protozero::pbf_wire_type;
 
 // Thrown within this file only.
 struct Refused {
@@ -56,9 +54,7 @@ class FieldReader {
   }
   void read(bool& member) {
     expect(pbf_wire_type::varint);
-    // Not get_bool(): protozero 1.7.1 reads its first byte without looking for the end of the
-    // message.
-    member = reader_.get_uint64() != 0;
+    member = flag(reader_);
   }
   void read(uint32_t& member) {
     expect(pbf_wire_type::varint);

@@ -76,10 +76,15 @@ Callers::Found Callers::read(Caller& caller) {
   return found;
 }
 
+// Under the lock. So many that more are not told apart: nobody is remembered any more.
+bool Callers::is_unsteady(uint32_t process) const {
+  return unsteady_.size() >= kMaxUnsteady ||
+         std::find(unsteady_.begin(), unsteady_.end(), process) != unsteady_.end();
+}
+
 void Callers::keep(const Found& found) {
   Lock lock(lock_);
-  uint32_t process = found->identity.process;
-  if (std::find(unsteady_.begin(), unsteady_.end(), process) != unsteady_.end()) return;
+  if (is_unsteady(found->identity.process)) return;
   slots_[static_cast<size_t>(found->tid) % kSlots] = found;
 }
 
@@ -89,7 +94,7 @@ void Callers::forget(Caller& caller, bool process) {
   Found& slot = slots_[static_cast<size_t>(caller.tid()) % kSlots];
   if (slot && slot->tid == caller.tid()) slot.reset();
   if (!found || found->identity.process == static_cast<uint32_t>(caller.tid())) return;
-  unsteady_.push_back(found->identity.process);
+  if (!is_unsteady(found->identity.process)) unsteady_.push_back(found->identity.process);
   for (Found& other : slots_) {
     if (other && other->identity.process == found->identity.process) other.reset();
   }

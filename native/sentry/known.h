@@ -45,9 +45,11 @@ class Callers {
  private:
   static constexpr size_t kSlots = 256;
   static constexpr size_t kMaxPending = 32;
+  static constexpr size_t kMaxUnsteady = 1024;
 
   Found read(Caller& caller);
   void keep(const Found& found);
+  bool is_unsteady(uint32_t process) const;
   void settle(int tid);
 
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;

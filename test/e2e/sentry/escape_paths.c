@@ -310,6 +310,31 @@ static void rights(void) {
   umask(022);
 }
 
+// Gives up what it has, alone among its process's threads, and becomes the process by execve.
+static void* execute(void* unused) {
+  (void)unused;
+  if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, 9, 9, 9) < 0 || syscall(SYS_setresuid, 9, 9, 9) < 0) _exit(2);
+  execl("/proc/self/exe", "escape", "--who", NULL);
+  _exit(4);
+}
+
+static void executing_threads(void) {
+  int bad = 0;
+  for (int i = 0; i < 20; i++) {
+    pid_t child = fork();
+    if (child == 0) {
+      pthread_t thread;
+      // As the first thread it is remembered with other credentials.
+      if (open("/w/secret", O_RDONLY) < 0 || pthread_create(&thread, NULL, execute, NULL) != 0) _exit(3);
+      for (;;) close(open("/w/secret", O_RDONLY));
+    }
+    int status;
+    waitpid(child, &status, 0);
+    if (status != 0) bad = status;
+  }
+  verdict("a thread that executes keeps its own credentials", bad == 0, bad);
+}
+
 static void set_user_id(void) {
   char part[65536];
   int from = open("/proc/self/exe", O_RDONLY);
@@ -360,6 +385,7 @@ int main(int argc, char** argv) {
   root_races();
   storm();
   rights();
+  executing_threads();
   set_user_id();
   interrupted_fifo();
   hand_overs();

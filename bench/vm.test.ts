@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { stackedChart } from './stacked.ts';
-import { usage, vmTables } from './vm.ts';
+import { vmTables } from './vm.ts';
+import { usage } from './vm_memory.ts';
 
 const stacks = [
   { name: 'namespace', parts: [{ label: 'start', value: 40 }] },

@@ -7,6 +7,7 @@
  */
 import { statfsSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
@@ -32,12 +33,15 @@ import { memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
 import { imageVolume, volumePath, type Volume } from './storage.ts';
-import { hostImage } from './volumes.ts';
+import { checkMemory } from './memory_checks.ts';
+import { imagesFor, knownImages, type ImageAddon, type Images } from './images.ts';
+import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
   /** Directory of all machines of this instance. */
   top: string;
   sandbox: SandboxDeps;
+  images: ImageAddon;
 }
 
 export class VmBackend implements Backend {
@@ -59,8 +63,15 @@ export class VmBackend implements Backend {
     const spec = withoutVfioNodes(input.spec);
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
-    const { shares } = this.#adapt(record, spec, sandbox, 0);
-    const root = rootVolume(id, input);
+    const images = imagesFor(this.#vm.images, spec.annotations);
+    const { shares, volumes, nodes } = this.#adapt(record, spec, sandbox, 0, images);
+    const root = rootVolume(id, input, images);
+    const all = [...(root === undefined ? [] : [root]), ...volumes, ...nodes.map(({ volume }) => volume)];
+    const asked = (input.functions ?? []).length > 0 || (input.spec.linux?.devices ?? []).some(isVfioNode);
+    checkMemory(id, all, {
+      emulated: all.some(({ needsFlush }) => needsFlush) && (await this.#vm.sandbox.emulated()),
+      functions: asked || sandbox.functions.length > 0,
+    });
     podNamespace(id, spec);
     const share = root === undefined || shares.length > 0 || !isAlone(record, spec);
     if (share && sandbox.first !== undefined && !sandbox.hasShare) throw noShare(id);
@@ -69,13 +80,14 @@ export class VmBackend implements Backend {
     input.journal(record);
     const functions = await this.#open(record, input, sandbox);
     const own = await sandbox.join(id, spec, { share, functions });
-    const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
+    const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0, images);
     if (sandbox.hasShare) await this.#share(record, input, sandbox, own, adapted, root === undefined);
-    const attached = await this.#attach(id, sandbox, own, root, adapted.volumes);
+    const attached = await this.#attach(id, sandbox, own, root, adapted);
     if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
-    const inGuest = withGuestFunctions(attachedSpec(adapted, attached), sandbox.functions);
+    const withNodes = withGuestNodes(attachedSpec(adapted, attached), attached.nodes);
+    const inGuest = withGuestFunctions(withNodes, sandbox.functions);
     await this.#launch(record, input, sandbox, own, inGuest, attached.root);
   }
 
@@ -128,18 +140,20 @@ export class VmBackend implements Backend {
     sandbox: VmSandbox,
     own: SandboxContainer,
     root: Volume | undefined,
-    volumes: readonly Volume[],
+    { volumes, nodes }: GuestSpec,
   ): Promise<Attached> {
     const note = (device: string): void => {
       own.devices = [...new Set([...(own.devices ?? []), device])];
       sandbox.save();
     };
-    const attached: Attached = { root: undefined, targets: new Map() };
+    const attached: Attached = { root: undefined, targets: new Map(), nodes: [] };
     for (const volume of root === undefined ? volumes : [root, ...volumes]) {
       const path = volumePath(await sandbox.volumes.attach(id, volume, note));
       attached.targets.set(volume.target, path);
       if (volume === root) attached.root = { path, mounts: [] };
     }
+    for (const wanted of nodes)
+      attached.nodes.push({ wanted, found: await sandbox.volumes.attachNode(id, wanted.volume, note) });
     return attached;
   }
 
@@ -178,7 +192,7 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const spec = specOf(record);
     const sandbox = this.#sandbox(record, input.executor);
-    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0, true);
+    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0);
     const plan = guestExecPlan(
       {
         id,
@@ -284,8 +298,14 @@ export class VmBackend implements Backend {
     return guestContainer(record.id ?? '', this.#sandbox(record, executor).agent);
   }
 
-  /** @param made the container is there: what its mounts came from may be gone by now */
-  #adapt(record: ContainerRecord, spec: Spec, sandbox: VmSandbox, serial: number, made = false): GuestSpec {
+  /** @param images absent: the container is there, and what its mounts came from may be gone by now */
+  #adapt(
+    record: ContainerRecord,
+    spec: Spec,
+    sandbox: VmSandbox,
+    serial: number,
+    images?: Images,
+  ): GuestSpec {
     const { first } = sandbox;
     return guestSpec({
       id: record.id ?? '',
@@ -296,8 +316,8 @@ export class VmBackend implements Backend {
         first === undefined || first.id === record.id
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
-      inspect: made ? () => 'file' : fileKind,
-      image: made ? () => ({ kind: 'file', size: 0, identity: '', inUse: false }) : hostImage,
+      inspect: images === undefined ? () => 'file' : fileKind,
+      ...(images ?? knownImages),
     });
   }
 
@@ -329,6 +349,7 @@ interface Attached {
   root: GuestRootfs | undefined;
   /** By the path that guestSpec() gave it; another container may have attached it by another name. */
   targets: Map<string, string>;
+  nodes: { wanted: WantedNode; found: bulkhead.agent.v1.IDevice }[];
 }
 
 function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
@@ -340,9 +361,9 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
 }
 
 /** A root file system that a snapshotter hands over as an image. */
-function rootVolume(id: string, { rootfsMounts }: CreateInput): Volume | undefined {
+function rootVolume(id: string, { rootfsMounts }: CreateInput, { image }: Images): Volume | undefined {
   const [mount, ...more] = rootfsMounts;
-  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, hostImage);
+  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, image);
 }
 
 /** Annotations by which a container is one of several in a pod. */

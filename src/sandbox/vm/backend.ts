@@ -26,7 +26,8 @@ import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } f
 import { podNamespace } from './network.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
-import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
+import { endByCgroup, VmSandbox } from './sandbox.ts';
+import type { SandboxDeps } from './sandbox_deps.ts';
 import { memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
@@ -208,7 +209,7 @@ export class VmBackend implements Backend {
   async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
     const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
     const limit = memoryLimit(resources);
-    if (limit !== undefined) await this.#sandbox(record, executor).grow(record.id ?? '', limit);
+    if (limit !== undefined) await this.#sandbox(record, executor).growth.memory(record.id ?? '', limit);
     return this.#guest(record, executor).update(resources, warn);
   }
 

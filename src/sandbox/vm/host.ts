@@ -14,7 +14,7 @@ import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAndClean } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
-import type { Pod, SizedMachine } from './sandbox.ts';
+import type { Pod, SizedMachine } from './sandbox_deps.ts';
 import { kvmGroups, machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';

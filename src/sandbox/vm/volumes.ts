@@ -7,6 +7,7 @@ import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { PFN_INFO_OFFSET, PFN_INFO_SIZE, readPfnInfo } from '../../devices/pmem/pfn.ts';
 import type { GuestAgent } from './agent.ts';
 import type { MachineDevice, Placement } from './hypervisor/hypervisor.ts';
+import type { GuestVolumes } from './pod_agent.ts';
 import {
   canUnplug,
   volumeAt,
@@ -28,7 +29,7 @@ export interface VolumeDeps {
   agent: Pick<GuestAgent, 'mount' | 'unmount' | 'readFiles' | 'call'>;
 }
 
-export class Volumes {
+export class Volumes implements GuestVolumes {
   readonly #deps: VolumeDeps;
   #turn: Promise<unknown> = Promise.resolve();
 

@@ -10,7 +10,6 @@ import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
-import { encodePlan } from '../../plan/encode.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
@@ -21,10 +20,9 @@ import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
 import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from './functions.ts';
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
-import { guestContainer } from './guest_container.ts';
-import { guestCreatePlan, guestExecPlan, sharedRootfs, type GuestRootfs } from './guest_plan.ts';
-import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
+import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
+import type { GuestContainer } from './pod_agent.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
@@ -83,7 +81,7 @@ export class VmBackend implements Backend {
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0, images);
     if (sandbox.hasShare) await this.#share(record, input, sandbox, own, adapted, root === undefined);
     const attached = await this.#attach(id, sandbox, own, root, adapted);
-    if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
+    if (adapted.shm !== undefined) await sandbox.agent.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
     const withNodes = withGuestNodes(attachedSpec(adapted, attached), attached.nodes);
@@ -148,12 +146,15 @@ export class VmBackend implements Backend {
     };
     const attached: Attached = { root: undefined, targets: new Map(), nodes: [] };
     for (const volume of root === undefined ? volumes : [root, ...volumes]) {
-      const path = volumePath(await sandbox.volumes.attach(id, volume, note));
+      const path = volumePath(await sandbox.agent.volumes.attach(id, volume, note));
       attached.targets.set(volume.target, path);
-      if (volume === root) attached.root = { path, mounts: [] };
+      if (volume === root) attached.root = path;
     }
-    for (const wanted of nodes)
-      attached.nodes.push({ wanted, found: await sandbox.volumes.attachNode(id, wanted.volume, note) });
+    for (const wanted of nodes) {
+      const found = await sandbox.agent.volumes.attachNode?.(id, wanted.volume, note);
+      if (found === undefined) throw noNodes(id, wanted);
+      attached.nodes.push({ wanted, found });
+    }
     return attached;
   }
 
@@ -163,19 +164,18 @@ export class VmBackend implements Backend {
     sandbox: VmSandbox,
     own: SandboxContainer,
     spec: Spec,
-    root: GuestRootfs | undefined,
+    root: string | undefined,
   ): Promise<void> {
     const id = record.id ?? '';
-    const warn = (message: string): void => this.#host.warn(id, message);
-    const rootfs = root ?? sharedRootfs(own.serial ?? 0);
-    const { options } = input;
-    const plan = guestCreatePlan({ id, spec, rootfs, seccomp: this.#seccomp(id, spec), options }, warn);
-    const stdio = { ...input.stdio, stdinAtGate: true };
-    const { pid } = await input.executor
-      .launch(id, encodePlan(plan), stdio, { guest: GUEST })
-      .catch((error: unknown) => {
-        throw nameMount(error, plan);
-      });
+    const { stdio, options } = input;
+    const { pid } = await sandbox.agent.launch({
+      id,
+      spec,
+      root: root ?? `${sandbox.agent.places.share}/${shareDirectory(own.serial ?? 0)}/rootfs`,
+      seccomp: () => this.#seccomp(id, spec),
+      options,
+      stdio,
+    });
     own.guestPid = pid;
     record.guestPid = pid;
     if (record.init) record.init.pid = sandbox.pid;
@@ -193,22 +193,17 @@ export class VmBackend implements Backend {
     const spec = specOf(record);
     const sandbox = this.#sandbox(record, input.executor);
     const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0);
-    const plan = guestExecPlan(
-      {
-        id,
-        execId: input.execId,
-        process: withGuestVariables(guestProcess(input.process), sandbox.functions),
-        spec: adapted.spec,
-        pid: record.guestPid ?? 0,
-        seccomp: this.#seccomp(id, spec),
-        options: input.options,
-        gated: input.gated,
-      },
-      (message) => this.#host.warn(id, message),
-    );
-    const key = `${id}/${input.execId}`;
-    const stdio = { ...input.stdio, stdinAtGate: input.gated === true };
-    return input.executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
+    return sandbox.agent.exec({
+      id,
+      execId: input.execId,
+      process: withGuestVariables(guestProcess(input.process), sandbox.functions),
+      spec: adapted.spec,
+      pid: record.guestPid ?? 0,
+      seccomp: () => this.#seccomp(id, spec),
+      options: input.options,
+      stdio: input.stdio,
+      gated: input.gated === true,
+    });
   }
 
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
@@ -221,10 +216,9 @@ export class VmBackend implements Backend {
 
   /** More memory first: a limit that the machine does not have would be none. */
   async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
-    const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
     const limit = memoryLimit(resources);
     if (limit !== undefined) await this.#sandbox(record, executor).growth.memory(record.id ?? '', limit);
-    return this.#guest(record, executor).update(resources, warn);
+    return this.#guest(record, executor).update(resources);
   }
 
   stats(record: ContainerRecord, executor: Executor): Promise<Any> {
@@ -264,7 +258,7 @@ export class VmBackend implements Backend {
     const devices = (own.devices ?? []).filter((device) => !used.has(device));
     // A guest that does not answer any more must not keep its container from being deleted.
     await (
-      others.length > 0 ? sandbox.volumes.detach(id, devices) : sandbox.volumes.flush(id, devices)
+      others.length > 0 ? sandbox.agent.volumes.detach(id, devices) : sandbox.agent.volumes.flush(id, devices)
     ).catch((error: unknown) => this.#host.warn(id, error instanceof Error ? error.message : String(error)));
   }
 
@@ -273,13 +267,8 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const serial = own.serial ?? 0;
     const names = own.shares ?? [];
-    const guest = guestContainer(id, sandbox.agent);
-    await Promise.all([
-      guest.remove(),
-      ...names.map((name) =>
-        sandbox.agent.unmount(id, `${GUEST_SHARE}/${shareDirectory(serial)}/${name}`).catch(() => {}),
-      ),
-    ]);
+    const directory = `${sandbox.agent.places.share}/${shareDirectory(serial)}`;
+    await sandbox.agent.container(id).remove(names.map((name) => `${directory}/${name}`));
     if (!sandbox.hasShare) return;
     const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, names });
     await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
@@ -294,8 +283,8 @@ export class VmBackend implements Backend {
     this.#passing?.releaseLater(ownerOf(record));
   }
 
-  #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {
-    return guestContainer(record.id ?? '', this.#sandbox(record, executor).agent);
+  #guest(record: ContainerRecord, executor: Executor): GuestContainer {
+    return this.#sandbox(record, executor).agent.container(record.id ?? '');
   }
 
   /** @param images absent: the container is there, and what its mounts came from may be gone by now */
@@ -316,6 +305,7 @@ export class VmBackend implements Backend {
         first === undefined || first.id === record.id
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
+      places: sandbox.agent.places,
       inspect: images === undefined ? () => 'file' : fileKind,
       ...(images ?? knownImages),
     });
@@ -346,7 +336,7 @@ export class VmBackend implements Backend {
 
 /** Where the guest has what a container mounts from images. */
 interface Attached {
-  root: GuestRootfs | undefined;
+  root: string | undefined;
   /** By the path that guestSpec() gave it; another container may have attached it by another name. */
   targets: Map<string, string>;
   nodes: { wanted: WantedNode; found: bulkhead.agent.v1.IDevice }[];
@@ -372,6 +362,17 @@ const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.
 /** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
 function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
   return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
+}
+
+function noNodes(id: string, { node }: WantedNode): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object: `device ${node.path}`,
+    reason: 'the agent of this guest gives containers no devices of the host',
+    remedy: "use Bulkhead's own guest",
+  });
 }
 
 function noShare(id: string): RuntimeError {

@@ -19,9 +19,10 @@ import type {
   Spec,
 } from '../../oci/types.ts';
 import { isBind } from '../../oci/validate/checks_mounts.ts';
-import { GUEST_SHARE, GUEST_SHM, shareDirectory } from './layout.ts';
 import type { HostDevice } from './images.ts';
+import { shareDirectory } from './layout.ts';
 import { wantedNodes, type WantedNode } from './nodes.ts';
+import type { GuestPlaces } from './pod_agent.ts';
 import { bindOptions, imageVolume, type HostImage, type Volume } from './storage.ts';
 
 export type FileKind =
@@ -36,6 +37,7 @@ export interface GuestSpecInput {
   serial: number;
   /** The pod's first container, for one that joins it: the pid that the host knows, and the guest's. */
   sandbox?: { hostPid: number; guestPid: number } | undefined;
+  places: Pick<GuestPlaces, 'share' | 'shm'>;
   inspect: (path: string) => FileKind;
   /** What is in the way of an image's path; undefined when it is neither a block device nor a file. */
   image: (path: string) => HostImage | undefined;
@@ -82,7 +84,7 @@ export function guestSpec(input: GuestSpecInput): GuestSpec {
     if (!isBind(mount)) return volumeMount(input, mount, volumes) ?? localMount(id, mount);
     if (isSharedMemory(mount)) {
       shm = mount.source;
-      return { ...mount, source: GUEST_SHM };
+      return { ...mount, source: input.places.shm };
     }
     return bindMount(input, mount, index, shares);
   });
@@ -224,7 +226,7 @@ function localMount(id: string, mount: Mount): Mount {
 }
 
 function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: Share[]): Mount {
-  const { id, bundle, serial, inspect } = input;
+  const { id, bundle, serial, places, inspect } = input;
   const source = resolveFrom(bundle, mount.source ?? '');
   const object = `mount ${mount.destination}`;
   // What shows the host's kernel, the guest has of its own.
@@ -256,7 +258,7 @@ function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: S
   const readOnly = (attributes.set & MOUNT_ATTR_RDONLY) !== 0;
   const readOnlyBelow = (recursiveAttributes.set & MOUNT_ATTR_RDONLY) !== 0;
   shares.push({ name, source, recursive, readOnly, readOnlyBelow });
-  return { ...mount, source: `${GUEST_SHARE}/${shareDirectory(serial)}/${name}` };
+  return { ...mount, source: `${places.share}/${shareDirectory(serial)}/${name}` };
 }
 
 function refuse(id: string, object: string, reason: string, wall: string): never {

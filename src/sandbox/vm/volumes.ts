@@ -6,6 +6,7 @@ import type { bulkhead } from '../../gen/bulkhead.js';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { GuestAgent } from './agent.ts';
 import type { MachineDevice, Placement } from './hypervisor/hypervisor.ts';
+import type { GuestVolumes } from './pod_agent.ts';
 import { canUnplug, volumeAt, volumeDevice, volumePath, writableTwin, type Volume } from './storage.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
@@ -21,7 +22,7 @@ export interface VolumeDeps {
   agent: Pick<GuestAgent, 'mount' | 'unmount' | 'readFiles' | 'call'>;
 }
 
-export class Volumes {
+export class Volumes implements GuestVolumes {
   readonly #deps: VolumeDeps;
   #turn: Promise<unknown> = Promise.resolve();
 

@@ -7,10 +7,8 @@ import { staleSpec, staleSpecs } from './gpu/checks.ts';
 import { probeNvidia } from './gpu/nvidia.ts';
 import type { HostTree } from './host_tree.ts';
 import type { Refusal } from './model.ts';
-import { noMapSync } from './pmem/checks.ts';
+import { ALLOW_NONPERSISTENT, noMapSync } from './pmem/checks.ts';
 
-/** Of config.json: "true" starts a container also where its persistent memory is not persistent. */
-export const ALLOW_NONPERSISTENT = 'bulkhead.io/allow-nonpersistent';
 /** mmap(2), and open(2) with O_TMPFILE on file systems that cannot have DAX either. */
 const notDurable = new Set(['EOPNOTSUPP', 'EINVAL', 'EISDIR']);
 const PMEM_KIND = 'bulkhead.io/pmem';

@@ -5,8 +5,10 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileS
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PFN_ALIGN, PFN_INFO_OFFSET, writePfnInfo } from '../../src/devices/pmem/pfn.ts';
+import { addon } from '../../src/native/index.ts';
 import { imageVolume, type Volume } from '../../src/sandbox/vm/storage.ts';
-import { hostImage, Volumes } from '../../src/sandbox/vm/volumes.ts';
+import { imagesFor } from '../../src/sandbox/vm/images.ts';
+import { Volumes } from '../../src/sandbox/vm/volumes.ts';
 import { ext4Image, VmRig } from './rig.ts';
 
 let rig: VmRig;
@@ -35,8 +37,11 @@ beforeAll(async () => {
 });
 afterAll(() => rig?.dispose());
 
+/** Files of this machine's are no persistent memory: what would not be durable is allowed. */
+const { image } = imagesFor(addon(), { 'bulkhead.io/allow-nonpersistent': 'true' });
+
 function volume(type: string, name: string, options: string[] = []): Volume {
-  const found = imageVolume('c1', 'mount /data', { type, source: at(name), options }, hostImage);
+  const found = imageVolume('c1', 'mount /data', { type, source: at(name), options }, image);
   if (found === undefined) throw new Error('no volume');
   return found;
 }

@@ -3,6 +3,9 @@ import type { HostTree } from '../host_tree.ts';
 import { type Check, type Refusal } from '../model.ts';
 import { hasDax, readMounts, type PmemDevice } from './probe.ts';
 
+/** Of config.json: "true" starts a container also where its persistent memory is not persistent. */
+export const ALLOW_NONPERSISTENT = 'bulkhead.io/allow-nonpersistent';
+
 const subject = ({ id }: PmemDevice): string => `PMEM ${id}`;
 
 function misaligned({ address, align, size }: PmemDevice): boolean {

@@ -12,14 +12,14 @@ import { processStartTime } from '../../base/proc.ts';
 import type { Spec } from '../../oci/types.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
-import { GuestError, type Executor, type LaunchResult } from '../executor.ts';
-import type { GuestAgent } from './agent.ts';
-import { awaitFunctions, checkLockedMemory } from './functions.ts';
+import type { Executor, LaunchResult } from '../executor.ts';
+import { checkLockedMemory } from './functions.ts';
 import type { Machine, MachineLaunch, PassedFunction } from './hypervisor/hypervisor.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
-import { GUEST, GUEST_SHARE, MACHINE_KEY, SHARE_KEY, SHARE_TAG, type SandboxPaths } from './layout.ts';
+import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
 import { pinVcpus } from './placement.ts';
+import type { PodAgent } from './pod_agent.ts';
 import { NO_STDIO } from './processes.ts';
 import { encodeJson, encodeMachine, type SandboxRecord } from './record.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
@@ -36,7 +36,7 @@ export interface BootInput {
   record: SandboxRecord;
   save: () => void;
   executor: Executor;
-  agent: GuestAgent;
+  agent: PodAgent;
   /** Make and join the pod's cgroups. */
   cgroupSteps: readonly Step[];
   /** The hypervisor's process is there, and says something on its console. */
@@ -76,12 +76,13 @@ export async function bootMachine(input: BootInput): Promise<void> {
         await plug(input, machine, growMib);
         return machine;
       }),
-      connect(input, launch.agent.path).then(() => watch.lap('agent')),
+      agent.connect(launch.agent).then(() => watch.lap('agent')),
     ]);
     watch.lap('plugged');
-    await setUp(input, growMib);
+    const hostname = spec.hostname ?? id.slice(0, 63);
+    await agent.setUp(id, { hostname, share: hasShare(record), grown: growMib > 0 });
     const warn = (message: string, fields = {}): void => deps.log.warning(message, { id, ...fields });
-    const found = await awaitFunctions(agent, id, config, hypervisor, warn);
+    const found = await agent.functions(id, config, hypervisor, warn);
     if (found.length > 0) record.machine = encodeMachine(config, found);
     await pinVcpus(machine, config, spec, deps.setAffinity, warn);
   } catch (error) {
@@ -141,27 +142,11 @@ function launchDaemon({ paths, deps, executor, cgroupSteps }: BootInput): Promis
   return executor.launch(SHARE_KEY, encodePlan(daemon), log);
 }
 
-async function connect({ executor, deps }: BootInput, path: string): Promise<void> {
-  const { bootDeadlineMs } = deps;
-  try {
-    await executor.guests?.connect(GUEST, path, bootDeadlineMs, MACHINE_KEY);
-  } catch (error) {
-    const reason = error instanceof GuestError ? channelReason(error, bootDeadlineMs) : undefined;
-    throw reason === undefined ? error : new Error(reason, { cause: error });
-  }
-}
-
-async function plug({ record, paths }: BootInput, machine: Machine, growMib: number): Promise<void> {
+async function plug({ record, paths, agent }: BootInput, machine: Machine, growMib: number): Promise<void> {
   const { shareSocket: socketPath } = paths;
-  if (hasShare(record)) await machine.plug({ kind: 'fs', id: 'share', tag: SHARE_TAG, socketPath });
+  if (hasShare(record))
+    await machine.plug({ kind: 'fs', id: 'share', tag: agent.places.shareTag, socketPath });
   if (growMib > 0) await machine.growMemory(growMib);
-}
-
-async function setUp({ id, spec, record, agent }: BootInput, growMib: number): Promise<void> {
-  const share = { device: { virtiofsTag: SHARE_TAG }, target: GUEST_SHARE, fstype: 'virtiofs' };
-  const mounted = hasShare(record) ? agent.mount(id, share) : undefined;
-  const grown = growMib > 0 ? agent.call('create', id, { onlineMemory: {} }) : undefined;
-  await Promise.all([agent.setup(id, spec.hostname ?? id.slice(0, 63)), mounted, grown]);
 }
 
 /** The hypervisor lives in the pod's network namespace, where the other ends of its network cards are. */
@@ -189,15 +174,6 @@ function bootError(id: string, error: unknown, lastWords: () => string): unknown
     reason: `${known?.reason ?? (error as Error).message}${words === '' ? '' : `; its last words: ${words}`}`,
     cause: error,
   });
-}
-
-/** Why there is no channel to the agent; the monitor's log has the bytes. undefined: not known. */
-function channelReason({ code }: GuestError, deadlineMs: number): string | undefined {
-  const reasons: Readonly<Record<string, string>> = {
-    ETIMEDOUT: `its agent did not answer within ${deadlineMs / 1000} s`,
-    ECONNRESET: 'its agent hung up, or said what no agent says',
-  };
-  return reasons[code];
 }
 
 /** Milliseconds since its start, by the name of what was reached. */

@@ -1,7 +1,7 @@
 /** A machine that grows while it runs: a container's new limit may be above what the machine has. It never shrinks. */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
-import type { GuestAgent } from './agent.ts';
 import type { Machine } from './hypervisor/hypervisor.ts';
+import type { PodAgent } from './pod_agent.ts';
 import type { SandboxRecord } from './record.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
 import { MEMORY_BLOCK_MIB } from './sizing.ts';
@@ -11,7 +11,7 @@ export interface GrowthDeps {
   record: SandboxRecord;
   save: () => void;
   machine: () => Promise<Pick<Machine, 'growMemory'>>;
-  agent: Pick<GuestAgent, 'call'>;
+  agent: Pick<PodAgent, 'onlineMemory'>;
   memoryFor: SandboxDeps['memoryFor'];
 }
 
@@ -45,7 +45,7 @@ export class Growth {
     await (await this.#deps.machine()).growMemory(more);
     record.memoryMib = has + more;
     this.#deps.save();
-    await agent.call('update', id, { onlineMemory: {} });
+    await agent.onlineMemory('update', id);
   }
 }
 

@@ -5,18 +5,13 @@ import { compileCreate } from '../../plan/compile.ts';
 import { compileExec } from '../../plan/exec.ts';
 import type { LaunchPlan, SeccompProgram } from '../../plan/inputs.ts';
 import type { CreateOptions, ExecOptions, RootfsMount } from '../backend.ts';
-import { GUEST_SHARE, guestCgroupName, guestFacts, guestLayout, shareDirectory } from './layout.ts';
+import { guestCgroupName, guestFacts, guestLayout } from './layout.ts';
 
 export interface GuestRootfs {
   /** Directory of the guest over which the root is attached. */
   path: string;
   /** Empty: the directory as it is. */
   mounts: readonly RootfsMount[];
-}
-
-/** A root file system that lies in the share. */
-export function sharedRootfs(serial: number): GuestRootfs {
-  return { path: `${GUEST_SHARE}/${shareDirectory(serial)}/rootfs`, mounts: [] };
 }
 
 export interface GuestCreateInput {

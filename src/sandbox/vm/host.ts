@@ -46,6 +46,9 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
   };
   return {
     top: join(root, 'vm'),
+    get images() {
+      return addon();
+    },
     sandbox: {
       hypervisor: () => open().hypervisor,
       machineConfig: (id, spec, pod) => machineConfig(config, { id, spec, pod, log, machinery: open() }),
@@ -55,6 +58,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
       lockLimit: lockLimit(),
+      emulated: async () => (await open().accelerator) === 'tcg',
       physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),

@@ -17,14 +17,15 @@ import {
 } from '../../cgroups/index.ts';
 import type { Spec } from '../../oci/types.ts';
 import type { Executor } from '../executor.ts';
-import { GuestAgent } from './agent.ts';
 import { bootMachine } from './boot.ts';
+import { BulkheadAgent } from './bulkhead_agent.ts';
 import { GuestConsole, lastWords } from './console.ts';
 import type { GuestFunction } from './functions.ts';
 import { Growth } from './growth.ts';
 import type { Machine, PassedFunction } from './hypervisor/hypervisor.ts';
-import { GUEST, GUEST_SHM, MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
+import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
 import { releaseNetwork, SandboxNetwork, type NetworkAddon, type NetworkState } from './network.ts';
+import type { PodAgent } from './pod_agent.ts';
 import { endLaunched } from './processes.ts';
 import {
   decodeJson,
@@ -36,19 +37,14 @@ import {
   type SandboxRecord,
 } from './record.ts';
 import type { MachineNeeds, SandboxDeps } from './sandbox_deps.ts';
-import { Volumes } from './volumes.ts';
 
 const SIGKILL = 9;
-/** The guest has found its network cards and configured them. */
-const NETWORK_DEADLINE_MS = 15_000;
 
 export class VmSandbox {
   readonly paths: SandboxPaths;
   readonly record: SandboxRecord;
   readonly executor: Executor;
-  readonly agent: GuestAgent;
-  /** Images that the guest has mounted. */
-  readonly volumes: Volumes;
+  readonly agent: PodAgent;
   readonly growth: Growth;
   readonly #deps: SandboxDeps;
   #booted: Promise<void> | undefined;
@@ -60,22 +56,17 @@ export class VmSandbox {
   #stopListening: (() => void)[] = [];
 
   private constructor(deps: SandboxDeps, paths: SandboxPaths, record: SandboxRecord, executor: Executor) {
-    const { guests } = executor;
-    if (guests === undefined) throw noGuests(record.group ?? '');
     this.#deps = deps;
     this.paths = paths;
     this.record = record;
     this.executor = executor;
-    this.agent = new GuestAgent(guests);
-    this.volumes = new Volumes({
-      plug: async (device) => (await this.machine()).plug(device),
-      unplug: async (device) => (await this.machine()).unplug(device),
-      agent: this.agent,
-    });
+    const { bootDeadlineMs, log, agent = (input) => new BulkheadAgent(input) } = deps;
+    const [save, machine] = [() => this.save(), () => this.machine()];
+    this.agent = agent({ executor, record, save, machine, bootDeadlineMs, log });
     this.growth = new Growth({
       record,
-      save: () => this.save(),
-      machine: () => this.machine(),
+      save,
+      machine,
       agent: this.agent,
       memoryFor: deps.memoryFor,
     });
@@ -83,9 +74,7 @@ export class VmSandbox {
       executor.onExit(({ key }) => {
         if (key === MACHINE_KEY) this.#lost('its process has ended');
       }),
-      guests.onClosed((guest, reason) => {
-        if (guest === GUEST) this.#lost(`the channel to it is ${reason}`);
-      }),
+      this.agent.onLost((reason) => this.#lost(reason)),
     ];
   }
 
@@ -101,8 +90,7 @@ export class VmSandbox {
     if (record.ready === true) {
       sandbox.#booted = Promise.resolve();
       sandbox.#openConsole();
-      // It was lost while no engine was there.
-      if (executor.guests?.isConnected(GUEST) !== true) sandbox.#lost('the channel to it is gone');
+      sandbox.agent.resume();
     }
     return sandbox;
   }
@@ -122,7 +110,7 @@ export class VmSandbox {
   }
 
   get isRunning(): boolean {
-    return this.record.ready === true && this.executor.guests?.isConnected(GUEST) === true;
+    return this.record.ready === true && this.agent.isConnected;
   }
 
   /** Whether it has a directory of the host's files. */
@@ -192,6 +180,7 @@ export class VmSandbox {
     this.#ending = true;
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
+    this.agent.close();
     this.#console?.close();
     // The processes first: a hypervisor that says nothing keeps whoever attaches to it waiting for as long as it lives.
     await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
@@ -246,22 +235,13 @@ export class VmSandbox {
     });
   }
 
-  /** The pod's /dev/shm, once. @param bytes how large it may become */
-  async mountShm(id: string, bytes: number): Promise<void> {
-    if (this.record.shm === true) return;
-    this.record.shm = true;
-    const data = `mode=1777,size=${bytes}`;
-    await this.agent.mount(id, { source: 'shm', target: GUEST_SHM, fstype: 'tmpfs', data });
-    this.save();
-  }
-
   /** Ties the pod's network to the guest, and what has been added to it since. */
   async connectNetwork(): Promise<void> {
     this.#network ??= new SandboxNetwork(this.id, decodeJson<NetworkState>(this.record.network), {
       addon: this.#deps.network(),
-      plug: async (device) => (await this.machine()).plug(device),
+      plug: async (device) => this.agent.cardPlugged(device, await (await this.machine()).plug(device)),
       unplug: async (device) => (await this.machine()).unplug(device),
-      configure: (network) => this.agent.call('create', this.id, { network }, NETWORK_DEADLINE_MS),
+      configure: (network) => this.agent.configureNetwork(this.id, network),
       warn: (message) => this.#deps.log.warning(message, { id: this.id }),
     });
     const { state } = this.#network;
@@ -324,15 +304,4 @@ async function removeSandbox(
   }
   await removeCgroups(record.cgroupPaths ?? [], { id: record.group ?? '' });
   rmSync(paths.dir, { recursive: true, force: true });
-}
-
-function noGuests(id: string): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: 'wall "vm"',
-    reason: 'needs the monitor of a shim',
-    remedy: 'run the container through containerd',
-  });
 }

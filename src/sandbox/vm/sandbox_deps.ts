@@ -4,6 +4,7 @@ import type { CgroupLayout } from '../../cgroups/index.ts';
 import type { Spec } from '../../oci/types.ts';
 import type { Hypervisor, MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
 import type { NetworkAddon } from './network.ts';
+import type { AgentInput, PodAgent } from './pod_agent.ts';
 
 /** A machine, and what it is to grow by (MiB) once it runs. */
 export interface SizedMachine {
@@ -30,6 +31,8 @@ export interface MachineNeeds {
 
 /** What a sandbox needs of the machine and of the configuration. */
 export interface SandboxDeps {
+  /** The agent that guests have; absent: our own. */
+  agent?: ((input: AgentInput) => PodAgent) | undefined;
   hypervisor: () => Hypervisor;
   /** Of a pod's first container. */
   machineConfig: (id: string, spec: Spec, pod: Pod) => Promise<SizedMachine>;
@@ -48,6 +51,8 @@ export interface SandboxDeps {
   lockLimit?: number | undefined;
   /** Address bits that guests have; undefined: the host's. */
   physicalBits: () => Promise<number | undefined>;
+  /** Guests' processors are programs (TCG). */
+  emulated: () => Promise<boolean>;
   /** How long a guest may take until its agent answers. */
   bootDeadlineMs: number;
   log: Logger;

@@ -55,6 +55,7 @@ export class FakeVmHost {
       shareDaemon: '/usr/bin/virtiofsd',
       openFiles: 1024,
       physicalBits: async () => undefined,
+      emulated: async () => false,
       bootDeadlineMs: 5000,
       log: createLogger((line) => void this.log.push(line.trimEnd()), 'debug'),
     };

@@ -19,6 +19,11 @@ let journalled: string[];
 let warnings: string[];
 let hooks: number[];
 
+let rootDevice: 'block' | 'pmem';
+const no = (): never => {
+  throw new Error('no persistent memory here');
+};
+
 const makeBackend = (): VmBackend =>
   new VmBackend(
     {
@@ -30,7 +35,7 @@ const makeBackend = (): VmBackend =>
       },
       warn: (_, message) => void warnings.push(message),
     },
-    { top: join(dir, 'vm'), sandbox: host.deps },
+    { top: join(dir, 'vm'), sandbox: host.deps, images: { mapSync: no, readMapped: no }, rootDevice },
   );
 
 beforeEach(() => {
@@ -41,6 +46,7 @@ beforeEach(() => {
   executor = new FakeMonitorExecutor();
   executor.gate = (key) => (key.startsWith('/') ? '' : 'start');
   [journalled, warnings, hooks] = [[], [], []];
+  rootDevice = 'block';
   backend = makeBackend();
 });
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
@@ -71,6 +77,16 @@ function image(name: string): RootfsMount {
   writeFileSync(source, '');
   truncateSync(source, 4 * MIB);
   return { type: 'ext4', source, options: [] };
+}
+
+/** As much of a file system as says what it is. */
+function ext4(name: string): RootfsMount {
+  const mount = image(name);
+  const head = Buffer.alloc(2048);
+  head.writeUInt16LE(0xef53, 1024 + 0x38);
+  head.writeUInt32LE(2, 1024 + 0x18);
+  writeFileSync(mount.source, head, { flag: 'r+' });
+  return mount;
 }
 
 describe('a container in a virtual machine', () => {
@@ -104,6 +120,21 @@ describe('a container in a virtual machine', () => {
     const annotations = { 'io.kubernetes.cri.container-type': 'sandbox' };
     await create(record('k8s', 'k8s'), podSpec({ annotations }), [image('other.ext4')]);
     expect(host.pods[1]?.share).toBe(true);
+  });
+
+  it.each([
+    ['pmem', 'read-only', { root: { path: 'rootfs', readonly: true } }],
+    ['pmem', 'shared', {}],
+  ] as const)('whose root.path is an image has it as %s, %s', async (device, mode, more) => {
+    rootDevice = device;
+    backend = makeBackend();
+    const { source } = ext4('root.img');
+    const web = { ...record('pod'), rootfs: source };
+    await create(web, podSpec(more));
+    expect(host.hypervisor.plugged).toMatchObject([{ kind: 'pmem', path: source, mode }]);
+    const [mount] = executor.guests.asked.flatMap(({ mount }) => (mount ? [mount] : []));
+    expect(mount).toMatchObject({ fstype: 'ext4', data: 'dax=always' });
+    expect(host.pods[0]?.share).toBe(false);
   });
 
   it('with files of the host does not fit into a machine made for images', async () => {

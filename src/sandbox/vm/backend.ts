@@ -5,7 +5,6 @@
  *   create: config.json → guest's configuration (refusals first) → machine of the pod, made for its first container →
  *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
  */
-import { statfsSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
@@ -29,10 +28,11 @@ import { endByCgroup, VmSandbox } from './sandbox.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
 import { memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
-import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
-import { imageVolume, volumePath, type Volume } from './storage.ts';
+import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
+import { rootVolume, type RootDevice } from './roots.ts';
+import { volumePath, type Volume } from './storage.ts';
 import { checkMemory } from './memory_checks.ts';
-import { imagesFor, knownImages, type ImageAddon, type Images } from './images.ts';
+import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
 import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
@@ -40,6 +40,8 @@ export interface VmHost {
   top: string;
   sandbox: SandboxDeps;
   images: ImageAddon;
+  /** What a root file system in an image is to the guest. */
+  rootDevice: RootDevice;
 }
 
 export class VmBackend implements Backend {
@@ -63,7 +65,7 @@ export class VmBackend implements Backend {
     // What cannot be had is refused before anything is made.
     const images = imagesFor(this.#vm.images, spec.annotations);
     const { shares, volumes, nodes } = this.#adapt(record, spec, sandbox, 0, images);
-    const root = rootVolume(id, input, images);
+    const root = rootVolume(id, input, record.rootfs ?? '', images, this.#vm.rootDevice);
     const all = [...(root === undefined ? [] : [root]), ...volumes, ...nodes.map(({ volume }) => volume)];
     const asked = (input.functions ?? []).length > 0 || (input.spec.linux?.devices ?? []).some(isVfioNode);
     checkMemory(id, all, {
@@ -350,12 +352,6 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
   return { ...spec, mounts };
 }
 
-/** A root file system that a snapshotter hands over as an image. */
-function rootVolume(id: string, { rootfsMounts }: CreateInput, { image }: Images): Volume | undefined {
-  const [mount, ...more] = rootfsMounts;
-  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, image);
-}
-
 /** Annotations by which a container is one of several in a pod. */
 const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
 
@@ -388,21 +384,4 @@ function noShare(id: string): RuntimeError {
 
 function keyOf(record: ContainerRecord): string {
   return `${record.namespace ?? ''}/${record.group ?? ''}`;
-}
-
-/** Bytes that a file system holds. */
-function sizeOf(path: string): number {
-  const { blocks, bsize } = statfsSync(path);
-  return blocks * bsize;
-}
-
-/** What a path of the host leads to; links are followed, as mounting does. */
-function fileKind(path: string): FileKind {
-  const info = statSync(path, { throwIfNoEntry: false });
-  if (info === undefined) return 'missing';
-  if (info.isDirectory()) return 'directory';
-  if (info.isCharacterDevice()) return 'character device';
-  if (info.isBlockDevice()) return 'block device';
-  if (info.isSocket()) return 'socket';
-  return info.isFIFO() ? 'fifo' : 'file';
 }

@@ -46,6 +46,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
   };
   return {
     top: join(root, 'vm'),
+    rootDevice: config.rootDevice,
     get images() {
       return addon();
     },

@@ -294,8 +294,8 @@ describe('/dev/shm of a pod', () => {
   it('is mounted once', async () => {
     const sandbox = open();
     await sandbox.join('pod', podSpec(), images);
-    await sandbox.mountShm('pod', 64 * MIB);
-    await sandbox.mountShm('two', 64 * MIB);
+    await sandbox.agent.mountShm('pod', 64 * MIB);
+    await sandbox.agent.mountShm('two', 64 * MIB);
     const mounts = executor.guests.asked.flatMap(({ mount }) => (mount ? [mount] : []));
     expect(mounts).toMatchObject([{ target: '/run/bulkhead/shm', data: `mode=1777,size=${64 * MIB}` }]);
   });

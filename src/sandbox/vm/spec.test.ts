@@ -28,6 +28,8 @@ const adapt = (spec: Spec, more: Partial<GuestSpecInput> = {}): GuestSpec =>
     inspect: (path) => kinds[path] ?? 'missing',
     image: (path) =>
       path === '/img' ? { kind: 'file', size: 4 << 20, identity: 'one', inUse: false } : undefined,
+    places: { share: '/run/bulkhead/share', shm: '/run/bulkhead/shm' },
+    device: () => undefined,
     ...more,
   });
 const withMounts = (...mounts: Mount[]): GuestSpec => adapt(podSpec({ mounts }));

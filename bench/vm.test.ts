@@ -52,6 +52,6 @@ describe('memory of a process', () => {
   });
 
   it('is nothing when it has gone', () => {
-    expect(usage(2 ** 22 + 1)).toEqual({ private: 0, pss: 0, guest: 0, guestPss: 0, template: 0 });
+    expect(usage(2 ** 22 + 1)).toEqual({ private: 0, pss: 0, guest: 0, guestPss: 0, template: 0, image: 0 });
   });
 });

@@ -18,6 +18,10 @@ export interface Kind {
 export const vmKinds: readonly { name: string; options: StartOptions }[] = [
   { name: 'vm, cloned, shared directory', options: {} },
   { name: 'vm, cloned, disk image', options: { version: '1.7', blockfile: true } },
+  {
+    name: 'vm, cloned, persistent memory',
+    options: { version: '1.7', blockfile: true, vmConfig: 'root_device = "pmem"\n' },
+  },
   { name: 'vm, cold, shared directory', options: { vmConfig: 'template = false\n' } },
 ];
 
@@ -34,7 +38,7 @@ export async function startKind(
 export interface MemoryRow {
   kind: string;
   pods: number;
-  /** "qemu", "virtiofsd", "monitor", "engine", "guest memory", "template". */
+  /** "qemu", "virtiofsd", "monitor", "engine", "guest memory", "template", "image". */
   what: string;
   /** MB for each pod; the engine's are divided among the pods. */
   private: number;
@@ -62,6 +66,8 @@ export async function memoryOf(kind: Kind, count: number): Promise<MemoryRow[]> 
       { ...row, what: 'guest memory', private: sum('guest'), pss: sum('guestPss') },
       // Clones with private memory have it in common.
       { ...row, what: 'template', private: 0, pss: sum('template') },
+      // The host's page cache of a root file system that is persistent memory, which all who map the file share.
+      { ...row, what: 'image', private: 0, pss: sum('image') },
     ].filter((each) => each.what === what || each.pss > 0);
   };
   const isQemu = (command: string): boolean => command.startsWith('qemu ');
@@ -108,6 +114,8 @@ export interface Usage {
   guestPss: number;
   /** Memory of templates that an engine holds. */
   template: number;
+  /** Pages of the host's page cache that it maps to write through to a file, or to read. */
+  image: number;
 }
 
 /**
@@ -117,7 +125,7 @@ export interface Usage {
  * the template's.
  */
 export function usage(pid: number): Usage {
-  const total: Usage = { private: 0, pss: 0, guest: 0, guestPss: 0, template: 0 };
+  const total: Usage = { private: 0, pss: 0, guest: 0, guestPss: 0, template: 0, image: 0 };
   try {
     const text = readFileSync(`/proc/${pid}/smaps`, 'utf8');
     const files = memoryFiles(pid);
@@ -144,17 +152,21 @@ function memoryFiles(pid: number): { name: string; kib: number }[] {
 }
 
 function addMappings(total: Usage, smaps: string): void {
-  let kind: 'own' | 'private guest' | 'shared guest' = 'own';
+  let kind: 'own' | 'private guest' | 'shared guest' | 'image' = 'own';
   for (const line of smaps.split('\n')) {
     const mapping = /^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \d+ *(.*)$/.exec(line);
     if (mapping !== null) {
       const [, flags = '', name = ''] = mapping;
-      if (!name.startsWith('/memfd:')) kind = 'own';
+      if (!name.startsWith('/memfd:')) kind = flags.endsWith('s') && name.startsWith('/') ? 'image' : 'own';
       else kind = flags.endsWith('s') ? 'shared guest' : 'private guest';
     }
     const field = /^(Pss|Private_Clean|Private_Dirty):\s+(\d+) kB/.exec(line);
     if (field === null || kind === 'shared guest') continue;
     const isPss = field[1] === 'Pss';
+    if (kind === 'image') {
+      if (isPss) total.image += Number(field[2]);
+      continue;
+    }
     const key = kind === 'own' ? (isPss ? 'pss' : 'private') : isPss ? 'guestPss' : 'guest';
     total[key] += Number(field[2]);
   }

@@ -19,6 +19,7 @@ const pods = (name: string): number => (name.includes('cold') ? 5 : 10);
 /** MB of private memory, of all processes of a pod together. A cold boot is there for comparison. */
 const limits: Readonly<Record<string, number>> = {
   'vm, cloned, disk image': 40,
+  'vm, cloned, persistent memory': 40,
   'vm, cloned, shared directory': 55,
 };
 

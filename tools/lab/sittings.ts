@@ -77,7 +77,7 @@ export const sittings: readonly Sitting[] = [
     prepare: KVM_RULE,
     files: ['test/lab/kvm.lab.test.ts', 'test/lab/kvm_memory.lab.test.ts'],
     privately: true,
-    deadlineMinutes: 12,
+    deadlineMinutes: 18,
   },
   {
     name: 'pmem',

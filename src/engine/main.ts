@@ -58,7 +58,8 @@ async function main(): Promise<void> {
   backends.register(
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
-  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log), passing));
+  const vm = new VmBackend(host, vmHost(config.vm, config.root, log), passing);
+  backends.register(vm);
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
@@ -69,6 +70,7 @@ async function main(): Promise<void> {
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
     shim: { ctx, protocol: config.protocol, version: VERSION, features: () => features(seccompInfo()) },
+    runInGuest: (pod, executor, process) => vm.runInGuest(pod, executor, process),
     log,
     idleTimeoutMs: config.idleTimeoutMs,
     onIdle: () => {

@@ -21,7 +21,7 @@ import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
-import type { GuestContainer } from './pod_agent.ts';
+import type { GuestContainer, GuestProcess } from './pod_agent.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
@@ -208,6 +208,15 @@ export class VmBackend implements Backend {
     });
   }
 
+  /** A process in a pod's guest, outside of its containers. */
+  runInGuest(
+    pod: { namespace: string; group: string },
+    executor: Executor,
+    process: GuestProcess,
+  ): Promise<LaunchResult> {
+    return this.#sandbox(pod, executor).run(process);
+  }
+
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
     return this.#guest(record, executor).freeze();
   }
@@ -313,7 +322,7 @@ export class VmBackend implements Backend {
     });
   }
 
-  #sandbox(record: ContainerRecord, executor: Executor): VmSandbox {
+  #sandbox(record: Pick<ContainerRecord, 'namespace' | 'group'>, executor: Executor): VmSandbox {
     const key = keyOf(record);
     const known = this.#sandboxes.get(key);
     if (known !== undefined && known.executor === executor) return known;
@@ -323,7 +332,7 @@ export class VmBackend implements Backend {
     return sandbox;
   }
 
-  #paths(record: ContainerRecord): SandboxPaths {
+  #paths(record: Pick<ContainerRecord, 'namespace' | 'group'>): SandboxPaths {
     return sandboxPaths(this.#vm.top, record.namespace ?? '', record.group ?? '');
   }
 
@@ -382,6 +391,6 @@ function noShare(id: string): RuntimeError {
   });
 }
 
-function keyOf(record: ContainerRecord): string {
+function keyOf(record: Pick<ContainerRecord, 'namespace' | 'group'>): string {
   return `${record.namespace ?? ''}/${record.group ?? ''}`;
 }

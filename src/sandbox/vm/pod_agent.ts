@@ -80,6 +80,18 @@ export interface GuestExec {
   gated: boolean;
 }
 
+/** A process of the guest itself, outside of its containers: for who looks for a fault. */
+export interface GuestProcess {
+  /** Names it in the pod. */
+  key: string;
+  args: readonly string[];
+  env: readonly string[];
+  cwd: string;
+  /** A static program that is brought into the guest and executed with args; empty: args[0] is a path of the guest. */
+  program: Uint8Array;
+  stdio: StdioPaths;
+}
+
 export interface GuestContainer {
   freeze(): Promise<void>;
   thaw(): Promise<void>;
@@ -144,6 +156,8 @@ export interface PodAgent {
   launch(container: GuestLaunch): Promise<LaunchResult>;
   exec(process: GuestExec): Promise<LaunchResult>;
   container(id: string): GuestContainer;
+  /** Absent: this agent runs nothing outside of containers. */
+  run?(id: string, process: GuestProcess): Promise<LaunchResult>;
   /** Nothing is asked of it any more. */
   close(): void;
 }

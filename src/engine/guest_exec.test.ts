@@ -58,7 +58,9 @@ describe('a process in a guest for the command line', () => {
 
   it('is told of the end of input and of sizes, also of those that came before it', async () => {
     let release = (): void => {};
-    const rig = new Rig((each) => (each.hold = new Promise((resolve) => (release = resolve))));
+    const rig = new Rig((each) => {
+      each.hold = new Promise((resolve) => (release = resolve));
+    });
     rig.exec.input({ closeStdin: true });
     rig.exec.input({ width: 80, height: 24 });
     expect(rig.executor.calls).toEqual([]);

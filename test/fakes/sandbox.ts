@@ -16,6 +16,7 @@ export class FakeVmHost {
   /** What the machine is to grow by once it runs. */
   growMib = 0;
   vcpus = 1;
+  emulated = false;
   discarded = 0;
   readonly deps: SandboxDeps;
 
@@ -34,7 +35,7 @@ export class FakeVmHost {
           id,
           dir: pod.dir,
           image: { kernel: '/kernel', initrd: '/initrd' },
-          size: { memoryMib: 256, vcpus: this.vcpus },
+          size: { memoryMib: 256, vcpus: this.vcpus, maxVcpus: 4 },
           type: 'q35' as const,
           accelerator: 'tcg' as const,
           sharedMemory: pod.share,
@@ -55,7 +56,7 @@ export class FakeVmHost {
       shareDaemon: '/usr/bin/virtiofsd',
       openFiles: 1024,
       physicalBits: async () => undefined,
-      emulated: async () => false,
+      emulated: async () => this.emulated,
       bootDeadlineMs: 5000,
       log: createLogger((line) => void this.log.push(line.trimEnd()), 'debug'),
     };

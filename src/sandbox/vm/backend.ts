@@ -26,7 +26,7 @@ import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
-import { memoryLimit } from './sizing.ts';
+import { cpuLimit, memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
 import { rootVolume, type RootDevice } from './roots.ts';
@@ -225,10 +225,13 @@ export class VmBackend implements Backend {
     return this.#guest(record, executor).thaw();
   }
 
-  /** More memory first: a limit that the machine does not have would be none. */
+  /** A larger machine first: a limit that it does not have would be none. */
   async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
-    const limit = memoryLimit(resources);
-    if (limit !== undefined) await this.#sandbox(record, executor).growth.memory(record.id ?? '', limit);
+    const id = record.id ?? '';
+    const { growth } = this.#sandbox(record, executor);
+    const [bytes, cpus] = [memoryLimit(resources), cpuLimit(resources)];
+    if (cpus !== undefined) await growth.cpus(id, cpus);
+    if (bytes !== undefined) await growth.memory(id, bytes);
     return this.#guest(record, executor).update(resources);
   }
 

@@ -24,6 +24,8 @@ import { Volumes } from './volumes.ts';
 
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
+/** Its kernel starts each processor by itself. */
+const CPUS_DEADLINE_MS = 10_000;
 
 export class BulkheadAgent implements PodAgent {
   readonly places = { shareTag: SHARE_TAG, share: GUEST_SHARE, shm: GUEST_SHM };
@@ -102,6 +104,15 @@ export class BulkheadAgent implements PodAgent {
 
   async onlineMemory(op: string, id: string): Promise<void> {
     await this.#agent.call(op, id, { onlineMemory: {} });
+  }
+
+  async onlineCpus(op: string, id: string, count: number): Promise<void> {
+    await this.#agent.call(
+      op,
+      id,
+      { onlineCpus: { count, timeoutMs: CPUS_DEADLINE_MS } },
+      2 * CPUS_DEADLINE_MS,
+    );
   }
 
   /** Found by its hardware address. */

@@ -142,6 +142,8 @@ export interface PodAgent {
   mountShm(id: string, bytes: number): Promise<void>;
   /** Takes plugged memory into use. */
   onlineMemory(op: string, id: string): Promise<void>;
+  /** Waits until the guest uses `count` processors, plugged ones among them. Absent: it takes none into use. */
+  onlineCpus?(op: string, id: string, count: number): Promise<void>;
   /** A card that was plugged, before configureNetwork names it. */
   cardPlugged(device: NetDevice, placement: Placement): void;
   configureNetwork(id: string, setup: bulkhead.agent.v1.INetworkSetup): Promise<void>;

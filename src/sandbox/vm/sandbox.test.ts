@@ -290,6 +290,53 @@ describe('growth', () => {
   });
 });
 
+describe('growth by processors', () => {
+  const joined = async (): Promise<VmSandbox> => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), images);
+    return sandbox;
+  };
+
+  it('plugs what a quota is worth beyond those that are there, and waits for the guest', async () => {
+    const sandbox = await joined();
+    await Promise.all([1, 1.5, 2, 4].map((cpus) => sandbox.growth.cpus('pod', cpus)));
+    expect(host.hypervisor.calls.filter((call) => call.startsWith('vcpus'))).toEqual(['vcpus 1', 'vcpus 2']);
+    expect(executor.guests.asked.flatMap(({ onlineCpus }) => onlineCpus?.count ?? [])).toEqual([2, 4]);
+    expect(loadSandbox(paths.record)?.vcpus).toBe(4);
+    // An engine that starts again knows.
+    await open().growth.cpus('pod', 4);
+    expect(host.hypervisor.calls).not.toContain('reattach');
+  });
+
+  it('is refused above the largest machine', async () => {
+    const error = await failure((await joined()).growth.cpus('pod', 4.1));
+    expect(error.code).toBe(ErrorCode.ResourceExhausted);
+    expect(error.message).toBe(
+      'update pod: 5 vCPUs: are above the largest machine of 4; lower the limit, or raise vm.max_vcpus',
+    );
+  });
+
+  it('is refused where guests take none, and what was there stays enough', async () => {
+    host.emulated = true;
+    const sandbox = await joined();
+    await sandbox.growth.cpus('pod', 1);
+    const error = await failure(sandbox.growth.cpus('pod', 2));
+    expect(error.code).toBe(ErrorCode.FailedPrecondition);
+    expect(error.message).toBe(
+      "update pod: 2 vCPUs: the machine has 1, and its guest takes no more while it runs: that needs KVM; give the pod's first container the limit when it is made",
+    );
+    expect(host.hypervisor.calls.filter((call) => call.startsWith('vcpus'))).toEqual([]);
+  });
+
+  it('that the guest does not take into use is told', async () => {
+    const sandbox = await joined();
+    executor.guests.answer = ({ onlineCpus }) =>
+      onlineCpus ? { failure: { op: 'online', path: 'cpus', errno: 110 } } : {};
+    const error = await failure(sandbox.growth.cpus('pod', 2));
+    expect(error.message).toBe('update pod: guest online cpus: connection timed out');
+  });
+});
+
 describe('/dev/shm of a pod', () => {
   it('is mounted once', async () => {
     const sandbox = open();

@@ -69,6 +69,7 @@ export class VmSandbox {
       machine,
       agent: this.agent,
       memoryFor: deps.memoryFor,
+      emulated: deps.emulated,
     });
     this.#stopListening = [
       executor.onExit(({ key }) => {

@@ -36,9 +36,11 @@ describe('break-down of a start', () => {
       private: 20 + n,
       pss: 9,
     }));
-    const text = vmTables({ starts: [], stacks, memory });
+    const execs = [{ contender: 'vm', samples: [70, 90, 80] }];
+    const text = vmTables({ starts: [], stacks, execs, stdout: [], memory });
     expect(text).toMatch(/^vm <cloned> +200$/m);
     expect(text).toMatch(/^ {2}agent & rest +150$/m);
+    expect(text).toMatch(/^exec of true, vm +80$/m);
     expect(text).toMatch(/^vm +10 +41\.0 +18\.0$/m);
     expect(text).toMatch(/^ {2}monitor +10 +21\.0 +9\.0$/m);
   });

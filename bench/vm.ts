@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { testImage } from '../test/e2e/lib/image.ts';
-import { fresh } from './ctr_cases.ts';
+import { execTrue, fresh, idle, stdoutRate, type Contender } from './ctr_cases.ts';
 import { interleave, median, type Series } from './measure.ts';
 import { stackedChart, type Stack } from './stacked.ts';
 import { memoryOf, memoryTable, startKind, vmKinds, type Kind, type MemoryRow } from './vm_memory.ts';
@@ -34,8 +34,15 @@ interface Start {
 export interface VmReport {
   starts: Series[];
   stacks: Stack[];
+  /** `ctr task exec` of `true` in an idle pod, ms. */
+  execs: Series[];
+  /** MB/s of a container's stdout. */
+  stdout: Series[];
   memory: MemoryRow[];
 }
+
+const STDOUT_MB = 256;
+const STDOUT_ROUNDS = 5;
 
 /** @param rounds starts of each kind; @param counts numbers of idle pods whose memory is measured */
 export async function benchVm(rounds: number, counts: readonly number[]): Promise<VmReport> {
@@ -61,14 +68,46 @@ export async function benchVm(rounds: number, counts: readonly number[]): Promis
     const stacks = kinds.map(({ name }, index) =>
       stackOf(name, starts[index]?.samples ?? [], parts[index] ?? []),
     );
+    const beside = kinds.slice(0, 2);
+    const execs = await execTimes(beside, rounds);
+    const stdout = await interleave(
+      STDOUT_ROUNDS,
+      beside.map((kind) => ({
+        name: kind.name,
+        sample: () => stdoutRate(kind.containerd, contender(kind), STDOUT_MB),
+      })),
+    );
     const memory: MemoryRow[] = [];
     for (const kind of machines) {
       for (const count of counts) memory.push(...(await memoryOf(kind, count)));
     }
-    return { starts, stacks, memory };
+    return { starts, stacks, execs, stdout, memory };
   } finally {
     await Promise.all(machines.map(({ containerd }) => containerd.stop()));
   }
+}
+
+/** As the other cases take it; the memory of its helpers is not measured by those. */
+const contender = ({ name, runtime }: Kind): Contender => ({
+  name,
+  runtime,
+  flags: [],
+  shim: '',
+  helpers: [],
+});
+
+async function execTimes(kinds: readonly Kind[], rounds: number): Promise<Series[]> {
+  const pods: { name: string; containerd: PrivateContainerd; id: string }[] = [];
+  for (const kind of kinds) {
+    const { name, containerd } = kind;
+    pods.push({ name, containerd, id: await idle(containerd, contender(kind)) });
+  }
+  const series = await interleave(
+    rounds,
+    pods.map(({ name, containerd, id }) => ({ name, sample: () => execTrue(containerd, id) })),
+  );
+  await Promise.all(pods.map(({ containerd, id }) => containerd.remove(id)));
+  return series;
 }
 
 function stackOf(name: string, totals: readonly number[], parts: readonly number[][]): Stack {
@@ -112,7 +151,7 @@ function partsOf(containerd: PrivateContainerd, id: string, began: number, at: n
 }
 
 /** The report as tables for a terminal. */
-export function vmTables({ stacks, memory }: VmReport): string {
+export function vmTables({ stacks, execs, stdout, memory }: VmReport): string {
   const lines = ['vm: from ctr run to the first output (ms, medians)'];
   for (const { name, parts } of stacks) {
     const total = parts.reduce((sum, { value }) => sum + value, 0);
@@ -121,6 +160,10 @@ export function vmTables({ stacks, memory }: VmReport): string {
       lines.push(`  ${label.padEnd(32)}${value.toFixed(0).padStart(8)}`);
     }
   }
+  for (const { contender, samples } of execs)
+    lines.push(`exec of true, ${contender}`.padEnd(34) + median(samples).toFixed(0).padStart(8));
+  for (const { contender, samples } of stdout)
+    lines.push(`stdout MB/s, ${contender}`.padEnd(34) + median(samples).toFixed(0).padStart(8));
   return [...lines, '', memoryTable(memory)].join('\n');
 }
 

@@ -7,7 +7,6 @@
  */
 import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { connect, Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { isatty } from 'node:tty';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
@@ -37,10 +36,10 @@ export async function execInGuest(session: Session, args: Arguments): Promise<nu
   const [, id, command, ...rest] = args.operands;
   if (id === undefined || command === undefined) throw usageError('guest', 'exec needs a pod and a command');
   const root = session.env['BULKHEAD_ROOT'] || '/run/bulkhead';
-  const { record } = findSandbox(OP, root, id);
+  const { record, dir } = findSandbox(OP, root, id);
   const terminal = args.boolean('tty');
-  const dir = mkdtempSync(join(tmpdir(), 'bulkhead-exec-'));
-  using streams = new Streams(dir, terminal);
+  // Goes with the pod when we are killed.
+  using streams = new Streams(mkdtempSync(join(dir, 'exec-')), terminal);
   const end = await ask(id, join(root, 'engine.sock'), streams, {
     namespace: record.namespace ?? '',
     group: record.group ?? '',
@@ -103,8 +102,12 @@ function ask(id: string, path: string, streams: Streams, guestExec: IGuestExec):
     const socket = connect(path);
     const send = (message: bulkhead.executor.v1.IToEngine): void =>
       void socket.write(frame(ToEngine.encode(message).finish()));
-    socket.on('error', (error) => reject(lost(error.message)));
-    socket.on('close', () => reject(lost('hung up; the process, if there is one, ends with its pod')));
+    const hungUp = lost('hung up; the process, if there is one, ends with its pod');
+    let connected = false;
+    socket.on('connect', () => (connected = true));
+    // ECONNRESET is one way to hear of it.
+    socket.on('error', (error) => reject(connected ? hungUp : lost(error.message)));
+    socket.on('close', () => reject(hungUp));
     readMessages(
       socket,
       (bytes) => {

@@ -164,18 +164,22 @@ function pmemRow(input: ReportInput, device: PmemDevice): DeviceRow {
   const mounted = device.mounts.map(
     ({ path, type, dax }) => `mounted at ${path} (${type}${dax ? ', dax' : ''})`,
   );
+  // What is there already is not looked at: reading a device that somebody stores to would mean nothing.
+  const begins = `for a virtual machine it must have been prepared once: bulkhead devices pmem format --mode devdax ${device.node}`;
+  const notes = device.mode === 'devdax' && device.node !== '' ? [...mounted, begins] : mounted;
   const as = (wall: WallName): string => {
     if (direct !== undefined)
-      return wall === 'vm' ? `virtio-pmem from a file in ${direct.path}` : `DAX file system ${direct.path}`;
+      return wall === 'vm' ? `NVDIMM from a file in ${direct.path}` : `DAX file system ${direct.path}`;
     if (device.mounts.length > 0) return 'file system without DAX';
-    return wall === 'vm' ? `virtio-pmem from ${device.node}` : pmemAs[device.mode];
+    if (wall === 'vm') return device.mode === 'devdax' ? `NVDIMM from ${device.node}` : 'disk';
+    return pmemAs[device.mode];
   };
   return {
     kind: 'pmem',
     id: device.id,
     name: `${device.mode} ${formatSize(device.size)}${device.node === '' ? '' : ` ${device.node}`}`,
     ...(device.numaNode === undefined ? {} : { numaNode: device.numaNode }),
-    ...(mounted.length > 0 ? { notes: mounted } : {}),
+    ...(notes.length > 0 ? { notes } : {}),
     walls: verdicts(input, (wall) => ({
       as: as(wall),
       why: runChecks(pmemChecks, device, input.machine, wall),

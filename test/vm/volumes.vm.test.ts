@@ -74,6 +74,7 @@ function readImage(image: string, path: string, offset = 0): string {
   if (offset > 0) writeFileSync(name, readFileSync(image).subarray(offset));
   const text = execFileSync('debugfs', ['-R', `cat ${path}`, name], {
     encoding: 'utf8',
+    maxBuffer: 2 * DAX_PAGE,
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   if (offset > 0) rmSync(name);

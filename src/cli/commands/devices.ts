@@ -13,6 +13,7 @@ import { addon } from '../../native/index.ts';
 import { passingOf } from '../load.ts';
 import { passingWalls } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
+import { pmemFlags, pmemFormat } from '../pmem_format.ts';
 import { specDirFlag, specDirs } from '../device_flags.ts';
 import type { Arguments } from '../flags.ts';
 import { usageError } from '../flags.ts';
@@ -25,7 +26,7 @@ const SELFTEST_OWNER = 'selftest/';
 const MAX_OPERANDS = 33;
 
 export const devices: Command = {
-  operands: '[cdi generate|cdi list|selftest [ADDRESS...]]',
+  operands: '[cdi generate|cdi list|pmem format PATH|selftest [ADDRESS...]]',
   count: [0, MAX_OPERANDS],
   flags: [
     { name: 'json', kind: 'boolean', usage: 'as JSON' },
@@ -33,8 +34,10 @@ export const devices: Command = {
     { name: 'host-root', kind: 'string', usage: 'directory with another machine’s sys, proc and dev' },
     { name: 'kind', kind: 'string', usage: 'cdi generate: only this kind (nvidia.com/gpu)' },
     { name: 'output', alias: 'o', kind: 'string', usage: 'cdi generate: file to write; needs --kind' },
+    ...pmemFlags,
   ],
   async run(session, args) {
+    if (args.operands[0] === 'pmem' && args.operands[1] === 'format') return pmemFormat(session, args);
     const machine = readMachine(hostTree(rootsOf(session, args)));
     const verb = args.operands.join(' ');
     if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);

@@ -1,4 +1,5 @@
 /** `bulkhead devices pmem format PATH`: makes a file or device-DAX what a guest takes for an NVDIMM. */
+// eslint-disable-next-line no-restricted-imports -- mke2fs for the command line: no container and no engine is near
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { resolve } from 'node:path';

@@ -67,7 +67,9 @@ describe('an image of the host', () => {
     expect(image).toMatchObject({ sync: false, needsFlush: false });
     expect(image?.volatile).toBeUndefined();
     for (const value of ['', 'yes', 'false'])
-      expect(imagesFor(plain, { 'bulkhead.io/allow-nonpersistent': value }).image(path)?.volatile).toBeDefined();
+      expect(
+        imagesFor(plain, { 'bulkhead.io/allow-nonpersistent': value }).image(path)?.volatile,
+      ).toBeDefined();
     expect(imagesFor(plain).image(join(dir, 'missing'))).toBeUndefined();
   });
 });

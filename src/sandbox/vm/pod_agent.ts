@@ -80,6 +80,16 @@ export interface GuestExec {
   gated: boolean;
 }
 
+/** A process of which an earlier engine knew. */
+export interface RecalledProcess {
+  containerId: string;
+  /** '' for a container's first. */
+  execId: string;
+  stdio: StdioPaths;
+  /** It was started. */
+  running: boolean;
+}
+
 export interface GuestContainer {
   freeze(): Promise<void>;
   thaw(): Promise<void>;
@@ -138,6 +148,8 @@ export interface PodAgent {
   /** Makes a container up to its gate "start". */
   launch(container: GuestLaunch): Promise<LaunchResult>;
   exec(process: GuestExec): Promise<LaunchResult>;
+  /** Takes up processes that an earlier engine held itself; resolves with the keys of those that are there. */
+  recall?(processes: readonly RecalledProcess[]): Promise<string[]>;
   container(id: string): GuestContainer;
   /** Nothing is asked of it any more. */
   close(): void;

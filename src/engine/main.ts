@@ -27,6 +27,7 @@ import { rehearse } from './rehearsal.ts';
 import { EngineServer } from './server.ts';
 import { eventSinks } from './events.ts';
 import { grpcAcceptor } from './grpc.ts';
+import { kataSupport } from './kata.ts';
 
 const LISTEN_FD = 3;
 
@@ -58,7 +59,8 @@ async function main(): Promise<void> {
   backends.register(
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
-  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log), passing));
+  const agent = await kataSupport(config.vm.agent);
+  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log, agent), passing));
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
   const router = new Router<TaskPeer>();
   bindTaskService(router);

@@ -118,6 +118,14 @@ export interface HeldProcess {
   forget(): Promise<void>;
 }
 
+/** One of them that an earlier engine had started to hold. */
+export interface HeldState {
+  key: string;
+  pid: number;
+  /** It was started; false: it waits for that. */
+  running: boolean;
+}
+
 export interface Executor {
   /**
    * Puts a process under its key: the methods below lead to it from now on, until it is forgotten. Returns how its exit

@@ -7,13 +7,14 @@
  */
 import { statfsSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
@@ -21,7 +22,7 @@ import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
-import type { GuestContainer } from './pod_agent.ts';
+import type { GuestContainer, RecalledProcess } from './pod_agent.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
@@ -31,6 +32,8 @@ import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
 import { imageVolume, volumePath, type Volume } from './storage.ts';
 import { hostImage } from './volumes.ts';
+
+const { STATUS_STOPPED } = bulkhead.state.v1.Status;
 
 export interface VmHost {
   /** Directory of all machines of this instance. */
@@ -187,6 +190,12 @@ export class VmBackend implements Backend {
       stdio: input.stdio,
       gated: input.gated === true,
     });
+  }
+
+  async recall(record: ContainerRecord, executor: Executor): Promise<HeldState[]> {
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.agent.recall === undefined || !sandbox.isRunning) return [];
+    return sandbox.agent.recall(recalledProcesses(record));
   }
 
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
@@ -348,6 +357,20 @@ function noShare(id: string): RuntimeError {
     object: 'virtual machine',
     reason: 'was made for images only, and has no directory for files of the host',
     remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
+  });
+}
+
+function recalledProcesses({ id, init, execs }: ContainerRecord): RecalledProcess[] {
+  return [init, ...(execs ?? [])].flatMap((process) => {
+    if ((process?.status ?? STATUS_STOPPED) === STATUS_STOPPED) return [];
+    const { stdin, stdout, stderr, terminal } = process ?? {};
+    const stdio = {
+      stdin: stdin ?? '',
+      stdout: stdout ?? '',
+      stderr: stderr ?? '',
+      terminal: terminal ?? false,
+    };
+    return [{ containerId: id ?? '', execId: process?.id ?? '', stdio }];
   });
 }
 

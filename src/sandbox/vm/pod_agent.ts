@@ -13,7 +13,7 @@ import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../../oci/types.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { CreateOptions, ExecOptions } from '../backend.ts';
-import type { Executor, LaunchResult, StdioPaths } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult, StdioPaths } from '../executor.ts';
 import type { GuestFunction } from './functions.ts';
 import type {
   AgentSocket,
@@ -86,8 +86,6 @@ export interface RecalledProcess {
   /** '' for a container's first. */
   execId: string;
   stdio: StdioPaths;
-  /** It was started. */
-  running: boolean;
 }
 
 export interface GuestContainer {
@@ -148,8 +146,8 @@ export interface PodAgent {
   /** Makes a container up to its gate "start". */
   launch(container: GuestLaunch): Promise<LaunchResult>;
   exec(process: GuestExec): Promise<LaunchResult>;
-  /** Takes up processes that an earlier engine held itself; resolves with the keys of those that are there. */
-  recall?(processes: readonly RecalledProcess[]): Promise<string[]>;
+  /** Takes up processes that an earlier engine held itself; resolves with those that are there. */
+  recall?(processes: readonly RecalledProcess[]): Promise<HeldState[]>;
   container(id: string): GuestContainer;
   /** Nothing is asked of it any more. */
   close(): void;

@@ -4,7 +4,7 @@ import { constants, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ErrorCode, type RuntimeError } from '../../../base/errors.ts';
 import type { Spec } from '../../../oci/types.ts';
 import type { StdioPaths } from '../../executor.ts';
@@ -408,8 +408,8 @@ describe('another engine', () => {
     await launch('cat', ['cat']);
     const { stdio, output } = fifos('cat', { stdin: true });
     rig.restart().resume();
-    expect(await rig.pod.recall([{ containerId: 'cat', execId: '', stdio, running: false }])).toEqual([
-      'cat',
+    expect(await rig.pod.recall([{ containerId: 'cat', execId: '', stdio }])).toEqual([
+      { key: 'cat', pid: 77, running: false },
     ]);
     await rig.holder.process('cat').proceed();
     await send(stdio.stdin, 'again\n');
@@ -422,10 +422,30 @@ describe('another engine', () => {
     await rig.holder.process('cat').proceed();
     const { stdio, output } = fifos('second', { stdin: true });
     rig.restart().resume();
-    await rig.pod.recall([{ containerId: 'cat', execId: '', stdio, running: true }]);
+    expect(await rig.pod.recall([{ containerId: 'cat', execId: '', stdio }])).toEqual([
+      { key: 'cat', pid: 77, running: true },
+    ]);
     await send(stdio.stdin, 'more');
     await rig.holder.process('cat').closeStdin();
     expect(await output('stdout')).toBe('more');
+  });
+
+  it('takes up execs that were started, and none that was not', async () => {
+    await launch('web', ['sleep']);
+    await exec('web', 'runs', ['sleep']);
+    await exec('web', 'waits', ['sleep'], { gated: true });
+    rig.restart().resume();
+    const processes = ['', 'runs', 'waits'].map((execId) => ({ containerId: 'web', execId, stdio: noStdio }));
+    expect((await rig.pod.recall(processes)).map(({ key, running }) => [key, running])).toEqual([
+      ['web', false],
+      ['web/runs', true],
+    ]);
+    await rig.holder.process('web/runs').signal(9);
+    await vi.waitFor(() =>
+      expect(rig.holder.exits.filter(({ waitStatus }) => waitStatus === exited(137))).toHaveLength(1),
+    );
+    await rig.holder.process('web/runs').forget();
+    expect(rig.record.started).toEqual([]);
   });
 
   it('finds none when the machine is gone', async () => {
@@ -433,9 +453,7 @@ describe('another engine', () => {
     rig.record.agentSocket = Buffer.from('{"path":"/nonexistent"}');
     rig.pod.resume();
     rig.holder.tell({ key: '/vm', pid: 1, waitStatus: 9, exitedAtNs: 0 });
-    expect(await rig.pod.recall([{ containerId: 'web', execId: '', stdio: noStdio, running: true }])).toEqual(
-      [],
-    );
+    expect(await rig.pod.recall([{ containerId: 'web', execId: '', stdio: noStdio }])).toEqual([]);
     expect(await lost).toContain('the machine has ended');
   });
 });

@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { ErrorCode, RuntimeError } from '../../../base/errors.ts';
 import type { bulkhead } from '../../../gen/bulkhead.js';
-import type { HeldProcess, LaunchResult } from '../../executor.ts';
+import type { HeldProcess, HeldState, LaunchResult } from '../../executor.ts';
 import { noMonitor } from '../bulkhead_agent.ts';
 import type { GuestFunction } from '../functions.ts';
 import type { AgentSocket, MachineConfig, NetDevice, Placement } from '../hypervisor/hypervisor.ts';
@@ -197,9 +197,7 @@ export class KataAgent implements PodAgent {
     const scope = { op: 'create', id };
     const { spec: oci, sharesPids } = kataSpec(id, spec, root, this.#warn(id));
     if (oci.linux?.seccomp !== undefined && !this.#seccomp) throw noSeccomp(id);
-    const process = await this.#process(id, '', stdio, () =>
-      this.#call('StartContainer', { containerId: id }, { op: 'start', id }),
-    );
+    const process = await this.#process(id, '', stdio, () => this.#startContainer(id));
     const shm = this.#shm.get(id);
     const storages = [...this.volumes.take(id), ...(shm === undefined ? [] : [shm])];
     const request = { containerId: id, execId: id, oci, storages, sandboxPidns: sharesPids };
@@ -231,19 +229,31 @@ export class KataAgent implements PodAgent {
     return result;
   }
 
-  async recall(processes: readonly RecalledProcess[]): Promise<string[]> {
+  /** Whether one was started is what this side has noted: the agent is not asked. */
+  async recall(processes: readonly RecalledProcess[]): Promise<HeldState[]> {
     const rpc = await this.#rpc?.catch(() => undefined);
     if (rpc === undefined) return [];
-    const held: string[] = [];
-    for (const { containerId, execId, stdio, running } of processes) {
-      const start = (): Promise<unknown> =>
-        this.#call('StartContainer', { containerId }, { op: 'start', id: containerId });
-      const process = await this.#process(containerId, execId, stdio, start);
+    const { record } = this.#input;
+    const held: HeldState[] = [];
+    for (const { containerId, execId, stdio } of processes) {
+      const process = await this.#process(containerId, execId, stdio, () =>
+        this.#startContainer(containerId),
+      );
+      const running = (record.started ?? []).includes(process.key);
+      if (execId !== '' && !running) {
+        // It is asked for anew, with its configuration.
+        process.abandon();
+        continue;
+      }
       this.#hold(process, '');
       if (running) process.running();
-      held.push(process.key);
+      held.push({ key: process.key, pid: record.pid ?? 0, running });
     }
     return held;
+  }
+
+  #startContainer(containerId: string): Promise<unknown> {
+    return this.#call('StartContainer', { containerId }, { op: 'start', id: containerId });
   }
 
   async #process(
@@ -254,8 +264,14 @@ export class KataAgent implements PodAgent {
   ): Promise<KataProcess> {
     if (this.#rpc === undefined) throw gone('create', containerId);
     const rpc = await this.#rpc;
-    const { record, log } = this.#input;
-    return new KataProcess({ rpc, containerId, execId, pid: record.pid ?? 0, stdio, start, log });
+    const { record, save, log } = this.#input;
+    const note = (key: string, started: boolean): void => {
+      const others = (record.started ?? []).filter((each) => each !== key);
+      record.started = started ? [...others, key] : others;
+      // What is forgotten may be so after its machine's directory has gone; whatever is saved next has it.
+      if (started) save();
+    };
+    return new KataProcess({ rpc, containerId, execId, pid: record.pid ?? 0, stdio, start, note, log });
   }
 
   /** A container's first process is there before its start; an exec comes with it. */

@@ -30,6 +30,8 @@ export interface ProcessInput {
   stdio: StdioPaths;
   /** What "start" is. */
   start: () => Promise<unknown>;
+  /** Keeps for the next engine whether it was started; false: it is forgotten. */
+  note: (key: string, started: boolean) => void;
   log: Logger;
 }
 
@@ -93,6 +95,7 @@ export class KataProcess implements HeldProcess {
   running(): void {
     if (this.#started) return;
     this.#started = true;
+    this.#input.note(this.key, true);
     this.watch();
     const { stdio } = this.#input;
     if (stdio.stdin !== '') this.#feed(stdio.stdin);
@@ -191,6 +194,7 @@ export class KataProcess implements HeldProcess {
     if (this.#watched && !this.#exited)
       return Promise.reject(Object.assign(new Error('it has not ended'), { code: 'EBUSY' }));
     this.#release();
+    this.#input.note(this.key, false);
     return Promise.resolve();
   }
 

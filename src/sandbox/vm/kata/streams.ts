@@ -5,7 +5,7 @@
  * The reading end of an output fifo is held besides the writing one: the process's last words stay in the fifo until a
  * reader comes, also when the writing end is closed, which is what a reader takes for the end.
  */
-import { closeSync, constants, createReadStream, fstatSync, openSync, statSync, write } from 'node:fs';
+import { closeSync, constants, createReadStream, openSync, statSync, write } from 'node:fs';
 import { Socket } from 'node:net';
 
 const { O_APPEND, O_CREAT, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY } = constants;
@@ -22,24 +22,25 @@ export interface Output {
   release(): void;
 }
 
-/** @param path of a fifo or file; '' for none. @throws Error of open(2), with its code and the path */
-export function openOutput(path: string, append: boolean): Output {
+/**
+ * @param path of a fifo, or of a file that is appended to; '' for none
+ * @param make the file, if it is not there
+ * @throws Error of open(2), with its code and the path
+ */
+export function openOutput(path: string, make: boolean): Output {
   if (path === '') return nowhere;
-  const ends = openWriter(path, append);
-  if (fstatSync(ends.writer).isFIFO()) return fifoOutput(ends);
-  if (ends.reader !== undefined) closeSync(ends.reader);
-  return fileOutput(ends.writer);
+  if (statSync(path, { throwIfNoEntry: false })?.isFIFO() === true) return fifoOutput(openFifo(path));
+  return fileOutput(openSync(path, O_WRONLY | O_APPEND | (make ? O_CREAT : 0), 0o644));
 }
 
 const nowhere: Output = { write: () => Promise.resolve(), end: () => {}, release: () => {} };
 
 interface Ends {
   writer: number;
-  reader: number | undefined;
+  reader: number;
 }
 
-function openWriter(path: string, append: boolean): Ends {
-  if (append) return { writer: openSync(path, O_WRONLY | O_CREAT | O_APPEND, 0o644), reader: undefined };
+function openFifo(path: string): Ends {
   // It does not wait for a writer, and a writer after it not for a reader.
   const reader = openSync(path, O_RDONLY | O_NONBLOCK);
   try {
@@ -54,7 +55,7 @@ function fifoOutput({ writer, reader }: Ends): Output {
   const socket = new Socket({ fd: writer, readable: false, writable: true });
   socket.on('error', () => {});
   let release = (): void => {
-    if (reader !== undefined) closeSync(reader);
+    closeSync(reader);
     release = () => {};
   };
   return {

@@ -19,19 +19,18 @@ describe("a guest with Kata's agent", () => {
     // Machines run as a uid of their own, which must be able to read the program.
     dir = mkdtempSync(join(tmpdir(), 'bh-kata-'));
     chmodSync(dir, 0o755);
-    const [program, machine] = [join(dir, 'qemu'), join(dir, 'machine.cjs')];
     await build({
       entryPoints: [join(dirname(fileURLToPath(import.meta.url)), 'kata_machine.ts')],
-      outfile: machine,
+      outfile: join(dir, 'machine.cjs'),
       bundle: true,
       platform: 'node',
       format: 'cjs',
     });
-    writeFileSync(program, `#!/bin/sh\nexec ${process.execPath} ${machine}\n`);
-    chmodSync(program, 0o755);
+    writeMachine();
     for (const name of ['vmlinux', 'kata.img']) writeFileSync(join(dir, name), '');
     const lines = [
-      `qemu = "${program}"`,
+      `qemu = "${join(dir, 'qemu')}"`,
+      'boot_timeout_seconds = 3',
       'agent = "kata"',
       `kernel = "${join(dir, 'vmlinux')}"`,
       `image = "${join(dir, 'kata.img')}"`,
@@ -49,6 +48,13 @@ describe("a guest with Kata's agent", () => {
     await containerd?.stop();
     rmSync(dir, { recursive: true, force: true });
   });
+
+  /** @param fault of the guest's that is played from now on */
+  const writeMachine = (fault = ''): void => {
+    const command = `${process.execPath} ${join(dir, 'machine.cjs')} '${fault}'`;
+    writeFileSync(join(dir, 'qemu'), `#!/bin/sh\nexec ${command}\n`);
+    chmodSync(join(dir, 'qemu'), 0o755);
+  };
 
   const expectNothingLeft = async (): Promise<void> => {
     expect(await containerd.leaks()).toEqual([]);
@@ -72,6 +78,17 @@ describe("a guest with Kata's agent", () => {
 
   it('brings a megabyte', async () => {
     expect((await containerd.run('much', ['yes', '1000000'])).stdout).toHaveLength(1_000_000);
+  });
+
+  it('passes input on, and its end', async () => {
+    const result = await containerd.run('input', ['count'], { stdin: 'x'.repeat(200_000) });
+    expect(result).toMatchObject({ code: 0, stdout: 'ready\n200000\n' });
+  });
+
+  it('tells of a kill by the limit of memory', async () => {
+    const events = await containerd.events();
+    expect((await containerd.run('hog', ['hog'])).code).toBe(137);
+    await events.wait('/tasks/oom', 'hog');
   });
 
   it('has a terminal', async () => {
@@ -124,5 +141,24 @@ describe("a guest with Kata's agent", () => {
     expect((await events.wait('/tasks/exit', 'lost')).event.exit_status).toBe(137);
     await containerd.remove('lost');
     await expectNothingLeft();
+  });
+
+  const silent = 'its agent did not answer within 3 s';
+  it.each([
+    ['refuses', 'create bad-0: guest CreateContainer: no space: ENOSPC: No space left on device: unknown'],
+    ['is silent', silent],
+    ['hangs up', silent],
+    ['sends noise', silent],
+    ['goes away', 'create bad-0: guest '],
+  ])('that %s is one error, and nothing is left', async (fault, words) => {
+    writeMachine(fault);
+    const result = await containerd.run('bad-0', ['true'], { timeout: 60_000 });
+    writeMachine();
+    expect(result.code).not.toBe(0);
+    expect(result.stderr).toContain(words);
+    expect(result.stderr.trim().split('\n')).toHaveLength(1);
+    await containerd.ctr(['container', 'rm', 'bad-0']);
+    await expectNothingLeft();
+    expect((await containerd.run('after', ['echo', 'fine'])).stdout).toBe('fine\n');
   });
 });

@@ -1,6 +1,7 @@
 /**
  * Plays QEMU with a guest of Kata's: QMP on descriptor 3 takes everything, descriptor 4 is the agent's port, both
- * listening. The guest's programs are those of the scripted agent. Bundled by the test, as it runs without rights.
+ * listening. The guest's programs are those of the scripted agent. Bundled by the test, as it runs without rights; the
+ * argument says what is wrong with the guest.
  */
 import { createServer, type Socket } from 'node:net';
 import { ScriptedAgent } from '../../../src/sandbox/vm/kata/testing/scripted_agent.ts';
@@ -28,6 +29,25 @@ function qmp(socket: Socket): void {
   });
 }
 
+const [, , fault = ''] = process.argv;
 const agent = new ScriptedAgent();
+if (fault === 'refuses')
+  agent.failures.set('CreateContainer', {
+    code: 13,
+    message: 'no space\n\nCaused by:\n    ENOSPC: No space left on device\n\nStack backtrace:\n   0: main',
+  });
+
+function serve(socket: Socket): void {
+  socket.on('error', () => {});
+  if (fault === 'is silent') return;
+  if (fault === 'hangs up') return void socket.destroy();
+  if (fault === 'sends noise') return void socket.write(Buffer.alloc(1 << 20, 0xa5));
+  agent.serve(socket);
+  if (fault === 'goes away')
+    socket.on('data', () => {
+      if (agent.asked('CreateSandbox').length > 0) socket.destroy();
+    });
+}
+
 createServer(qmp).listen({ fd: 3 });
-createServer((socket) => agent.serve(socket)).listen({ fd: 4 });
+createServer(serve).listen({ fd: 4 });

@@ -21,6 +21,8 @@ export interface ScriptedProcess {
   /** Default: it ends the process with 128 and the signal's number. */
   onSignal: (listener: (signal: number) => void) => void;
   onResize: (listener: (columns: number, rows: number) => void) => void;
+  /** The limit of memory kills it. */
+  outOfMemory: () => void;
 }
 export type Program = (process: ScriptedProcess) => void;
 
@@ -37,6 +39,16 @@ const programs: Record<string, Program> = {
     exit(2);
   },
   cat: ({ stdin, print, exit }) => stdin((data) => (data === undefined ? exit(0) : print(data))),
+  count: ({ stdin, print, exit }) => {
+    let length = 0;
+    print('ready\n');
+    stdin((data) => {
+      if (data !== undefined) return void (length += data.length);
+      print(`${length}\n`);
+      exit(0);
+    });
+  },
+  hog: ({ outOfMemory }) => outOfMemory(),
   sleep: () => {},
   yes: ({ args, print, exit }) => {
     for (let left = Number(args[1]); left > 0; left -= 8192) print(Buffer.alloc(Math.min(left, 8192), 'y'));
@@ -91,7 +103,10 @@ class Process {
   #signal: ((signal: number) => void) | undefined;
   #resize: ((columns: number, rows: number) => void) | undefined;
 
-  constructor(spec: bulkhead.kata.v1.IProcess) {
+  readonly #outOfMemory: () => void;
+
+  constructor(spec: bulkhead.kata.v1.IProcess, outOfMemory: () => void) {
+    this.#outOfMemory = outOfMemory;
     this.#args = spec.args ?? [];
     this.terminal = spec.terminal ?? false;
   }
@@ -111,6 +126,10 @@ class Process {
       exit: (code) => this.exit(code),
       onSignal: (listener) => (this.#signal = listener),
       onResize: (listener) => (this.#resize = listener),
+      outOfMemory: () => {
+        this.#outOfMemory();
+        this.exit(128 + SIGKILL);
+      },
     });
   }
   exit(code: number): void {
@@ -252,7 +271,7 @@ export class ScriptedAgent {
     this.#on('CreateContainer', kata.CreateContainerRequest, Done, (request) => {
       const { containerId, execId, oci } = request;
       if (!oci?.process) throw refusal(ErrorCode.Internal, 'EINVAL: Invalid argument');
-      const init = new Process(oci.process);
+      const init = new Process(oci.process, () => this.killByMemory(containerId));
       this.containers.set(containerId, { request, processes: new Map([[execId, init]]), paused: false });
       return {};
     });
@@ -295,7 +314,7 @@ export class ScriptedAgent {
     const { Done } = kata;
     this.#on('ExecProcess', kata.ExecProcessRequest, Done, ({ containerId, execId, process }) => {
       const container = this.#container(containerId);
-      const started = new Process(process ?? {});
+      const started = new Process(process ?? {}, () => this.killByMemory(containerId));
       container.processes.set(execId, started);
       started.start();
       return {};

@@ -13,7 +13,7 @@ import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
@@ -29,7 +29,8 @@ import type { SandboxDeps } from './sandbox_deps.ts';
 import { cpuLimit, memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
-import { rootVolume, type RootDevice } from './roots.ts';
+import { recalledProcesses } from './recall.ts';
+import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
 import { volumePath, type Volume } from './storage.ts';
 import { checkMemory } from './memory_checks.ts';
 import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
@@ -217,6 +218,12 @@ export class VmBackend implements Backend {
     return this.#sandbox(pod, executor).run(process);
   }
 
+  async recall(record: ContainerRecord, executor: Executor): Promise<HeldState[]> {
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.agent.recall === undefined || !sandbox.isRunning) return [];
+    return sandbox.agent.recall(recalledProcesses(record));
+  }
+
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
     return this.#guest(record, executor).freeze();
   }
@@ -364,14 +371,6 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
   return { ...spec, mounts };
 }
 
-/** Annotations by which a container is one of several in a pod. */
-const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
-
-/** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
-function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
-  return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
-}
-
 function noNodes(id: string, { node }: WantedNode): RuntimeError {
   return new RuntimeError({
     code: ErrorCode.FailedPrecondition,
@@ -380,17 +379,6 @@ function noNodes(id: string, { node }: WantedNode): RuntimeError {
     object: `device ${node.path}`,
     reason: 'the agent of this guest gives containers no devices of the host',
     remedy: "use Bulkhead's own guest",
-  });
-}
-
-function noShare(id: string): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: 'virtual machine',
-    reason: 'was made for images only, and has no directory for files of the host',
-    remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
   });
 }
 

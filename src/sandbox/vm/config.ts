@@ -9,6 +9,12 @@ export interface VmConfig extends SizingConfig {
   /** qemu-system-x86_64 and virtiofsd, absolute. */
   qemu: string;
   virtiofsd: string;
+  /** Whose agent guests have: our own, or Kata's, with a kernel and an image or initrd of Kata's. */
+  agent: 'bulkhead' | 'kata';
+  /** Disk image of a guest with Kata's agent; empty: it is in the initrd. */
+  image: string;
+  /** Appended to the guest kernel's command line. */
+  kernelArguments: string;
   /** Guest kernel and initrd; empty: those that `bulkhead guest build` put into the cache. */
   kernel: string;
   initrd: string;
@@ -31,6 +37,9 @@ export interface VmConfig extends SizingConfig {
 export const defaultVmConfig: VmConfig = {
   qemu: '/usr/bin/qemu-system-x86_64',
   virtiofsd: '/usr/lib/qemu/virtiofsd',
+  agent: 'bulkhead',
+  image: '',
+  kernelArguments: '',
   kernel: '',
   initrd: '',
   cache: '/var/cache/bulkhead',
@@ -54,6 +63,7 @@ const isPath: Check = (value) => typeof value === 'string' && value.startsWith('
 const isFlag: Check = (value) => typeof value === 'boolean';
 const isPageSize: Check = (value) => typeof value === 'string' && hugePageBytes(value) !== undefined;
 const isCount: Check = (value) => Number.isInteger(value) && (value as number) > 0;
+const isLine: Check = (value) => typeof value === 'string' && /^[\x20-\x7e]*$/.test(value);
 const isNames: Check = (value) => Array.isArray(value) && value.every((name) => typeof name === 'string');
 const oneOf =
   (...names: string[]): Check =>
@@ -63,6 +73,9 @@ const oneOf =
 const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?: number }>> = {
   qemu: { key: 'qemu', check: isPath },
   virtiofsd: { key: 'virtiofsd', check: isPath },
+  agent: { key: 'agent', check: oneOf('bulkhead', 'kata') },
+  image: { key: 'image', check: isPath },
+  kernel_arguments: { key: 'kernelArguments', check: isLine },
   kernel: { key: 'kernel', check: isPath },
   initrd: { key: 'initrd', check: isPath },
   cache: { key: 'cache', check: isPath },
@@ -90,9 +103,18 @@ export function parseVmConfig(path: string, table: Readonly<Record<string, unkno
     const { key, scale } = known;
     Object.assign(config, { [key]: scale === undefined ? value : (value as number) * scale });
   }
+  if (config.agent === 'kata') checkKata(path, config);
+  else if (config.image !== '') throw invalid(path, 'image', config.image);
   config.maxMemoryMib = Math.max(config.maxMemoryMib, config.memoryMib);
   config.maxVcpus = Math.max(config.maxVcpus, config.vcpus);
   return config;
+}
+
+/** A guest of Kata's is a kernel and one of image and initrd, and has to be on a machine that takes devices. */
+function checkKata(path: string, { kernel, image, initrd, machine }: VmConfig): void {
+  if (machine !== 'q35') throw invalid(path, 'machine', machine);
+  if (kernel === '') throw invalid(path, 'kernel', kernel);
+  if ((image === '') === (initrd === '')) throw invalid(path, image === '' ? 'initrd' : 'image', image);
 }
 
 function invalid(path: string, name: string, value: unknown): RuntimeError {

@@ -13,7 +13,7 @@ import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../../oci/types.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { CreateOptions, ExecOptions } from '../backend.ts';
-import type { Executor, LaunchResult, StdioPaths } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult, StdioPaths } from '../executor.ts';
 import type { GuestFunction } from './functions.ts';
 import type {
   AgentSocket,
@@ -92,6 +92,14 @@ export interface GuestProcess {
   stdio: StdioPaths;
 }
 
+/** A process of which an earlier engine knew. */
+export interface RecalledProcess {
+  containerId: string;
+  /** '' for a container's first. */
+  execId: string;
+  stdio: StdioPaths;
+}
+
 export interface GuestContainer {
   freeze(): Promise<void>;
   thaw(): Promise<void>;
@@ -157,6 +165,8 @@ export interface PodAgent {
   /** Makes a container up to its gate "start". */
   launch(container: GuestLaunch): Promise<LaunchResult>;
   exec(process: GuestExec): Promise<LaunchResult>;
+  /** Takes up processes that an earlier engine held itself; resolves with those that are there. */
+  recall?(processes: readonly RecalledProcess[]): Promise<HeldState[]>;
   container(id: string): GuestContainer;
   /** Absent: this agent runs nothing outside of containers. */
   run?(id: string, process: GuestProcess): Promise<LaunchResult>;

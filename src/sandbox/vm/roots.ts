@@ -6,6 +6,7 @@
  */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Spec } from '../../oci/types.ts';
+import type { ContainerRecord } from '../../state/index.ts';
 import type { CreateInput } from '../backend.ts';
 import type { Images } from './images.ts';
 import { canDax, imageVolume, isImageType, type MountLike, type Volume } from './storage.ts';
@@ -51,4 +52,24 @@ function withDax(id: string, mount: MountLike): MountLike {
 function refused(id: string, path: string, reason: string, remedy?: string): RuntimeError {
   const code = ErrorCode.FailedPrecondition;
   return new RuntimeError({ code, op: 'create', id, object: `rootfs: ${path}`, reason, remedy });
+}
+
+/** Annotations by which a container is one of several in a pod. */
+const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
+
+/** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
+export function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
+  return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
+}
+
+/** A container that needs files of the host, in a pod whose first one did not. */
+export function noShare(id: string): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object: 'virtual machine',
+    reason: 'was made for images only, and has no directory for files of the host',
+    remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
+  });
 }

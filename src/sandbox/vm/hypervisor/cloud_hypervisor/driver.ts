@@ -16,7 +16,7 @@ import type {
   Placement,
 } from '../hypervisor.ts';
 import { unable } from '../refuse.ts';
-import { ADD, deviceBody, vmConfig, vsockPath } from './requests.ts';
+import { ADD, deviceBody, isNvdimm, noNvdimms, vmConfig, vsockPath } from './requests.ts';
 
 export interface CloudHypervisorOptions {
   /** Absolute path of cloud-hypervisor. */
@@ -112,6 +112,7 @@ class CloudHypervisorMachine implements Machine {
   }
 
   async plug(device: MachineDevice): Promise<Placement> {
+    if (isNvdimm(device)) throw noNvdimms(this.config.id);
     if (device.kind === 'fs' && !this.config.sharedMemory)
       throw unable(this.config.id, WHO, 'cannot share a directory: this machine has private memory');
     const added = await this.#api.call<{ bdf?: string }>(

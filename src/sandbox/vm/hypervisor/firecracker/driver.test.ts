@@ -162,6 +162,13 @@ describe('FirecrackerHypervisor', () => {
       'has no shared directories; use a root file system on a block device',
     ],
     ['a tap without a name', { devices: [{ kind: 'net', id: 'e', fd: 1, mac: 'm' }] }, 'opens taps by name'],
+    [
+      'an NVDIMM',
+      {
+        devices: [{ kind: 'nvdimm', id: 'n', path: '/n', size: 1, align: 1, readOnly: false, sync: false }],
+      },
+      'vm pod-1: firecracker: has no NVDIMMs; use virtio-pmem',
+    ],
     ['private memory', { devices: [{ ...pmem, mode: 'private' }] }, 'shared or read-only only'],
     [
       'devices with a template',

@@ -65,6 +65,7 @@
         'native/core/pidfd.cc',
         'native/core/seccomp_compile.cc',
         'native/core/seccomp_join.cc',
+        'native/core/slow_close.cc',
       ],
     },
     {

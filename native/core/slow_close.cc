@@ -16,12 +16,14 @@ constexpr size_t kStack = 64 << 10;
 
 struct Closing {
   UniqueFd fd;
+  UniqueFd another;
   UniqueFd done;
 };
 
 void* close_and_tell(void* argument) {
   auto* closing = static_cast<Closing*>(argument);
   closing->fd.reset();
+  closing->another.reset();
   const uint64_t one = 1;
   // Cannot fail: the counter is 0.
   (void)!::write(closing->done.get(), &one, sizeof one);
@@ -42,12 +44,12 @@ int start_detached(Closing* closing) {
 
 }  // namespace
 
-Result<UniqueFd> close_elsewhere(UniqueFd fd) {
+Result<UniqueFd> close_elsewhere(UniqueFd fd, UniqueFd another) {
   UniqueFd done(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!done) return last_error("eventfd");
   UniqueFd told(::fcntl(done.get(), F_DUPFD_CLOEXEC, 0));
   if (!told) return last_error("fcntl");
-  auto* closing = new Closing{std::move(fd), std::move(told)};
+  auto* closing = new Closing{std::move(fd), std::move(another), std::move(told)};
   if (int err = start_detached(closing); err != 0) {
     delete closing;
     return Error{err, "pthread_create"};

@@ -120,6 +120,7 @@ EngineConnection failed(int err, std::string what) {
 EngineConnection start_engine(const Install& install) {
   std::string path = install.engine_socket();
   ::unlink(path.c_str());
+  ::unlink(install.engine_ttrpc().c_str());
   auto listener = listen_unix(path);
   if (!listener) return failed(listener.error().code, path + ": " + listener.error().op);
   // The engine's own event loop sets O_NONBLOCK as it likes; a fresh listener is handed over

@@ -7,7 +7,7 @@ type IHello = bulkhead.executor.v1.IHello;
 
 /** What sends: src/events' EventPublisher. */
 export interface Publisher {
-  publish(topic: string, typeName: string, message: Uint8Array): void;
+  publish(topic: string, typeName: string, message: () => Uint8Array): void;
   flush(): Promise<void>;
 }
 
@@ -69,7 +69,7 @@ export function eventSinks(
     return {
       publish: (name, message) => {
         const kind = kinds[name] as Kind<unknown>;
-        to.publish(kind.topic, kind.type, kind.encode(message).finish());
+        to.publish(kind.topic, kind.type, () => kind.encode(message).finish());
       },
       flush: () => to.flush(),
     };

@@ -2,7 +2,7 @@
  * bulkhead-engine: one per host and instance. Started by the first monitor with the listening socket as descriptor 3
  * (or by hand with --listen). Binds task service, transports and backends; keeps running whatever one pod does.
  */
-import { fstatSync, rmSync } from 'node:fs';
+import { fstatSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createLogger } from '../base/log.ts';
 import { EventPublisher } from '../events/index.ts';
@@ -22,6 +22,7 @@ import { StateStore } from '../state/index.ts';
 import { bindTaskService } from './bind.ts';
 import type { TaskPeer } from './bind.ts';
 import { VERSION } from '../base/version.ts';
+import { ParsedAhead } from '../runtime/bundle.ts';
 import { loadConfig } from './config.ts';
 import { rehearse } from './rehearsal.ts';
 import { EngineServer } from './server.ts';
@@ -59,13 +60,18 @@ async function main(): Promise<void> {
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
   backends.register(new VmBackend(host, vmHost(config.vm, config.root, log), passing));
-  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs: config.cdiSpecDirs, savesLater: true };
+  const { cdiSpecDirs } = config;
+  const parsedAhead = new ParsedAhead();
+  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs, savesLater: true, parsedAhead };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
   const sinks = eventSinks(
     (address, namespace) => new EventPublisher({ address, namespace, log, connect: connectTtrpc }),
   );
 
+  // A launcher that sees it need not ask what address to print (native/shim/shortcuts.h); whoever starts an engine
+  // removes it.
+  const ttrpcSign = join(config.root, 'engine.ttrpc');
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
     shim: { ctx, protocol: config.protocol, version: VERSION, features: () => features(seccompInfo()) },
@@ -73,10 +79,12 @@ async function main(): Promise<void> {
     idleTimeoutMs: config.idleTimeoutMs,
     onIdle: () => {
       rmSync(join(config.root, 'engine.sock'), { force: true });
+      rmSync(ttrpcSign, { force: true });
       process.exit(0);
     },
   });
   await server.listen(isSocket(LISTEN_FD) ? { fd: LISTEN_FD } : { path: join(config.root, 'engine.sock') });
+  if (config.protocol === 'ttrpc') writeFileSync(ttrpcSign, '', { mode: 0o600 });
   log.info('engine ready', { pid: process.pid, root: config.root, version: VERSION });
   rehearse({ router, root: join(config.root, 'rehearsal'), quietMs: () => server.quietMs() }).catch(
     (error: unknown) => log.warning('rehearsal ended', { error: String(error) }),

@@ -116,6 +116,10 @@ export class EngineServer {
       hello,
     );
     this.#sessions.add(session);
+    // The create of its first container is a millisecond away, in which containerd connects.
+    const { bundle, group, processes } = hello;
+    if (bundle && processes?.length === 0)
+      setImmediate(() => this.#o.session.ctx.parsedAhead?.parse(group ?? '', bundle));
     return session;
   }
 

@@ -59,9 +59,10 @@ async function start(deps: ShimActionDeps, request: IShimRequest): Promise<IShim
 /** A bundle that cannot be read is no error here: create says what is wrong with it, where the user sees it. */
 function groupOf(bundle: string, id: string): string {
   try {
-    const config = JSON.parse(readConfigFile('start', id, bundle).toString('utf8')) as {
-      annotations?: Record<string, unknown>;
-    };
+    const json = readConfigFile('start', id, bundle);
+    // Spelt with \u escapes they would be missed; nobody writes them so, and then a container is alone.
+    if (!GROUP_ANNOTATIONS.some((name) => json.includes(name))) return id;
+    const config = JSON.parse(json.toString('utf8')) as { annotations?: Record<string, unknown> };
     for (const name of GROUP_ANNOTATIONS) {
       const group = config.annotations?.[name];
       if (typeof group === 'string' && group !== '') return group;

@@ -73,7 +73,7 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     const publisher = new EventPublisher(fake.options({ namespace: 'k8s.io' }));
     const topics = Array.from({ length: 50 }, (_, index) => `/tasks/${index}`);
-    for (const topic of topics) publisher.publish(topic, 'containerd.events.TaskOOM', bytes('web'));
+    for (const topic of topics) publisher.publish(topic, 'containerd.events.TaskOOM', () => bytes('web'));
     expect(publisher.pending).toBe(50);
     await publisher.flush();
     expect(fake.topics).toEqual(topics);
@@ -86,7 +86,7 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     const publisher = new EventPublisher(fake.options());
     const before = Date.now();
-    publisher.publish('/tasks/oom', 'containerd.events.TaskOOM', bytes('web'));
+    publisher.publish('/tasks/oom', 'containerd.events.TaskOOM', () => bytes('web'));
     await publisher.flush();
     const [{ namespace, topic, event, timestamp } = {}] = fake.envelopes;
     expect({ namespace, topic, type: event?.typeUrl }).toEqual({
@@ -104,8 +104,8 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     fake.script = ['lost'];
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/start', 't', bytes('a'));
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/start', 't', () => bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake).toMatchObject({ topics: ['/tasks/start', '/tasks/exit'], connections: 2, naps: [] });
   });
@@ -114,7 +114,7 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     fake.script = Array.from({ length: 9 }, () => 'refuse connection' as const);
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake.topics).toEqual(['/tasks/exit']);
     expect(fake.naps).toEqual([2000, 3000, 4000, 5000, 5000, 5000, 5000, 5000]);
@@ -124,8 +124,8 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     fake.script = Array.from({ length: 5 }, () => ErrorCode.Unknown);
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/start', 't', bytes('a'));
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/start', 't', () => bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake).toMatchObject({ topics: ['/tasks/exit'], naps: [1000, 2000, 3000, 4000] });
   });
@@ -134,8 +134,8 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     fake.script = [ErrorCode.InvalidArgument];
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/start', 't', bytes('a'));
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/start', 't', () => bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake).toMatchObject({ topics: ['/tasks/exit'], naps: [] });
   });
@@ -144,7 +144,7 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     fake.script = [ErrorCode.DeadlineExceeded];
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake).toMatchObject({ topics: ['/tasks/exit'], connections: 2, naps: [1000] });
   });
@@ -153,7 +153,7 @@ describe('EventPublisher', () => {
     const fake = new FakeContainerd();
     const lines: string[] = [];
     const publisher = new EventPublisher(fake.options({ log: createLogger((line) => lines.push(line)) }));
-    for (let index = 0; index < 2050; index++) publisher.publish(`/tasks/${index}`, 't', bytes('a'));
+    for (let index = 0; index < 2050; index++) publisher.publish(`/tasks/${index}`, 't', () => bytes('a'));
     expect(publisher.pending).toBe(2048);
     await publisher.flush();
     expect(fake.topics.length).toBe(2048);
@@ -169,8 +169,8 @@ describe('EventPublisher', () => {
     const publisher = new EventPublisher(
       fake.options({ address: '', log: createLogger((line) => lines.push(line)) }),
     );
-    publisher.publish('/tasks/start', 't', bytes('a'));
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/start', 't', () => bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     await publisher.flush();
     expect(fake.connections).toBe(0);
     expect(lines.length).toBe(1);
@@ -180,10 +180,10 @@ describe('EventPublisher', () => {
   it('delivers what is queued before it closes', async () => {
     const fake = new FakeContainerd();
     const publisher = new EventPublisher(fake.options());
-    publisher.publish('/tasks/exit', 't', bytes('a'));
-    publisher.publish('/tasks/delete', 't', bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
+    publisher.publish('/tasks/delete', 't', () => bytes('a'));
     await publisher.close();
-    publisher.publish('/tasks/late', 't', bytes('a'));
+    publisher.publish('/tasks/late', 't', () => bytes('a'));
     expect(fake.topics).toEqual(['/tasks/exit', '/tasks/delete']);
     expect(publisher.pending).toBe(0);
   });
@@ -193,7 +193,7 @@ describe('EventPublisher', () => {
     fake.script = Array.from({ length: 100 }, () => 'refuse connection' as const);
     const { sleep: _sleep, ...options } = fake.options();
     const publisher = new EventPublisher(options);
-    publisher.publish('/tasks/exit', 't', bytes('a'));
+    publisher.publish('/tasks/exit', 't', () => bytes('a'));
     const before = Date.now();
     await publisher.close(50);
     expect(Date.now() - before).toBeLessThan(1000);

@@ -45,7 +45,10 @@ export interface EventPublisherOptions {
 
 interface QueuedEvent {
   topic: string;
-  request: Uint8Array;
+  typeName: string;
+  message: () => Uint8Array;
+  /** Milliseconds since the epoch. */
+  at: number;
 }
 
 export class EventPublisher {
@@ -69,17 +72,18 @@ export class EventPublisher {
   }
 
   /**
-   * Queues an event: topic "/tasks/exit", typeName "containerd.events.TaskExit", message its encoding. Never throws
-   * and never waits. A full queue loses its oldest event: of a containerd that was away, the ends matter most.
+   * Queues an event: topic "/tasks/exit", typeName "containerd.events.TaskExit", message makes its encoding. Never
+   * throws and never waits: it is made and sent when the event loop comes round, so that the answer of the request that
+   * it tells of goes first. A full queue loses its oldest event: of a containerd that was away, the ends matter most.
    */
-  publish(topic: string, typeName: string, message: Uint8Array): void {
+  publish(topic: string, typeName: string, message: () => Uint8Array): void {
     if (this.#o.address === '' || this.#closed) {
       this.#drop(topic, this.#closed ? 'publisher is closed' : 'no ttrpc address');
       return;
     }
     const oldest = this.#queue.length >= MAX_QUEUE ? this.#queue.splice(1, 1)[0] : undefined;
     if (oldest !== undefined) this.#drop(oldest.topic, `${MAX_QUEUE} events wait`);
-    this.#queue.push({ topic, request: this.#encode(topic, typeName, message) });
+    this.#queue.push({ topic, typeName, message, at: Date.now() });
     this.#sending ??= this.#send();
   }
 
@@ -103,14 +107,15 @@ export class EventPublisher {
     this.#connection = undefined;
   }
 
-  #encode(topic: string, typeUrl: string, value: Uint8Array): Uint8Array {
-    const now = Date.now();
-    const timestamp = { seconds: Math.floor(now / 1000), nanos: (now % 1000) * 1e6 };
-    const envelope = { timestamp, namespace: this.#o.namespace, topic, event: { typeUrl, value } };
+  #encode({ topic, typeName, message, at }: QueuedEvent): Uint8Array {
+    const timestamp = { seconds: Math.floor(at / 1000), nanos: (at % 1000) * 1e6 };
+    const event = { typeUrl: typeName, value: message() };
+    const envelope = { timestamp, namespace: this.#o.namespace, topic, event };
     return containerd.services.events.ttrpc.v1.ForwardRequest.encode({ envelope }).finish();
   }
 
   async #send(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
     for (let event = this.#queue[0]; event !== undefined; event = this.#queue[0]) {
       await this.#deliver(event);
       if (this.#queue[0] === event) this.#queue.shift();
@@ -121,8 +126,9 @@ export class EventPublisher {
   async #deliver(event: QueuedEvent): Promise<void> {
     let refused = 0;
     let reconnects = 0;
+    const request = this.#encode(event);
     while (this.#queue[0] === event) {
-      const error = await this.#try(event);
+      const error = await this.#try(request);
       if (error === undefined) return;
       const unreachable = error.code === ErrorCode.Unavailable;
       if (!unreachable && (isFinal(error.code) || ++refused >= MAX_TRIES)) {
@@ -135,7 +141,7 @@ export class EventPublisher {
     }
   }
 
-  async #try({ request }: QueuedEvent): Promise<RuntimeError | undefined> {
+  async #try(request: Uint8Array): Promise<RuntimeError | undefined> {
     try {
       if (this.#connection?.open !== true) this.#connection = await this.#o.connect(this.#o.address);
       const metadata = { [NAMESPACE_HEADER]: this.#o.namespace };

@@ -43,21 +43,22 @@ export function readConfigFile(op: string, id: string, bundle: string): Buffer {
     const info = fstatSync(fd);
     if (!info.isFile()) throw refuse(info.isDirectory() ? 'is a directory' : 'not a regular file');
     if (info.size > MAX_CONFIG_BYTES) throw refuse(`larger than ${MAX_CONFIG_BYTES} bytes`);
-    return readUpTo(fd, MAX_CONFIG_BYTES + 1, refuse);
+    return readUpTo(fd, info.size, MAX_CONFIG_BYTES + 1, refuse);
   } finally {
     closeSync(fd);
   }
 }
 
-/** The size of a file says nothing about those of procfs, and it may grow. */
+/** A file's size is a guess: those of procfs have none, and it may grow. */
 function readUpTo(
   fd: number,
+  size: number,
   limit: number,
   refuse: (reason: string, cause?: unknown) => RuntimeError,
 ): Buffer {
   const chunks: Buffer[] = [];
   for (let length = 0; length < limit;) {
-    const chunk = Buffer.allocUnsafe(64 * 1024);
+    const chunk = Buffer.allocUnsafe(length < size ? size + 1 : 64 * 1024);
     let got: number;
     try {
       got = readSync(fd, chunk, 0, chunk.length, null);

@@ -1,6 +1,7 @@
 /** What every verb needs: where state is kept, which walls there are, where log lines go. */
 import type { Logger } from '../base/log.ts';
 import type { BackendRegistry } from '../sandbox/registry.ts';
+import type { ParsedAhead } from './bundle.ts';
 import type { ContainerRecord, StateStore } from '../state/index.ts';
 
 export interface RuntimeContext {
@@ -11,6 +12,8 @@ export interface RuntimeContext {
   cdiSpecDirs?: readonly string[] | undefined;
   /** Saves what a monitor would tell a new engine again only after the answer; for who lives longer than a request. */
   savesLater?: boolean | undefined;
+  /** Configurations of containers that are about to be created. */
+  parsedAhead?: ParsedAhead | undefined;
   /** Milliseconds since the epoch; tests inject their own. */
   now: () => number;
 }

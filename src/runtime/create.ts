@@ -46,7 +46,7 @@ export interface CreateRequest {
 export async function createContainer(ctx: RuntimeContext, request: CreateRequest): Promise<Container> {
   const { id, namespace, bundle, stdio, executor } = request;
   const backend = ctx.backends.get(request.wall, 'create', id);
-  const read = readBundle('create', id, bundle);
+  const read = readBundle('create', id, bundle, ctx.parsedAhead);
   // Awaited first: between the look at what exists and the record on disk nothing may come.
   const asks = asksForDevices(read.spec, request.devices);
   const { spec, json, functions } = asks

@@ -136,9 +136,7 @@ describe.each<Version>(['1.6', '1.7', '2'])('containerd %s', (version) => {
     });
     const publish = (id: string): void => {
       const exit = { containerId: id, id, pid: 7, exitStatus: 3, exitedAt: { seconds: 1, nanos: 5 } };
-      publisher.publish(
-        '/tasks/exit',
-        'containerd.events.TaskExit',
+      publisher.publish('/tasks/exit', 'containerd.events.TaskExit', () =>
         containerd.events.TaskExit.encode(exit).finish(),
       );
     };

@@ -30,6 +30,7 @@ const NATIVE = resolve(process.env.BULKHEAD_NATIVE ?? join(import.meta.dirname, 
 export interface Finished {
   status: number | null;
   stdout: string;
+  bytes: Buffer;
   stderr: string;
   ms: number;
 }
@@ -141,6 +142,7 @@ export class ShimRig {
         done({
           status,
           stdout: Buffer.concat(out).toString(),
+          bytes: Buffer.concat(out),
           stderr: Buffer.concat(err).toString(),
           ms: Number(process.hrtime.bigint() - began) / 1e6,
         }),

@@ -3,6 +3,7 @@ import {
   chmodSync,
   existsSync,
   lstatSync,
+  mkdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -11,6 +12,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { containerd } from '../../../src/gen/containerd.js';
 import { ShimRig, alive, until } from './harness.ts';
 
 let rig: ShimRig;
@@ -159,6 +161,70 @@ describe('delete and -info', () => {
     const informed = await rig.exec(['-info'], { input: Buffer.from('any') });
     expect(informed.status).toBe(0);
     expect(rig.engine.requests[1]).toMatchObject({ action: 'info' });
+  });
+});
+
+describe('what need not be asked', () => {
+  const record = (): string => join(rig.root, 'tasks/test/web');
+  const configure = (annotations: Record<string, string> = {}): void =>
+    writeFileSync(join(rig.bundle(), 'config.json'), JSON.stringify({ ociVersion: '1.2.0', annotations }));
+  const sign = (): void => writeFileSync(join(rig.root, 'engine.ttrpc'), '');
+  const adopt = async (): Promise<void> =>
+    rig.adopt((await until('hello', () => rig.engine.sessions[0])).hello.monitorPid ?? 0);
+
+  it('a start of a lone container: the connection begins with the hello', async () => {
+    configure({ 'com.example/pod': 'no' });
+    sign();
+    const started = await rig.start();
+    const name = createHash('sha256').update(`${rig.address}/test/web`).digest('hex');
+    expect(started).toMatchObject({ status: 0, stderr: '', stdout: `unix:///run/containerd/s/${name}` });
+    await adopt();
+    expect(rig.engine.requests).toHaveLength(0);
+    expect(rig.engine.latest.hello).toMatchObject({ group: 'web', bundle: rig.bundle() });
+  });
+
+  it.each([
+    ['there are options', () => (configure(), sign()), { input: Buffer.from([10, 0]) }],
+    ['the engine has not said that it speaks ttrpc', () => configure(), {}],
+    ['there is a pod', () => (configure({ 'io.kubernetes.cri.sandbox-id': 'pod' }), sign()), {}],
+    ['there is a group', () => (configure({ 'io.containerd.runc.v2.group': 'pod' }), sign()), {}],
+    ['config.json is missing', () => sign(), {}],
+    ['config.json is no file', () => (mkdirSync(join(rig.bundle(), 'config.json')), sign()), {}],
+    ['config.json is large', () => (configure({ large: 'x'.repeat(1 << 18) }), sign()), {}],
+  ])('a start is asked when %s', async (_, prepare, options) => {
+    prepare();
+    expect(await rig.start('web', options)).toMatchObject({ status: 0, stderr: '' });
+    await adopt();
+    expect(rig.engine.requests).toMatchObject([{ action: 'start', id: 'web' }]);
+  });
+
+  it('a delete of which nothing is left', async () => {
+    writeFileSync(join(rig.bundle(), 'address'), `unix://${rig.dir}/gone.sock`);
+    const before = Math.floor(Date.now() / 1000);
+    const deleted = await rig.exec([...rig.flags('web'), '-bundle', rig.bundle(), 'delete'], {
+      cwd: rig.dir,
+    });
+    expect(deleted).toMatchObject({ status: 0, stderr: '' });
+    const response = containerd.task.v3.DeleteResponse.decode(deleted.bytes);
+    expect(response).toMatchObject({ pid: 0, exitStatus: 137 });
+    expect(response.exitedAt?.seconds).toBeGreaterThanOrEqual(before);
+    expect(response.exitedAt?.seconds).toBeLessThanOrEqual(Date.now() / 1000);
+    expect(rig.engine.requests).toHaveLength(0);
+  });
+
+  const address = (path: string): void => writeFileSync(join(rig.bundle(), 'address'), `unix://${path}`);
+  it.each([
+    ['there is a record', 'web', () => (address('/gone'), mkdirSync(record(), { recursive: true }))],
+    ['the monitor is there', 'web', () => address(join(rig.root, 'engine.sock'))],
+    ['the monitor is unknown', 'web', () => {}],
+    ['its address is no path', 'web', () => writeFileSync(join(rig.bundle(), 'address'), 'vsock://3')],
+    ['its id is no name', '../web', () => address('/gone')],
+  ])('a delete is asked when %s', async (_, id, prepare) => {
+    prepare();
+    rig.engine.onRequest = () => ({ stdout: Buffer.from([8, 42]) });
+    const deleted = await rig.exec([...rig.flags(id), '-bundle', rig.bundle(), 'delete']);
+    expect(deleted).toMatchObject({ status: 0, stderr: '' });
+    expect(rig.engine.requests).toMatchObject([{ action: 'delete', id }]);
   });
 });
 

@@ -1,0 +1,25 @@
+// What the launcher knows without asking the engine, which saves a round trip where nothing has to
+// be decided (docs/decisions/007). In doubt the engine is asked.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "shim/install.h"
+
+namespace bulkhead::shim {
+
+// A start whose answer is known: the engine that serves `install.engine_socket()` speaks ttrpc
+// unless told otherwise (it says so by `install.engine_ttrpc()`), nobody tells otherwise (`input`,
+// the options, is empty), and config.json in `bundle` names no pod.
+bool start_is_plain(const Install& install, std::string_view bundle, std::string_view input);
+
+// A delete that has nothing to do, as after every proper one: the monitor that the bundle's address
+// file names has removed its socket, and there is no record of the container.
+bool nothing_left(const Install& install, std::string_view name_space, std::string_view id,
+                  std::string_view bundle);
+
+// containerd's DeleteResponse for a container of which nothing is left: killed, now.
+std::string response_for_nothing();
+
+}  // namespace bulkhead::shim

@@ -57,10 +57,13 @@ export const devices: Command = {
   },
 };
 
+/** Beside this bundle. */
+const probe = { program: join(import.meta.dirname, 'nvml.cjs') };
+
 /** With what only NVIDIA's management library knows, of this host. */
 async function completed(machine: Machine, args: Arguments): Promise<Machine> {
   if (args.string('host-root') !== undefined || !needsNvml(machine)) return machine;
-  return { ...machine, nvml: await askNvml({ program: join(import.meta.dirname, 'nvml.cjs') }) };
+  return { ...machine, nvml: await askNvml(probe) };
 }
 
 /** 1 when something that was tried did not work; 0 also when there was nothing to try. */
@@ -91,6 +94,7 @@ function selftestActions(session: Session): SelftestActions {
       return nodes?.group ?? nodes?.device ?? '';
     },
     release: () => passing.release(owner),
+    nvml: () => askNvml(probe),
   };
 }
 

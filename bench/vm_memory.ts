@@ -77,7 +77,7 @@ export async function memoryOf(kind: Kind, count: number): Promise<MemoryRow[]> 
     ...of('monitor', (command) => command.includes('containerd-shim-bulkhead-vm-v2')),
     ...of('engine', (command) => command.includes('engine.cjs')),
   ];
-  await Promise.all(ids.map((id) => containerd.remove(id)));
+  for (const id of ids) await containerd.remove(id);
   await eventually('the machines to end', () => pidsWhere((command) => isQemu(command)).length === 0);
   return rows;
 }

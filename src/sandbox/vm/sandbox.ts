@@ -196,7 +196,9 @@ export class VmSandbox {
     this.agent.close();
     this.#console?.close();
     // The processes first: a hypervisor that says nothing keeps whoever attaches to it waiting for as long as it lives.
-    await Promise.all([MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, key)));
+    await Promise.all(
+      [MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, { id: this.id, key })),
+    );
     await this.#machine?.then(
       (machine) => machine.close(),
       () => {},

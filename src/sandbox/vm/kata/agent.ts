@@ -33,8 +33,8 @@ const ENTROPY_BYTES = 256;
 /** Storages are waited for by the agent, and a snapshot's first mount may be slow. */
 const CREATE_DEADLINE_MS = 60_000;
 const END_DEADLINE_MS = 5_000;
-/** A machine that an earlier engine has left runs already. */
-const RESUME_DEADLINE_MS = 5_000;
+/** Of a machine that an earlier engine has left; when there are many, all are asked at once. */
+const RESUME_DEADLINE_MS = 30_000;
 
 export class KataAgent implements PodAgent {
   readonly places = kataPlaces;
@@ -71,13 +71,13 @@ export class KataAgent implements PodAgent {
     const { record, save, bootDeadlineMs } = this.#input;
     record.agentSocket = Buffer.from(JSON.stringify(socket));
     save();
-    await this.#connect(socket, bootDeadlineMs);
+    await this.#connect(socket, bootDeadlineMs, false);
   }
 
-  async #connect(socket: AgentSocket, deadlineMs: number): Promise<void> {
+  async #connect(socket: AgentSocket, deadlineMs: number, runs: boolean): Promise<void> {
     const { record, log } = this.#input;
     const id = record.group ?? '';
-    this.#rpc = connectAgent({ id, socket, deadlineMs, open: this.#open, signal: this.#ended.signal });
+    this.#rpc = connectAgent({ id, socket, deadlineMs, open: this.#open, signal: this.#ended.signal, runs });
     try {
       const scope = { op: 'create', id };
       const { protocol, agent } = await this.#call('Version', {}, scope);
@@ -95,7 +95,7 @@ export class KataAgent implements PodAgent {
   /** The processes that the pod's containers have are held again by whoever asks for them (recall). */
   resume(): void {
     const socket = Buffer.from(this.#input.record.agentSocket ?? []).toString();
-    this.#connect(JSON.parse(socket || '{"path":""}') as AgentSocket, RESUME_DEADLINE_MS).catch(
+    this.#connect(JSON.parse(socket || '{"path":""}') as AgentSocket, RESUME_DEADLINE_MS, true).catch(
       (error: unknown) => this.#tellLost((error as Error).message),
     );
   }

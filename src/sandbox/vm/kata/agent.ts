@@ -118,10 +118,17 @@ export class KataAgent implements PodAgent {
   ): Promise<ResponseOf<N>> {
     const { op, id } = scope;
     if (this.#rpc === undefined || this.#isGone) throw gone(op, id);
-    return (await this.#rpc).call(name, request, scope);
+    const rpc = await this.#rpc;
+    try {
+      return await rpc.call(name, request, scope);
+    } catch (error) {
+      // The agent itself says "unavailable" too: of a terminal that is not there.
+      if (!rpc.open) this.#tellLost('its agent hung up');
+      throw error;
+    }
   }
 
-  /** One call at a time tells of one kill each; that it fails says that the agent is gone. */
+  /** One call at a time tells of one kill each; that none is under way any more says when the agent has gone. */
   async #watchOom(): Promise<void> {
     const id = this.#input.record.group ?? '';
     for (;;) {
@@ -129,8 +136,7 @@ export class KataAgent implements PodAgent {
         const { containerId } = await this.#call('GetOOMEvent', {}, { op: 'watch', id });
         for (const listener of this.#oom.get(containerId) ?? []) listener();
       } catch (error) {
-        if ((error as RuntimeError).code === ErrorCode.Unavailable)
-          return this.#tellLost('its agent hung up');
+        if (this.#isGone) return;
         // An agent without this call is asked no more.
         return this.#input.log.warning('no news of memory limits', { id, error: (error as Error).message });
       }

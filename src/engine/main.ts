@@ -61,7 +61,8 @@ async function main(): Promise<void> {
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
   const agent = await kataSupport(config.vm.agent);
-  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log, agent), passing));
+  const vm = new VmBackend(host, vmHost(config.vm, config.root, log, agent), passing);
+  backends.register(vm);
   const { cdiSpecDirs } = config;
   const parsedAhead = new ParsedAhead();
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs, savesLater: true, parsedAhead };
@@ -77,6 +78,7 @@ async function main(): Promise<void> {
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
     shim: { ctx, protocol: config.protocol, version: VERSION, features: () => features(seccompInfo()) },
+    runInGuest: (pod, executor, process) => vm.runInGuest(pod, executor, process),
     log,
     idleTimeoutMs: config.idleTimeoutMs,
     onIdle: () => {

@@ -2,6 +2,7 @@
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Accelerator, MachineType } from './hypervisor/hypervisor.ts';
 import { hugePageBytes } from './placement.ts';
+import type { RootDevice } from './roots.ts';
 import type { SizingConfig } from './sizing.ts';
 
 export interface VmConfig extends SizingConfig {
@@ -29,6 +30,8 @@ export interface VmConfig extends SizingConfig {
   /** Size of the huge pages that memory of machines with functions of the host is made of: "2M"; "": ordinary pages. */
   hugePages: string;
   bootTimeoutMs: number;
+  /** What a root file system in an image is to the guest: a disk, or persistent memory mounted with DAX. */
+  rootDevice: RootDevice;
 }
 
 export const defaultVmConfig: VmConfig = {
@@ -46,6 +49,7 @@ export const defaultVmConfig: VmConfig = {
   template: true,
   hugePages: '',
   bootTimeoutMs: 60_000,
+  rootDevice: 'block',
   memoryMib: 256,
   overheadMib: 64,
   maxMemoryMib: 4096,
@@ -81,6 +85,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   template: { key: 'template', check: isFlag },
   huge_pages: { key: 'hugePages', check: isPageSize },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
+  root_device: { key: 'rootDevice', check: oneOf('block', 'pmem') },
   memory_mib: { key: 'memoryMib', check: isCount },
   overhead_mib: { key: 'overheadMib', check: isCount },
   max_memory_mib: { key: 'maxMemoryMib', check: isCount },

@@ -56,6 +56,10 @@ export function vmHost(
   };
   return {
     top: join(root, 'vm'),
+    rootDevice: config.rootDevice,
+    get images() {
+      return addon();
+    },
     sandbox: {
       agent,
       hypervisor: () => open().hypervisor,
@@ -66,6 +70,7 @@ export function vmHost(
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
       lockLimit: lockLimit(),
+      emulated: async () => (await open().accelerator) === 'tcg',
       physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),

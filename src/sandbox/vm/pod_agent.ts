@@ -80,6 +80,18 @@ export interface GuestExec {
   gated: boolean;
 }
 
+/** A process of the guest itself, outside of its containers: for who looks for a fault. */
+export interface GuestProcess {
+  /** Names it in the pod. */
+  key: string;
+  args: readonly string[];
+  env: readonly string[];
+  cwd: string;
+  /** A static program that is brought into the guest and executed with args; empty: args[0] is a path of the guest. */
+  program: Uint8Array;
+  stdio: StdioPaths;
+}
+
 /** A process of which an earlier engine knew. */
 export interface RecalledProcess {
   containerId: string;
@@ -110,6 +122,11 @@ export interface GuestVolumes {
    * @param note called before anything is made, with the device that the container uses
    */
   attach(id: string, volume: Volume, note: (device: string) => void): Promise<string>;
+  /**
+   * Plugs what a container gets as a node, and resolves with the guest's device when it is there. Absent: this agent gives
+   * no devices. @param note as in attach()
+   */
+  attachNode?(id: string, volume: Volume, note: (device: string) => void): Promise<bulkhead.agent.v1.IDevice>;
   /** What the guest still holds of these is written, and they are taken away. */
   detach(id: string, devices: readonly string[]): Promise<void>;
   /** Before the machine ends: what the guest still holds is written. */
@@ -133,6 +150,8 @@ export interface PodAgent {
   mountShm(id: string, bytes: number): Promise<void>;
   /** Takes plugged memory into use. */
   onlineMemory(op: string, id: string): Promise<void>;
+  /** Waits until the guest uses `count` processors, plugged ones among them. Absent: it takes none into use. */
+  onlineCpus?(op: string, id: string, count: number): Promise<void>;
   /** A card that was plugged, before configureNetwork names it. */
   cardPlugged(device: NetDevice, placement: Placement): void;
   configureNetwork(id: string, setup: bulkhead.agent.v1.INetworkSetup): Promise<void>;
@@ -149,6 +168,8 @@ export interface PodAgent {
   /** Takes up processes that an earlier engine held itself; resolves with those that are there. */
   recall?(processes: readonly RecalledProcess[]): Promise<HeldState[]>;
   container(id: string): GuestContainer;
+  /** Absent: this agent runs nothing outside of containers. */
+  run?(id: string, process: GuestProcess): Promise<LaunchResult>;
   /** Nothing is asked of it any more. */
   close(): void;
 }

@@ -51,6 +51,8 @@ export interface SandboxDeps {
   lockLimit?: number | undefined;
   /** Address bits that guests have; undefined: the host's. */
   physicalBits: () => Promise<number | undefined>;
+  /** Guests' processors are programs (TCG). */
+  emulated: () => Promise<boolean>;
   /** How long a guest may take until its agent answers. */
   bootDeadlineMs: number;
   log: Logger;

@@ -18,6 +18,15 @@ const disk: Shape = {
   'serial?': 'string',
   'image_type?': ['FixedVhd', 'Qcow2', 'Raw', 'Vhdx', 'Unknown'],
 };
+const nvdimm: MachineDevice = {
+  kind: 'nvdimm',
+  id: 'n',
+  path: '/n',
+  size: 2 << 20,
+  align: 2 << 20,
+  readOnly: false,
+  sync: false,
+};
 const pmem: Shape = { file: 'string', 'size?': 'integer', 'discard_writes?': 'boolean', 'id?': 'string' };
 const net: Shape = { 'tap?': 'string', 'mac?': 'string', 'mtu?': 'integer', 'id?': 'string' };
 const fs: Shape = {
@@ -195,8 +204,14 @@ describe('CloudHypervisor', () => {
       { devices: [{ kind: 'pmem', id: 'p', path: '/p', size: 1, mode: 'read-only' }] },
       'maps persistent memory shared or private only',
     ],
+    ['an NVDIMM', { devices: [nvdimm] }, 'vm pod-1: cloud-hypervisor: has no NVDIMMs; use virtio-pmem'],
   ])('refuses %s before anything is launched', async (_what, changes, reason) => {
     await expect(driver().prepare(config(changes))).rejects.toThrow(reason);
+  });
+
+  it('plugs no NVDIMM', async () => {
+    const machine = await driver().reattach(config());
+    await expect(machine.plug(nvdimm)).rejects.toMatchObject({ code: ErrorCode.Unimplemented });
   });
 
   it('shares no directory with private memory', async () => {

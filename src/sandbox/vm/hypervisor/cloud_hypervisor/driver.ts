@@ -19,7 +19,7 @@ import type {
 } from '../hypervisor.ts';
 import { makeOwnDirectory } from '../own_directory.ts';
 import { unable } from '../refuse.ts';
-import { ADD, deviceBody, vmConfig, VSOCK, vsockPath } from './requests.ts';
+import { ADD, deviceBody, isNvdimm, noNvdimms, vmConfig, VSOCK, vsockPath } from './requests.ts';
 
 export interface CloudHypervisorOptions {
   /** Absolute path of cloud-hypervisor. */
@@ -129,6 +129,7 @@ class CloudHypervisorMachine implements Machine {
   }
 
   async plug(device: MachineDevice): Promise<Placement> {
+    if (isNvdimm(device)) throw noNvdimms(this.config.id);
     if (device.kind === 'fs' && !this.config.sharedMemory)
       throw unable(this.config.id, WHO, 'cannot share a directory: this machine has private memory');
     const added = await this.#api.call<{ bdf?: string }>(

@@ -1,6 +1,7 @@
 /** A machine as Cloud Hypervisor's API wants it (vmm/src/api/openapi/cloud-hypervisor.yaml, version 0.3.0). Pure. */
-import type { MachineConfig, MachineDevice } from '../hypervisor.ts';
+import type { MachineConfig, MachineDevice, NvdimmDevice } from '../hypervisor.ts';
 import { ownPath } from '../own_directory.ts';
+import type { RuntimeError } from '../../../../base/errors.ts';
 import { unable } from '../refuse.ts';
 
 const WHO = 'cloud-hypervisor';
@@ -18,11 +19,15 @@ export function vsockPath(config: MachineConfig): string {
 export function vmConfig(config: MachineConfig): object {
   const { id, image, size, sharedMemory, devices = [] } = config;
   if (config.accelerator !== 'kvm') throw unable(id, WHO, 'needs KVM', 'use qemu, which can emulate');
+  if (devices.some(isNvdimm)) throw noNvdimms(id);
   if (config.template !== undefined) throw unable(id, WHO, 'does not start from a template of ours');
   const growth = Math.max(0, (size.maxMemoryMib ?? 0) - size.memoryMib);
   const cmdline = [KERNEL_ARGUMENTS, image.commandLine ?? ''].filter((part) => part !== '').join(' ');
-  const of = (kind: MachineDevice['kind']): object[] =>
-    devices.filter((device) => device.kind === kind).map((device) => deviceBody(id, device));
+  const of = (kind: PciDevice['kind']): object[] =>
+    devices
+      .filter((device) => !isNvdimm(device))
+      .filter((device) => device.kind === kind)
+      .map((device) => deviceBody(id, device));
   return {
     payload: {
       kernel: image.kernel,
@@ -46,8 +51,19 @@ export function vmConfig(config: MachineConfig): object {
   };
 }
 
+/** What Cloud Hypervisor knows. */
+type PciDevice = Exclude<MachineDevice, NvdimmDevice>;
+
+export function isNvdimm(device: MachineDevice): device is NvdimmDevice {
+  return device.kind === 'nvdimm';
+}
+
+export function noNvdimms(machine: string): RuntimeError {
+  return unable(machine, WHO, 'has no NVDIMMs', 'use virtio-pmem');
+}
+
 /** The verb that adds a device to a machine that runs. */
-export const ADD: Record<MachineDevice['kind'], string> = {
+export const ADD: Record<PciDevice['kind'], string> = {
   block: '/vm.add-disk',
   pmem: '/vm.add-pmem',
   net: '/vm.add-net',
@@ -55,7 +71,7 @@ export const ADD: Record<MachineDevice['kind'], string> = {
 };
 
 /** DiskConfig, PmemConfig, NetConfig or FsConfig. */
-export function deviceBody(machine: string, device: MachineDevice): object {
+export function deviceBody(machine: string, device: PciDevice): object {
   switch (device.kind) {
     case 'block': {
       const { id, path, readOnly, serial } = device;

@@ -83,6 +83,8 @@ function deviceRequest(id: string, device: MachineDevice): ApiRequest {
       return pmem(id, device);
     case 'net':
       return networkInterface(id, device);
+    case 'nvdimm':
+      throw unable(id, 'firecracker', 'has no NVDIMMs', 'use virtio-pmem');
     case 'fs':
       throw unable(
         id,

@@ -25,6 +25,7 @@ export type MemoryBackend =
       share: boolean;
       readonly?: boolean;
       pmem?: boolean;
+      align?: number;
     };
 
 export type QemuObject = MemoryBackend | { 'qom-type': 'iommufd'; id: string; fd: string };

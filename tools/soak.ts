@@ -4,7 +4,7 @@
  *
  *   tools/private.sh node tools/run.mjs tools/soak.ts [--minutes 60] [--pause 0.2] [--report FILE] [--hold FILE]
  *
- * Four containers work for the whole time; others come and go beside them, with execs and kills. Exit status 1 with the
+ * Six containers work for the whole time; others come and go beside them, with execs and kills. Exit status 1 with the
  * reasons when anything grew beyond its limit, stood still, got stuck or was left over. While the file of --hold is there
  * nothing works: something beside it is being measured.
  */

@@ -44,20 +44,45 @@ void settle_hand_overs() {
   }
 }
 
+namespace {
+
+uint64_t now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+// -1: errno.
+int add_descriptor(Caller& caller, int fd, bool close_on_exec, uint32_t flags) {
+  seccomp_notif_addfd request{};
+  request.id = caller.id();
+  request.flags = flags;
+  request.srcfd = static_cast<uint32_t>(fd);
+  request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
+  return ::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
+}
+
+}  // namespace
+
 // The call returns the new number; that and the answer are one step of the kernel's (Linux 5.14).
+//
+// For that step the kernel wakes the caller on any processor that is idle, and then this thread on
+// the other; once they are apart they stay so, and each wake-up takes an interrupt. A plain answer
+// brings the caller here, so now and then the two are done one after the other. Where a listener
+// can do that (Linux 6.6) nothing but SIGKILL comes between (WAIT_KILLABLE_RECV, Linux 5.19).
 Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
   if (!fd) return refusal(errno);
   HeldTwice held;
   UniqueFd own = std::move(fd);
-  seccomp_notif_addfd request{};
-  request.id = caller.id();
-  request.flags = SECCOMP_ADDFD_FLAG_SEND;
-  request.srcfd = static_cast<uint32_t>(own.get());
-  request.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  int number = ::ioctl(caller.listener(), SECCOMP_IOCTL_NOTIF_ADDFD, &request);
-  if (number >= 0) return {number, 0, true, true, false};
+  Worker& worker = caller.worker();
+  bool meet = worker.pool.wakes_here() && worker.apart.should_meet();
+  uint64_t before = now_ns();
+  int number = add_descriptor(caller, own.get(), close_on_exec, meet ? 0 : SECCOMP_ADDFD_FLAG_SEND);
+  int error = errno;
+  worker.apart.took(now_ns() - before);
+  if (number >= 0) return meet ? value_of(number) : Answer{number, 0, true, true, false};
   // ENOENT: gone. Else the caller's table is full.
-  return errno == ENOENT ? gone() : refusal(errno == EMFILE ? EMFILE : ENOMEM);
+  return error == ENOENT ? gone() : refusal(error == EMFILE ? EMFILE : ENOMEM);
 }
 
 Answer make_eventfd(const Sandbox&, Caller& caller) {

@@ -26,31 +26,18 @@ Answer give(Caller& caller, uint64_t address, const void* data, size_t size, int
 
 }  // namespace
 
+// stat, lstat.
 Answer stat_file(const Sandbox& sandbox, Caller& caller) {
-  bool at = caller.number() == SYS_newfstatat;
-  int flags = at ? caller.integer(3) : caller.number() == SYS_lstat ? AT_SYMLINK_NOFOLLOW : 0;
-  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH)) != 0)
-    return refusal(EINVAL);
-  uint64_t address = caller.argument(at ? 2 : 1);
+  bool follow = caller.number() == SYS_stat;
   Place place(sandbox, caller);
-  // A null pointer stands for an empty path (Linux 6.11).
-  if (int error = place.from(at ? caller.integer(0) : AT_FDCWD, caller.argument(at ? 1 : 0));
-      error != 0) {
-    return refusal(error);
-  }
-  if (place.empty() && (flags & AT_EMPTY_PATH) != 0) {
-    struct stat own {};
-    if (::fstat(place.base(), &own) < 0) return refusal(errno);
-    return give(caller, address, &own, sizeof own);
-  }
-  bool follow = (flags & AT_SYMLINK_NOFOLLOW) == 0;
+  if (int error = place.from(AT_FDCWD, caller.argument(0)); error != 0) return refusal(error);
   int here = place.look_here();
   if (here > 0) return refusal(here);
   if (here < 0 || (follow && S_ISLNK(place.stat().st_mode))) {
     UniqueFd fd = place.open(O_PATH | (follow ? 0 : O_NOFOLLOW));
     if (!fd) return refusal(errno);
   }
-  return give(caller, address, &place.stat(), sizeof place.stat());
+  return give(caller, caller.argument(1), &place.stat(), sizeof place.stat());
 }
 
 Answer statx_file(const Sandbox& sandbox, Caller& caller) {

@@ -128,7 +128,7 @@ bool Supervisor::serve_reader(int connection, std::string_view word) {
 }
 
 void Supervisor::add_listener(int listener) {
-  ::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
+  pool_.set_wakes_here(::ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp) == 0);
   if (watch(listener, static_cast<uint64_t>(listener), EPOLLIN) != 0) {
     // Its calls get ENOSYS.
     ::close(listener);

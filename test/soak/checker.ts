@@ -1,5 +1,5 @@
 /** Looks at what must not grow during a soak: descriptors, memory, threads, calls that nobody answers. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { PrivateContainerd } from '../e2e/lib/containerd.ts';
 import { markedProcesses } from '../e2e/lib/leaks.ts';
 
@@ -7,6 +7,8 @@ export interface Sample {
   role: 'supervisor' | 'monitor' | 'engine';
   pid: number;
   fds: number;
+  /** Descriptors of callers that a supervisor remembers, which are not among the others. */
+  callers: number;
   threads: number;
   /** kB */
   pss: number;
@@ -25,14 +27,30 @@ const text = (path: string): string => {
 const number = (from: string, name: string): number =>
   Number(new RegExp(`^${name}:\\s*(\\d+)`, 'm').exec(from)?.[1] ?? 0);
 
+/** What a supervisor's descriptors of callers are (native/sentry/known.h). */
+const PIDFD = 'anon_inode:[pidfd]';
+const MOST_CALLERS = 256;
+
+const linkOf = (path: string): string => {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
+};
+
 const sampleOf = (role: Sample['role'], pid: number): Sample[] => {
   try {
     const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+    const fds = readdirSync(`/proc/${pid}/fd`);
+    const remembered =
+      role === 'supervisor' ? fds.filter((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === PIDFD).length : 0;
     return [
       {
         role,
         pid,
-        fds: readdirSync(`/proc/${pid}/fd`).length,
+        fds: fds.length - remembered,
+        callers: remembered,
         threads: number(readFileSync(`/proc/${pid}/status`, 'utf8'), 'Threads'),
         pss: number(rollup, 'Pss'),
         dirty: number(rollup, 'Private_Dirty'),
@@ -115,13 +133,14 @@ export const growth = (samples: readonly Sample[][]): Growth[] => {
 };
 
 export const faults = (grown: readonly Growth[]): string[] =>
-  grown.flatMap(({ role, pid, first, last }) =>
-    (['fds', 'threads', 'dirty'] as const)
+  grown.flatMap(({ role, pid, first, last, most }) => [
+    ...(['fds', 'threads', 'dirty'] as const)
       .filter((what) => last[what] - first[what] > limits[role][what])
       .map((what) => `${role} ${pid}: ${what} grew from ${first[what]} to ${last[what]}`),
-  );
+    ...(most.callers > MOST_CALLERS ? [`${role} ${pid}: remembers ${most.callers} callers`] : []),
+  ]);
 
-const fields = ['fds', 'threads', 'pss', 'dirty'] as const;
+const fields = ['fds', 'callers', 'threads', 'pss', 'dirty'] as const;
 
 const each = (of: (values: number[]) => number, samples: readonly Sample[]): Growth['first'] =>
   Object.fromEntries(fields.map((name) => [name, of(samples.map((one) => one[name]))])) as Growth['first'];

@@ -71,6 +71,32 @@ while True:
     print("round", flush=True); time.sleep(pause)
 `;
 
+/** The same with paths, under the profile strict: killed while descriptors are handed over and names are made. */
+const paths = `
+import os, signal, time
+pause = float(os.environ["PAUSE"])
+def child(n):
+    try:
+        here = os.open("/scratch", os.O_RDONLY | os.O_DIRECTORY)
+        while True:
+            os.close(os.open("f%d" % n, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))
+            os.close(os.open("/etc/passwd", os.O_RDONLY))
+            os.access("/scratch", os.R_OK); os.unlink("f%d" % n, dir_fd=here)
+    finally: os._exit(0)
+while True:
+    children = []
+    for n in range(30):
+        pid = os.fork()
+        if pid == 0: child(n)
+        children.append(pid)
+    time.sleep(0.02)
+    for pid in children: os.kill(pid, signal.SIGKILL)
+    for pid in children: os.waitpid(pid, 0)
+    print("round", flush=True); time.sleep(pause)
+`;
+
+const strict = ['--annotation', 'io.bulkhead.sentry.profile=strict'];
+
 /** @param pause seconds between the rounds of a load: how hard the soak is on the machine */
 export const loads = (pause: number): Load[] => {
   const flags = [...debian, '--env', `PAUSE=${pause}`, '--memory-limit', String(256 << 20)];
@@ -79,5 +105,7 @@ export const loads = (pause: number): Load[] => {
     { name: 'files', command: ['/bin/sh', '-c', files], flags },
     { name: 'sockets', command: ['python3', '-c', sockets], flags },
     { name: 'forks', command: ['python3', '-c', forks], flags },
+    { name: 'strict-files', command: ['/bin/sh', '-c', files], flags: [...flags, ...strict] },
+    { name: 'strict-paths', command: ['python3', '-c', paths], flags: [...flags, ...strict] },
   ];
 };

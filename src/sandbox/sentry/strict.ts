@@ -23,7 +23,6 @@ const notice = (names: string, handler: HandlerName, note: string): Change => [
 ];
 
 const O_PATH = 0o10000000;
-const AT_EMPTY_PATH = 0x1000;
 
 const changes: readonly Change[] = [
   broker('open creat', 'open', 'opened by the supervisor as the caller, and handed over'),
@@ -35,8 +34,8 @@ const changes: readonly Change[] = [
   broker('stat lstat', 'stat', 'of what the supervisor found'),
   [
     'newfstatat',
-    { use: 'broker', handler: 'stat', direct: [{ arg: 3, and: AT_EMPTY_PATH, in: [AT_EMPTY_PATH] }] },
-    'of what the supervisor found; with AT_EMPTY_PATH, which is how C libraries do fstat, direct',
+    { use: 'direct' },
+    'with AT_EMPTY_PATH it is what C libraries do fstat with, and that flag keeps no path from being walked',
   ],
   broker('statx', 'statx', 'of what the supervisor found'),
   broker('access faccessat faccessat2', 'access', 'with the real ids of the caller'),

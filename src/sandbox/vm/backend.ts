@@ -5,7 +5,6 @@
  *   create: config.json → guest's configuration (refusals first) → machine of the pod, made for its first container →
  *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
  */
-import { statfsSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
@@ -14,7 +13,7 @@ import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
@@ -22,17 +21,19 @@ import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
-import type { GuestContainer } from './pod_agent.ts';
+import type { GuestContainer, GuestProcess } from './pod_agent.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
-import { memoryLimit } from './sizing.ts';
+import { cpuLimit, memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
-import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
-import { imageVolume, volumePath, type Volume } from './storage.ts';
+import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
+import { recalledProcesses } from './recall.ts';
+import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
+import { volumePath, type Volume } from './storage.ts';
 import { checkMemory } from './memory_checks.ts';
-import { imagesFor, knownImages, type ImageAddon, type Images } from './images.ts';
+import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
 import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
@@ -40,6 +41,8 @@ export interface VmHost {
   top: string;
   sandbox: SandboxDeps;
   images: ImageAddon;
+  /** What a root file system in an image is to the guest. */
+  rootDevice: RootDevice;
 }
 
 export class VmBackend implements Backend {
@@ -63,7 +66,7 @@ export class VmBackend implements Backend {
     // What cannot be had is refused before anything is made.
     const images = imagesFor(this.#vm.images, spec.annotations);
     const { shares, volumes, nodes } = this.#adapt(record, spec, sandbox, 0, images);
-    const root = rootVolume(id, input, images);
+    const root = rootVolume(id, input, record.rootfs ?? '', images, this.#vm.rootDevice);
     const all = [...(root === undefined ? [] : [root]), ...volumes, ...nodes.map(({ volume }) => volume)];
     const asked = (input.functions ?? []).length > 0 || (input.spec.linux?.devices ?? []).some(isVfioNode);
     checkMemory(id, all, {
@@ -206,6 +209,21 @@ export class VmBackend implements Backend {
     });
   }
 
+  /** A process in a pod's guest, outside of its containers. */
+  runInGuest(
+    pod: { namespace: string; group: string },
+    executor: Executor,
+    process: GuestProcess,
+  ): Promise<LaunchResult> {
+    return this.#sandbox(pod, executor).run(process);
+  }
+
+  async recall(record: ContainerRecord, executor: Executor): Promise<HeldState[]> {
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.agent.recall === undefined || !sandbox.isRunning) return [];
+    return sandbox.agent.recall(recalledProcesses(record));
+  }
+
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
     return this.#guest(record, executor).freeze();
   }
@@ -214,10 +232,13 @@ export class VmBackend implements Backend {
     return this.#guest(record, executor).thaw();
   }
 
-  /** More memory first: a limit that the machine does not have would be none. */
+  /** A larger machine first: a limit that it does not have would be none. */
   async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
-    const limit = memoryLimit(resources);
-    if (limit !== undefined) await this.#sandbox(record, executor).growth.memory(record.id ?? '', limit);
+    const id = record.id ?? '';
+    const { growth } = this.#sandbox(record, executor);
+    const [bytes, cpus] = [memoryLimit(resources), cpuLimit(resources)];
+    if (cpus !== undefined) await growth.cpus(id, cpus);
+    if (bytes !== undefined) await growth.memory(id, bytes);
     return this.#guest(record, executor).update(resources);
   }
 
@@ -311,7 +332,7 @@ export class VmBackend implements Backend {
     });
   }
 
-  #sandbox(record: ContainerRecord, executor: Executor): VmSandbox {
+  #sandbox(record: Pick<ContainerRecord, 'namespace' | 'group'>, executor: Executor): VmSandbox {
     const key = keyOf(record);
     const known = this.#sandboxes.get(key);
     if (known !== undefined && known.executor === executor) return known;
@@ -321,7 +342,7 @@ export class VmBackend implements Backend {
     return sandbox;
   }
 
-  #paths(record: ContainerRecord): SandboxPaths {
+  #paths(record: Pick<ContainerRecord, 'namespace' | 'group'>): SandboxPaths {
     return sandboxPaths(this.#vm.top, record.namespace ?? '', record.group ?? '');
   }
 
@@ -350,20 +371,6 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
   return { ...spec, mounts };
 }
 
-/** A root file system that a snapshotter hands over as an image. */
-function rootVolume(id: string, { rootfsMounts }: CreateInput, { image }: Images): Volume | undefined {
-  const [mount, ...more] = rootfsMounts;
-  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, image);
-}
-
-/** Annotations by which a container is one of several in a pod. */
-const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
-
-/** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
-function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
-  return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
-}
-
 function noNodes(id: string, { node }: WantedNode): RuntimeError {
   return new RuntimeError({
     code: ErrorCode.FailedPrecondition,
@@ -375,34 +382,6 @@ function noNodes(id: string, { node }: WantedNode): RuntimeError {
   });
 }
 
-function noShare(id: string): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: 'virtual machine',
-    reason: 'was made for images only, and has no directory for files of the host',
-    remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
-  });
-}
-
-function keyOf(record: ContainerRecord): string {
+function keyOf(record: Pick<ContainerRecord, 'namespace' | 'group'>): string {
   return `${record.namespace ?? ''}/${record.group ?? ''}`;
-}
-
-/** Bytes that a file system holds. */
-function sizeOf(path: string): number {
-  const { blocks, bsize } = statfsSync(path);
-  return blocks * bsize;
-}
-
-/** What a path of the host leads to; links are followed, as mounting does. */
-function fileKind(path: string): FileKind {
-  const info = statSync(path, { throwIfNoEntry: false });
-  if (info === undefined) return 'missing';
-  if (info.isDirectory()) return 'directory';
-  if (info.isCharacterDevice()) return 'character device';
-  if (info.isBlockDevice()) return 'block device';
-  if (info.isSocket()) return 'socket';
-  return info.isFIFO() ? 'fifo' : 'file';
 }

@@ -8,14 +8,15 @@ import { nameMount } from '../host_backend.ts';
 import { GuestAgent } from './agent.ts';
 import { awaitFunctions, type GuestFunction } from './functions.ts';
 import { guestContainer } from './guest_container.ts';
-import { guestCreatePlan, guestExecPlan } from './guest_plan.ts';
+import { guestCreatePlan, guestExecPlan, guestProcessPlan } from './guest_plan.ts';
 import type { AgentSocket, Hypervisor, MachineConfig } from './hypervisor/hypervisor.ts';
-import { GUEST, GUEST_SHARE, GUEST_SHM, MACHINE_KEY, SHARE_TAG } from './layout.ts';
+import { GUEST, GUEST_PROGRAMS, GUEST_SHARE, GUEST_SHM, MACHINE_KEY, SHARE_TAG } from './layout.ts';
 import type {
   AgentInput,
   GuestExec,
   GuestContainer,
   GuestLaunch,
+  GuestProcess,
   GuestSetup,
   PodAgent,
 } from './pod_agent.ts';
@@ -23,6 +24,8 @@ import { Volumes } from './volumes.ts';
 
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 15_000;
+/** Its kernel starts each processor by itself. */
+const CPUS_DEADLINE_MS = 10_000;
 
 export class BulkheadAgent implements PodAgent {
   readonly places = { shareTag: SHARE_TAG, share: GUEST_SHARE, shm: GUEST_SHM };
@@ -103,6 +106,15 @@ export class BulkheadAgent implements PodAgent {
     await this.#agent.call(op, id, { onlineMemory: {} });
   }
 
+  async onlineCpus(op: string, id: string, count: number): Promise<void> {
+    await this.#agent.call(
+      op,
+      id,
+      { onlineCpus: { count, timeoutMs: CPUS_DEADLINE_MS } },
+      2 * CPUS_DEADLINE_MS,
+    );
+  }
+
   /** Found by its hardware address. */
   cardPlugged(): void {}
 
@@ -144,6 +156,20 @@ export class BulkheadAgent implements PodAgent {
 
   #warn(id: string): (message: string) => void {
     return (message) => this.#input.log.warning(message, { id });
+  }
+
+  /** The program is a file of the guest's own for no longer than it takes to execute it. */
+  async run(id: string, process: GuestProcess): Promise<LaunchResult> {
+    const { program, key, stdio } = process;
+    const path = program.length === 0 ? undefined : `${GUEST_PROGRAMS}${key}`;
+    if (path !== undefined)
+      await this.#agent.writeFiles('guest exec', id, [{ path, data: program, create: true, mode: 0o700 }]);
+    try {
+      const plan = encodePlan(guestProcessPlan(process, path));
+      return await this.#executor.launch(key, plan, stdio, { guest: GUEST });
+    } finally {
+      if (path !== undefined) await this.#agent.remove(id, [path]).catch(() => {});
+    }
   }
 
   container(id: string): GuestContainer {

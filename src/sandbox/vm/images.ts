@@ -7,6 +7,7 @@ import {
   readlinkSync,
   readSync,
   realpathSync,
+  statfsSync,
   statSync,
 } from 'node:fs';
 import { ALLOW_NONPERSISTENT } from '../../devices/pmem/checks.ts';
@@ -19,7 +20,9 @@ import {
 } from '../../devices/pmem/pfn.ts';
 import type { Addon } from '../../native/index.ts';
 import type { LinuxDevice } from '../../oci/types.ts';
+import type { FileKind } from './spec.ts';
 import type { HostImage } from './storage.ts';
+import { readSuperblock } from './superblock.ts';
 
 const SECTOR = 512;
 
@@ -87,8 +90,15 @@ function fileImage(
   { size, dev, ino }: { size: number; dev: number; ino: number },
   addon: ImageAddon,
 ): HostImage {
-  const image: HostImage = { kind: 'file', size, identity: `file ${dev} ${ino}`, inUse: false };
-  const info = readPfnInfo(headOf(path));
+  const head = headOf(path);
+  const info = readPfnInfo(head.subarray(PFN_INFO_OFFSET));
+  const image: HostImage = {
+    kind: 'file',
+    size,
+    identity: `file ${dev} ${ino}`,
+    inUse: false,
+    ...(info === undefined ? readSuperblock(head) : {}),
+  };
   if (info === undefined) return image;
   const sync = grantsMapSync(path, PFN_ALIGN, addon);
   const needsFlush = !keepsCaches(`/sys/dev/block/${deviceNumber(dev)}`);
@@ -100,11 +110,12 @@ const NO_MAP_SYNC = {
   fix: 'put it on a file system that is mounted with dax',
 };
 
+/** All that tells what a file is lies in its first bytes. */
 function headOf(path: string): Buffer {
   const fd = openSync(path, constants.O_RDONLY);
   try {
-    const block = Buffer.alloc(PFN_INFO_SIZE);
-    return block.subarray(0, readSync(fd, block, 0, PFN_INFO_SIZE, PFN_INFO_OFFSET));
+    const block = Buffer.alloc(PFN_INFO_OFFSET + PFN_INFO_SIZE);
+    return block.subarray(0, readSync(fd, block, 0, block.length, 0));
   } finally {
     closeSync(fd);
   }
@@ -198,4 +209,21 @@ function deviceNumber(rdev: number): string {
   const major = ((value >> 8n) & 0xfffn) | ((value >> 32n) & ~0xfffn & 0xffffffffn);
   const minor = (value & 0xffn) | ((value >> 12n) & 0xffffff00n);
   return `${major}:${minor}`;
+}
+
+/** Bytes that a file system holds. */
+export function sizeOf(path: string): number {
+  const { blocks, bsize } = statfsSync(path);
+  return blocks * bsize;
+}
+
+/** What a path of the host leads to; links are followed, as mounting does. */
+export function fileKind(path: string): FileKind {
+  const info = statSync(path, { throwIfNoEntry: false });
+  if (info === undefined) return 'missing';
+  if (info.isDirectory()) return 'directory';
+  if (info.isCharacterDevice()) return 'character device';
+  if (info.isBlockDevice()) return 'block device';
+  if (info.isSocket()) return 'socket';
+  return info.isFIFO() ? 'fifo' : 'file';
 }

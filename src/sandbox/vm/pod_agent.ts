@@ -13,7 +13,7 @@ import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../../oci/types.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { CreateOptions, ExecOptions } from '../backend.ts';
-import type { Executor, LaunchResult, StdioPaths } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult, StdioPaths } from '../executor.ts';
 import type { GuestFunction } from './functions.ts';
 import type {
   AgentSocket,
@@ -80,6 +80,26 @@ export interface GuestExec {
   gated: boolean;
 }
 
+/** A process of the guest itself, outside of its containers: for who looks for a fault. */
+export interface GuestProcess {
+  /** Names it in the pod. */
+  key: string;
+  args: readonly string[];
+  env: readonly string[];
+  cwd: string;
+  /** A static program that is brought into the guest and executed with args; empty: args[0] is a path of the guest. */
+  program: Uint8Array;
+  stdio: StdioPaths;
+}
+
+/** A process of which an earlier engine knew. */
+export interface RecalledProcess {
+  containerId: string;
+  /** '' for a container's first. */
+  execId: string;
+  stdio: StdioPaths;
+}
+
 export interface GuestContainer {
   freeze(): Promise<void>;
   thaw(): Promise<void>;
@@ -130,6 +150,8 @@ export interface PodAgent {
   mountShm(id: string, bytes: number): Promise<void>;
   /** Takes plugged memory into use. */
   onlineMemory(op: string, id: string): Promise<void>;
+  /** Waits until the guest uses `count` processors, plugged ones among them. Absent: it takes none into use. */
+  onlineCpus?(op: string, id: string, count: number): Promise<void>;
   /** A card that was plugged, before configureNetwork names it. */
   cardPlugged(device: NetDevice, placement: Placement): void;
   configureNetwork(id: string, setup: bulkhead.agent.v1.INetworkSetup): Promise<void>;
@@ -143,7 +165,11 @@ export interface PodAgent {
   /** Makes a container up to its gate "start". */
   launch(container: GuestLaunch): Promise<LaunchResult>;
   exec(process: GuestExec): Promise<LaunchResult>;
+  /** Takes up processes that an earlier engine held itself; resolves with those that are there. */
+  recall?(processes: readonly RecalledProcess[]): Promise<HeldState[]>;
   container(id: string): GuestContainer;
+  /** Absent: this agent runs nothing outside of containers. */
+  run?(id: string, process: GuestProcess): Promise<LaunchResult>;
   /** Nothing is asked of it any more. */
   close(): void;
 }

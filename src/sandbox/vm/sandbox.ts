@@ -16,7 +16,7 @@ import {
   viewOfPaths,
 } from '../../cgroups/index.ts';
 import type { Spec } from '../../oci/types.ts';
-import type { Executor } from '../executor.ts';
+import type { Executor, LaunchResult } from '../executor.ts';
 import { bootMachine } from './boot.ts';
 import { BulkheadAgent } from './bulkhead_agent.ts';
 import { GuestConsole, lastWords } from './console.ts';
@@ -25,7 +25,7 @@ import { Growth } from './growth.ts';
 import type { Machine, PassedFunction } from './hypervisor/hypervisor.ts';
 import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
 import { releaseNetwork, SandboxNetwork, type NetworkAddon, type NetworkState } from './network.ts';
-import type { PodAgent } from './pod_agent.ts';
+import type { GuestProcess, PodAgent } from './pod_agent.ts';
 import { endLaunched } from './processes.ts';
 import {
   decodeJson,
@@ -69,6 +69,7 @@ export class VmSandbox {
       machine,
       agent: this.agent,
       memoryFor: deps.memoryFor,
+      emulated: deps.emulated,
     });
     this.#stopListening = [
       executor.onExit(({ key }) => {
@@ -162,6 +163,18 @@ export class VmSandbox {
     await this.#booted;
     if (!this.isRunning) throw this.#notRunning('create', id);
     return container;
+  }
+
+  /** A process in the guest, outside of its containers. */
+  async run(process: GuestProcess): Promise<LaunchResult> {
+    const op = 'guest exec';
+    if (!this.isRunning) throw this.#notRunning(op, this.id);
+    if (this.agent.run === undefined) {
+      const reason = 'the agent of this guest runs nothing outside of containers';
+      const code = ErrorCode.FailedPrecondition;
+      throw new RuntimeError({ code, op, id: this.id, object: 'virtual machine', reason });
+    }
+    return this.agent.run(this.id, process);
   }
 
   /** Strikes a container out; true when it was the last, and then everything has ended. */

@@ -29,6 +29,8 @@ const fileSystems: Readonly<Record<string, boolean>> = {
   squashfs: true,
 };
 const WITH_DAX = ['ext4', 'erofs'];
+/** Of the guest's memory, and so of a file system's blocks that are mapped into it. */
+const PAGE = 4096;
 
 /** Guests map persistent memory in pieces of this size. */
 const PMEM_ALIGN = 2 * 2 ** 20;
@@ -43,6 +45,9 @@ export interface HostImage {
   identity: string;
   /** A block device that the host itself has mounted, or that something on it holds. */
   inUse: boolean;
+  /** What its first blocks say that it is: the type of a mount, and bytes of a block; undefined: nothing known. */
+  fstype?: string | undefined;
+  blockBytes?: number | undefined;
   /** What a file or device-DAX that begins as an NVDIMM does says of itself; undefined: it does not. */
   info?: PfnInfo | undefined;
   /** Of device-DAX: bytes that its mappings are multiples of. */
@@ -91,6 +96,11 @@ export function isImageType(type: string | undefined): boolean {
   return type !== undefined && type in fileSystems;
 }
 
+/** Whether guests can have the pages of such a file system themselves. */
+export function canDax(type: string): boolean {
+  return WITH_DAX.includes(type);
+}
+
 /**
  * The volume that a mount asks for; undefined when it is of another kind.
  * @param object what it is, for messages: "mount /data", "rootfs"
@@ -113,7 +123,12 @@ export function imageVolume(
   const readOnly = alwaysReadOnly || (options.attributes.set & MOUNT_ATTR_RDONLY) !== 0;
   const data = [...options.superblock, ...options.data].filter((option) => option !== 'loop');
   const dax = data.some((option) => /^dax(=always|=inode)?$/.test(option));
-  if (dax && !WITH_DAX.includes(type)) refuse(`file system ${type} has no DAX`);
+  if (dax && !canDax(type)) refuse(`file system ${type} has no DAX`);
+  if (dax && (image.blockBytes ?? PAGE) !== PAGE)
+    refuse(
+      `its file system has blocks of ${image.blockBytes} bytes, and DAX needs those of a page, ${PAGE}`,
+      `make it anew (mkfs.${type} -b ${PAGE}), or leave the option dax out`,
+    );
   if (image.kind === 'dax' && image.info?.mode !== 'fsdax')
     refuse(`does not begin as ${WHAT.fsdax} does`, prepare(source, 'fsdax'));
   if (image.info?.mode === 'devdax')

@@ -207,6 +207,42 @@ static void interrupted_fifo(void) {
   verdict("a signal ends the wait for a fifo", fd < 0 && errno == EINTR, fd);
 }
 
+static long open_descriptors(void) {
+  long count = 0;
+  for (int fd = 0; fd < 256; fd++) count += fcntl(fd, F_GETFD) >= 0;
+  return count;
+}
+
+static void* spin(void* unused) {
+  (void)unused;
+  while (!stop) {
+  }
+  return NULL;
+}
+
+// Signals all the time, and processors that are busy, so that a hand-over takes long and is done in two steps.
+static void hand_overs(void) {
+  pthread_t threads[4];
+  struct sigaction action = {.sa_handler = handler};
+  struct itimerval every = {{0, 500}, {0, 500}}, never = {{0, 0}, {0, 0}};
+  long before = open_descriptors(), odd = 0;
+  stop = 0;
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, spin, NULL);
+  sigaction(SIGALRM, &action, NULL);
+  setitimer(ITIMER_REAL, &every, NULL);
+  for (int i = 0; i < 2000; i++) {
+    char content[5];
+    int fd = open("/w/first", O_RDONLY);
+    if (fd < 0) odd += errno != EINTR;
+    else odd += read(fd, content, 5) != 5 || memcmp(content, "first", 5) != 0 || close(fd) < 0;
+  }
+  setitimer(ITIMER_REAL, &never, NULL);
+  stop = 1;
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  long after = open_descriptors();
+  verdict("signals while descriptors are handed over lose none", odd == 0 && after == before, odd * 1000 + after - before);
+}
+
 static void storm(void) {
   struct stat file;
   for (int round = 0; round < 30; round++) {
@@ -326,6 +362,7 @@ int main(int argc, char** argv) {
   rights();
   set_user_id();
   interrupted_fifo();
+  hand_overs();
   fifos();
   chroots();
   struct stat file;

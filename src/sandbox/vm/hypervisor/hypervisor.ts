@@ -24,6 +24,7 @@ export interface Credentials {
 export interface GuestImage {
   /** Absolute paths, readable by the credentials. The kernel is an uncompressed ELF image or a bzImage. */
   kernel: string;
+  /** Empty: none. */
   initrd: string;
   /** Appended to the driver's own kernel arguments. */
   commandLine?: string | undefined;

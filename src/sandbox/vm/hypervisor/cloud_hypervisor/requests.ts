@@ -1,6 +1,6 @@
 /** A machine as Cloud Hypervisor's API wants it (vmm/src/api/openapi/cloud-hypervisor.yaml, version 0.3.0). Pure. */
-import { join } from 'node:path';
 import type { MachineConfig, MachineDevice, NvdimmDevice } from '../hypervisor.ts';
+import { ownPath } from '../own_directory.ts';
 import type { RuntimeError } from '../../../../base/errors.ts';
 import { unable } from '../refuse.ts';
 
@@ -9,8 +9,10 @@ const GUEST_CID = 3;
 const KERNEL_ARGUMENTS = 'console=ttyS0 quiet reboot=t panic=-1 no_timer_check cryptomgr.notests';
 const MIB = 2 ** 20;
 
-export function vsockPath({ dir }: MachineConfig): string {
-  return join(dir, 'vsock.sock');
+export const VSOCK = 'vsock.sock';
+
+export function vsockPath(config: MachineConfig): string {
+  return ownPath(config, VSOCK);
 }
 
 /** Body of vm.create (VmConfig). Throws Unimplemented for what Cloud Hypervisor has not. */
@@ -27,7 +29,11 @@ export function vmConfig(config: MachineConfig): object {
       .filter((device) => device.kind === kind)
       .map((device) => deviceBody(id, device));
   return {
-    payload: { kernel: image.kernel, initramfs: image.initrd, cmdline },
+    payload: {
+      kernel: image.kernel,
+      ...(image.initrd === '' ? {} : { initramfs: image.initrd }),
+      cmdline,
+    },
     cpus: { boot_vcpus: size.vcpus, max_vcpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
     memory: {
       size: size.memoryMib * MIB,

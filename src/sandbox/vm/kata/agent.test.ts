@@ -452,7 +452,6 @@ describe('another engine', () => {
     const lost = new Promise<string>((resolve) => rig.restart().onLost(resolve));
     rig.record.agentSocket = Buffer.from('{"path":"/nonexistent"}');
     rig.pod.resume();
-    rig.holder.tell({ key: '/vm', pid: 1, waitStatus: 9, exitedAtNs: 0 });
     expect(await rig.pod.recall([{ containerId: 'web', execId: '', stdio: noStdio }])).toEqual([]);
     expect(await lost).toContain('the machine has ended');
   });

@@ -33,8 +33,8 @@ const ENTROPY_BYTES = 256;
 /** Storages are waited for by the agent, and a snapshot's first mount may be slow. */
 const CREATE_DEADLINE_MS = 60_000;
 const END_DEADLINE_MS = 5_000;
-/** A machine that an earlier engine has left runs already. */
-const RESUME_DEADLINE_MS = 5_000;
+/** Of a machine that an earlier engine has left; when there are many, all are asked at once. */
+const RESUME_DEADLINE_MS = 30_000;
 
 export class KataAgent implements PodAgent {
   readonly places = kataPlaces;
@@ -71,13 +71,13 @@ export class KataAgent implements PodAgent {
     const { record, save, bootDeadlineMs } = this.#input;
     record.agentSocket = Buffer.from(JSON.stringify(socket));
     save();
-    await this.#connect(socket, bootDeadlineMs);
+    await this.#connect(socket, bootDeadlineMs, false);
   }
 
-  async #connect(socket: AgentSocket, deadlineMs: number): Promise<void> {
+  async #connect(socket: AgentSocket, deadlineMs: number, runs: boolean): Promise<void> {
     const { record, log } = this.#input;
     const id = record.group ?? '';
-    this.#rpc = connectAgent({ id, socket, deadlineMs, open: this.#open, signal: this.#ended.signal });
+    this.#rpc = connectAgent({ id, socket, deadlineMs, open: this.#open, signal: this.#ended.signal, runs });
     try {
       const scope = { op: 'create', id };
       const { protocol, agent } = await this.#call('Version', {}, scope);
@@ -95,7 +95,7 @@ export class KataAgent implements PodAgent {
   /** The processes that the pod's containers have are held again by whoever asks for them (recall). */
   resume(): void {
     const socket = Buffer.from(this.#input.record.agentSocket ?? []).toString();
-    this.#connect(JSON.parse(socket || '{"path":""}') as AgentSocket, RESUME_DEADLINE_MS).catch(
+    this.#connect(JSON.parse(socket || '{"path":""}') as AgentSocket, RESUME_DEADLINE_MS, true).catch(
       (error: unknown) => this.#tellLost((error as Error).message),
     );
   }
@@ -118,10 +118,17 @@ export class KataAgent implements PodAgent {
   ): Promise<ResponseOf<N>> {
     const { op, id } = scope;
     if (this.#rpc === undefined || this.#isGone) throw gone(op, id);
-    return (await this.#rpc).call(name, request, scope);
+    const rpc = await this.#rpc;
+    try {
+      return await rpc.call(name, request, scope);
+    } catch (error) {
+      // The agent itself says "unavailable" too: of a terminal that is not there.
+      if (!rpc.open) this.#tellLost('its agent hung up');
+      throw error;
+    }
   }
 
-  /** One call at a time tells of one kill each; that it fails says that the agent is gone. */
+  /** One call at a time tells of one kill each; that none is under way any more says when the agent has gone. */
   async #watchOom(): Promise<void> {
     const id = this.#input.record.group ?? '';
     for (;;) {
@@ -129,8 +136,7 @@ export class KataAgent implements PodAgent {
         const { containerId } = await this.#call('GetOOMEvent', {}, { op: 'watch', id });
         for (const listener of this.#oom.get(containerId) ?? []) listener();
       } catch (error) {
-        if ((error as RuntimeError).code === ErrorCode.Unavailable)
-          return this.#tellLost('its agent hung up');
+        if (this.#isGone) return;
         // An agent without this call is asked no more.
         return this.#input.log.warning('no news of memory limits', { id, error: (error as Error).message });
       }

@@ -23,6 +23,8 @@ export interface ConnectInput {
   open: OpenRpc;
   /** Aborted when the hypervisor has ended: there is nothing to wait for. */
   signal: AbortSignal;
+  /** The machine runs already: where nobody listens it is gone. */
+  runs?: boolean;
 }
 
 /**
@@ -47,7 +49,7 @@ export async function connectAgent(input: ConnectInput): Promise<KataRpc> {
 
 /** undefined: not yet. */
 async function attempt(
-  { id, open, signal }: ConnectInput,
+  { id, open, signal, runs = false }: ConnectInput,
   { path, greeting }: AgentSocket,
   leftMs: number,
 ): Promise<KataRpc | undefined> {
@@ -56,8 +58,11 @@ async function attempt(
   try {
     stream = await dial(path, deadline);
     if (greeting !== undefined) await greet(stream, greeting, deadline);
-  } catch {
+  } catch (error) {
     stream?.destroy();
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (runs && ['ENOENT', 'ECONNREFUSED'].includes(code))
+      throw failure(id, ErrorCode.Unavailable, 'the machine has ended');
     return undefined;
   }
   const rpc = new KataRpc(open(stream));

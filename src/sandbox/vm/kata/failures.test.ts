@@ -121,9 +121,20 @@ describe('a method that fails is one sentence with the words of the agent', () =
       other.agent.failures.set('GetOOMEvent', { code: ErrorCode.Unimplemented, message: 'unknown method' });
       await other.restart().connect(other.socket);
       expect(await other.pod.launch(container)).toEqual({ pid: 77, pausedAt: 'start' });
+      const lost = new Promise<string>((resolve) => other.pod.onLost(resolve));
+      other.server.hangUp();
+      await rejection(other.pod.container('web').freeze());
+      expect(await lost).toBe('its agent hung up');
     } finally {
       await other[Symbol.asyncDispose]();
     }
+  });
+
+  it('a terminal that is not there is no loss of the agent', async () => {
+    await rig.pod.launch(container);
+    const error = await rejection(init().resize(80, 24));
+    expect(error.message).toBe('resize web: guest TtyWinResize: no tty');
+    expect(rig.pod.isConnected).toBe(true);
   });
 
   it('a filter for an agent without seccomp is refused', async () => {

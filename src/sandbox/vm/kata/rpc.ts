@@ -10,6 +10,8 @@ const kata = bulkhead.kata.v1;
 
 /** A ttrpc connection, as src/rpc has it. */
 export interface RpcConnection {
+  /** False once it is gone. */
+  readonly open: boolean;
   call(
     service: string,
     method: string,
@@ -102,6 +104,10 @@ export class KataRpc {
 
   constructor(connection: RpcConnection) {
     this.#connection = connection;
+  }
+
+  get open(): boolean {
+    return this.#connection.open;
   }
 
   /**

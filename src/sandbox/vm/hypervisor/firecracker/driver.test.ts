@@ -168,8 +168,8 @@ describe('FirecrackerHypervisor', () => {
         devices: [{ kind: 'nvdimm', id: 'n', path: '/n', size: 1, align: 1, readOnly: false, sync: false }],
       },
       'vm pod-1: firecracker: has no NVDIMMs; use virtio-pmem',
-      ],
-      [
+    ],
+    [
       'a name with a dot',
       { devices: [{ ...pmem, id: 'nv.0' }] },
       'takes letters, digits and "_" in a device\'s name, not "nv.0"',

@@ -124,7 +124,7 @@ export class KataRig implements AsyncDisposable {
           },
           unplug: async () => {},
         }),
-        bootDeadlineMs: 2000,
+        bootDeadlineMs: 20_000,
         log,
       },
       open,

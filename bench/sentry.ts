@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { root } from '../test/e2e/lib/paths.ts';
 import { debian } from '../test/e2e/sentry/programs.ts';
+import { median } from './measure.ts';
 
 const ROUNDS = Number(process.env.ROUNDS ?? 5);
 const STARTS = Number(process.env.STARTS ?? 12);
@@ -39,7 +40,7 @@ const subjects: Subject[] = [
     : [{ name: 'runsc', runtime: 'io.containerd.runc.v2', flags: ['--runc-binary', runsc] }]),
 ];
 
-/** Prints "NAME MILLISECONDS" for workloads and "NAME NANOSECONDS" for calls; the best of some tries each. */
+/** Prints "NAME MILLISECONDS" for every try of a workload and "NAME NANOSECONDS" for calls, the best of some tries. */
 const inside = `
 import os, subprocess, time, mmap, stat, threading, queue
 work = {
@@ -53,10 +54,9 @@ work = {
   "sqlite": "rm -f s.db; sqlite3 s.db 'pragma journal_mode=wal; create table t(x); insert into t select value from generate_series(1,20000)' >/dev/null",
 }
 for name, script in work.items():
-    best = 1e9
-    for _ in range(4):
-        t = time.perf_counter(); subprocess.run(["/bin/sh", "-c", script], check=True); best = min(best, time.perf_counter() - t)
-    print("%s\\t%.3f" % (name, best * 1e3))
+    for _ in range(6):
+        t = time.perf_counter(); subprocess.run(["/bin/sh", "-c", script], check=True)
+        print("%s\\t%.3f" % (name, (time.perf_counter() - t) * 1e3))
 def call(name, f, n=3000):
     best = 1e9
     for _ in range(5):
@@ -81,11 +81,11 @@ call("fork+wait ns", fork, 100)
 call("posix_spawn true ns", lambda: os.waitpid(os.posix_spawn("/usr/bin/true", ["true"], {}), 0), 40)
 `;
 
-const best = new Map<string, Map<string, number>>();
+const measured = new Map<string, Map<string, number[]>>();
 const note = (subject: string, what: string, value: number): void => {
-  const row = best.get(what) ?? new Map<string, number>();
-  row.set(subject, Math.min(value, row.get(subject) ?? Infinity));
-  best.set(what, row);
+  const row = measured.get(what) ?? new Map<string, number[]>();
+  row.set(subject, [...(row.get(subject) ?? []), value]);
+  measured.set(what, row);
 };
 
 const containerd = await PrivateContainerd.start();
@@ -119,11 +119,16 @@ try {
   await containerd.stop();
 }
 const names = subjects.map(({ name }) => name);
-console.log(['', ...names].join('\t'));
-for (const [what, row] of best) {
-  console.log([what, ...names.map((name) => row.get(name)?.toFixed(2) ?? '-')].join('\t'));
-}
+const print = (title: string, of: (values: readonly number[]) => number): void => {
+  console.log([title, ...names].join('\t'));
+  for (const [what, row] of measured) {
+    const cells = names.map((name) => row.get(name)).map((values) => (values ? of(values).toFixed(2) : '-'));
+    console.log([what, ...cells].join('\t'));
+  }
+};
+print('best', (values) => Math.min(...values));
+print('median', median);
 const results = join(root, 'bench', 'results');
 mkdirSync(results, { recursive: true });
-const table = Object.fromEntries([...best].map(([what, row]) => [what, Object.fromEntries(row)]));
+const table = Object.fromEntries([...measured].map(([what, row]) => [what, Object.fromEntries(row)]));
 writeFileSync(join(results, 'sentry.json'), `${JSON.stringify(table, null, 2)}\n`);

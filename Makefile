@@ -44,7 +44,7 @@ bundle: gen
 # Files are replaced, never written in place: a running shim or engine keeps the one it started from.
 install:
 	@for f in build/native/bulkhead-shim build/native/bulkhead-init build/native/addon.node \
-	  dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs dist/yaml.cjs; do \
+	  dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/nvml.cjs dist/grpc.cjs dist/yaml.cjs; do \
 	  [[ -e $$f ]] || { echo "install: $$f: not built; run make first" >&2; exit 1; }; done
 	@[[ -x "$(NODE)" ]] || { echo "install: NODE=$(NODE): not an executable file" >&2; exit 1; }
 	install -d $(BIN) $(LIB)
@@ -54,7 +54,11 @@ install:
 	for name in bulkhead-sentry bulkhead-agent; do \
 	  if [[ -e build/native/$$name ]]; then install -m 755 build/native/$$name $(LIB)/; fi; done
 	install -D -m 644 guest/kernel.config $(LIB)/guest/kernel.config
-	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/grpc.cjs dist/yaml.cjs $(LIB)/
+	install -m 644 build/native/addon.node dist/engine.cjs dist/cli.cjs dist/cli.main.cjs dist/nvml.cjs dist/grpc.cjs dist/yaml.cjs $(LIB)/
+	rm -rf $(LIB)/node_modules.new
+	if [[ -d build/ffi ]]; then cp -R build/ffi/node_modules $(LIB)/node_modules.new; fi
+	rm -rf $(LIB)/node_modules
+	if [[ -d $(LIB)/node_modules.new ]]; then mv $(LIB)/node_modules.new $(LIB)/node_modules; fi
 	ln -sfn $(abspath $(NODE)) $(LIB)/node
 	$(LIB)/node tools/code-cache.mjs $(LIB)/cli.cjs
 

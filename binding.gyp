@@ -47,6 +47,7 @@
         'native/addon/launch.cc',
         'native/addon/network.cc',
         'native/addon/lend.cc',
+        'native/addon/mapped.cc',
         'native/addon/memory.cc',
         'native/addon/poll.cc',
         'native/addon/process.cc',

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { stackedChart } from './stacked.ts';
-import { usage, vmTables } from './vm.ts';
+import { vmTables } from './vm.ts';
+import { usage } from './vm_memory.ts';
 
 const stacks = [
   { name: 'namespace', parts: [{ label: 'start', value: 40 }] },
@@ -35,9 +36,11 @@ describe('break-down of a start', () => {
       private: 20 + n,
       pss: 9,
     }));
-    const text = vmTables({ starts: [], stacks, memory });
+    const execs = [{ contender: 'vm', samples: [70, 90, 80] }];
+    const text = vmTables({ starts: [], stacks, execs, stdout: [], memory });
     expect(text).toMatch(/^vm <cloned> +200$/m);
     expect(text).toMatch(/^ {2}agent & rest +150$/m);
+    expect(text).toMatch(/^exec of true, vm +80$/m);
     expect(text).toMatch(/^vm +10 +41\.0 +18\.0$/m);
     expect(text).toMatch(/^ {2}monitor +10 +21\.0 +9\.0$/m);
   });
@@ -51,6 +54,6 @@ describe('memory of a process', () => {
   });
 
   it('is nothing when it has gone', () => {
-    expect(usage(2 ** 22 + 1)).toEqual({ private: 0, pss: 0, guest: 0, guestPss: 0, template: 0 });
+    expect(usage(2 ** 22 + 1)).toEqual({ private: 0, pss: 0, guest: 0, guestPss: 0, template: 0, image: 0 });
   });
 });

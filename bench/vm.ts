@@ -3,17 +3,16 @@
  * and what a pod costs in memory, process by process. A clone of the template and a cold boot are measured alike.
  */
 import { spawn } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { PrivateContainerd, type StartOptions } from '../test/e2e/lib/containerd.ts';
-import { eventually } from '../test/e2e/lib/exec.ts';
+import type { PrivateContainerd } from '../test/e2e/lib/containerd.ts';
 import { testImage } from '../test/e2e/lib/image.ts';
-import { fresh } from './ctr_cases.ts';
-import { interleave, median, pidsWhere, type Series } from './measure.ts';
+import { execTrue, fresh, idle, stdoutRate, type Contender } from './ctr_cases.ts';
+import { interleave, median, type Series } from './measure.ts';
 import { stackedChart, type Stack } from './stacked.ts';
+import { memoryOf, memoryTable, startKind, vmKinds, type Kind, type MemoryRow } from './vm_memory.ts';
 
 const NAMESPACE = 'io.containerd.bulkhead.v2';
-const VM = 'io.containerd.bulkhead-vm.v2';
 
 /** What a start consists of, in order; milliseconds each. */
 const segments = [
@@ -26,12 +25,6 @@ const segments = [
   'container to its first output',
 ] as const;
 
-interface Kind {
-  name: string;
-  runtime: string;
-  containerd: PrivateContainerd;
-}
-
 interface Start {
   total: number;
   /** By segment; undefined for the namespace wall. */
@@ -41,39 +34,25 @@ interface Start {
 export interface VmReport {
   starts: Series[];
   stacks: Stack[];
+  /** `ctr task exec` of `true` in an idle pod, ms. */
+  execs: Series[];
+  /** MB/s of a container's stdout. */
+  stdout: Series[];
   memory: MemoryRow[];
 }
 
-export interface MemoryRow {
-  kind: string;
-  pods: number;
-  /** "qemu", "virtiofsd", "monitor", "engine", "guest memory", "template". */
-  what: string;
-  /** MB for each pod; the engine's are divided among the pods. */
-  private: number;
-  pss: number;
-}
+const STDOUT_MB = 256;
+const STDOUT_ROUNDS = 5;
 
 /** @param rounds starts of each kind; @param counts numbers of idle pods whose memory is measured */
 export async function benchVm(rounds: number, counts: readonly number[]): Promise<VmReport> {
   const bulkheadConfig = '[engine]\nlog_level = "debug"\n';
-  const cloned = await PrivateContainerd.start({ bulkheadConfig });
-  const started = [cloned];
-  const another = async (options: StartOptions): Promise<PrivateContainerd> => {
-    const one = await PrivateContainerd.start({ bulkheadConfig, ...options });
-    started.push(one);
-    return one;
-  };
+  const machines: Kind[] = [];
   try {
-    // The snapshotter that hands over images came with containerd 1.7.
-    const images = await another({ version: '1.7', blockfile: true });
-    const cold = await another({ vmConfig: 'template = false\n' });
-    const kinds: Kind[] = [
-      { name: 'namespace', runtime: NAMESPACE, containerd: cloned },
-      { name: 'vm, cloned, shared directory', runtime: VM, containerd: cloned },
-      { name: 'vm, cloned, disk image', runtime: VM, containerd: images },
-      { name: 'vm, cold, shared directory', runtime: VM, containerd: cold },
-    ];
+    for (const kind of vmKinds) machines.push(await startKind(kind, { bulkheadConfig }));
+    const [first] = machines;
+    if (first === undefined) throw new Error('no kind of machine');
+    const kinds: Kind[] = [{ ...first, name: 'namespace', runtime: NAMESPACE }, ...machines];
     const parts = kinds.map(() => [] as number[][]);
     const starts = await interleave(
       rounds,
@@ -89,14 +68,46 @@ export async function benchVm(rounds: number, counts: readonly number[]): Promis
     const stacks = kinds.map(({ name }, index) =>
       stackOf(name, starts[index]?.samples ?? [], parts[index] ?? []),
     );
+    const beside = kinds.slice(0, 2);
+    const execs = await execTimes(beside, rounds);
+    const stdout = await interleave(
+      STDOUT_ROUNDS,
+      beside.map((kind) => ({
+        name: kind.name,
+        sample: () => stdoutRate(kind.containerd, contender(kind), STDOUT_MB),
+      })),
+    );
     const memory: MemoryRow[] = [];
-    for (const kind of kinds.slice(1)) {
+    for (const kind of machines) {
       for (const count of counts) memory.push(...(await memoryOf(kind, count)));
     }
-    return { starts, stacks, memory };
+    return { starts, stacks, execs, stdout, memory };
   } finally {
-    await Promise.all(started.map((each) => each.stop()));
+    await Promise.all(machines.map(({ containerd }) => containerd.stop()));
   }
+}
+
+/** As the other cases take it; the memory of its helpers is not measured by those. */
+const contender = ({ name, runtime }: Kind): Contender => ({
+  name,
+  runtime,
+  flags: [],
+  shim: '',
+  helpers: [],
+});
+
+async function execTimes(kinds: readonly Kind[], rounds: number): Promise<Series[]> {
+  const pods: { name: string; containerd: PrivateContainerd; id: string }[] = [];
+  for (const kind of kinds) {
+    const { name, containerd } = kind;
+    pods.push({ name, containerd, id: await idle(containerd, contender(kind)) });
+  }
+  const series = await interleave(
+    rounds,
+    pods.map(({ name, containerd, id }) => ({ name, sample: () => execTrue(containerd, id) })),
+  );
+  await Promise.all(pods.map(({ containerd, id }) => containerd.remove(id)));
+  return series;
 }
 
 function stackOf(name: string, totals: readonly number[], parts: readonly number[][]): Stack {
@@ -121,7 +132,7 @@ async function firstOutput({ containerd, runtime }: Kind): Promise<Start> {
   const at = await Promise.race([first, ended.then(() => Number.NaN)]);
   const code = await ended;
   if (code !== 0 || Number.isNaN(at)) throw new Error(`ctr run ${id}: exit ${code}: ${errors}`);
-  return { total: at - began, parts: runtime === VM ? partsOf(containerd, id, began, at) : undefined };
+  return { total: at - began, parts: runtime !== NAMESPACE ? partsOf(containerd, id, began, at) : undefined };
 }
 
 /** The engine's log has a line for each machine, with milliseconds since it began to make it. */
@@ -139,127 +150,8 @@ function partsOf(containerd: PrivateContainerd, id: string, began: number, at: n
   return points.slice(1).map((point, n) => point - (points[n] ?? 0));
 }
 
-/** What `count` idle pods hold, for each of them. */
-async function memoryOf(kind: Kind, count: number): Promise<MemoryRow[]> {
-  const { containerd, runtime } = kind;
-  const ids = Array.from({ length: count }, () => fresh('idle'));
-  for (const id of ids) {
-    const flags = ['-d', '--null-io'];
-    const result = await containerd.run(id, ['sleep', '100000'], { runtime, flags });
-    if (result.code !== 0) throw new Error(`ctr run -d ${id}: ${result.stderr}`);
-  }
-  // What starting has touched is part of the price; what is only being torn down is not.
-  await new Promise((resolve) => setTimeout(resolve, 2_000));
-  const of = (what: string, matches: (command: string) => boolean): MemoryRow[] => {
-    const found = pidsWhere((command, pid) => matches(command) && belongsTo(containerd, pid)).map(usage);
-    const sum = (key: keyof Usage): number =>
-      found.reduce((total, each) => total + each[key], 0) / 1024 / count;
-    const row = { kind: kind.name, pods: count };
-    return [
-      { ...row, what, private: sum('private'), pss: sum('pss') },
-      { ...row, what: 'guest memory', private: sum('guest'), pss: sum('guestPss') },
-      // Clones with private memory have it in common.
-      { ...row, what: 'template', private: 0, pss: sum('template') },
-    ].filter((each) => each.what === what || each.pss > 0);
-  };
-  const isQemu = (command: string): boolean => command.startsWith('qemu ');
-  const rows = [
-    ...of('qemu', isQemu),
-    ...of('virtiofsd', (command) => /^\S*virtiofsd /.test(command)),
-    ...of('monitor', (command) => command.includes('containerd-shim-bulkhead-vm-v2')),
-    ...of('engine', (command) => command.includes('engine.cjs')),
-  ];
-  await Promise.all(ids.map((id) => containerd.remove(id)));
-  await eventually('the machines to end', () => pidsWhere((command) => isQemu(command)).length === 0);
-  return rows;
-}
-
-/** The other containerd's processes are not counted: every one of ours has our state root in its environment or arguments. */
-function belongsTo({ bulkheadRoot }: PrivateContainerd, pid: number): boolean {
-  try {
-    const files = readdirSync(`/proc/${pid}/fd`).map((fd) => linkOf(`/proc/${pid}/fd/${fd}`));
-    const texts = [
-      readFileSync(`/proc/${pid}/cmdline`, 'utf8'),
-      readFileSync(`/proc/${pid}/environ`, 'utf8'),
-      ...files,
-    ];
-    return texts.some((text) => text.includes(bulkheadRoot));
-  } catch {
-    return false;
-  }
-}
-
-function linkOf(path: string): string {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return '';
-  }
-}
-
-/** Kilobytes of a process. */
-export interface Usage {
-  private: number;
-  pss: number;
-  /** Of the guest's memory: what this machine alone has, and its part of what machines have in common. */
-  guest: number;
-  guestPss: number;
-  /** Memory of templates that an engine holds. */
-  template: number;
-}
-
-/**
- * What a process holds of its own. The guest's memory is told apart by its mapping. Where it is a file that others may
- * map too (virtiofsd does), what of the file is filled counts, once, for QEMU: also pages that nobody has touched since
- * they were copied from the template. Where it is the template mapped privately, what was written to counts; the rest is
- * the template's.
- */
-export function usage(pid: number): Usage {
-  const total: Usage = { private: 0, pss: 0, guest: 0, guestPss: 0, template: 0 };
-  try {
-    const text = readFileSync(`/proc/${pid}/smaps`, 'utf8');
-    const files = memoryFiles(pid);
-    addMappings(total, text);
-    const shared = /^[0-9a-f]+-[0-9a-f]+ rw-s \S+ \S+ \d+ *\/memfd:/m.test(text);
-    const isQemu = readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('qemu\0');
-    if (isQemu && shared) total.guest = total.guestPss = Math.max(0, ...files.map(({ kib }) => kib));
-    if (!isQemu) {
-      for (const { name, kib } of files)
-        if (name.startsWith('/memfd:bulkhead template')) total.template += kib;
-    }
-  } catch {
-    // It has ended.
-  }
-  return total;
-}
-
-function memoryFiles(pid: number): { name: string; kib: number }[] {
-  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
-    const path = `/proc/${pid}/fd/${fd}`;
-    const name = linkOf(path);
-    return name.startsWith('/memfd:') ? [{ name, kib: (statSync(path).blocks * 512) / 1024 }] : [];
-  });
-}
-
-function addMappings(total: Usage, smaps: string): void {
-  let kind: 'own' | 'private guest' | 'shared guest' = 'own';
-  for (const line of smaps.split('\n')) {
-    const mapping = /^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \d+ *(.*)$/.exec(line);
-    if (mapping !== null) {
-      const [, flags = '', name = ''] = mapping;
-      if (!name.startsWith('/memfd:')) kind = 'own';
-      else kind = flags.endsWith('s') ? 'shared guest' : 'private guest';
-    }
-    const field = /^(Pss|Private_Clean|Private_Dirty):\s+(\d+) kB/.exec(line);
-    if (field === null || kind === 'shared guest') continue;
-    const isPss = field[1] === 'Pss';
-    const key = kind === 'own' ? (isPss ? 'pss' : 'private') : isPss ? 'guestPss' : 'guest';
-    total[key] += Number(field[2]);
-  }
-}
-
 /** The report as tables for a terminal. */
-export function vmTables({ stacks, memory }: VmReport): string {
+export function vmTables({ stacks, execs, stdout, memory }: VmReport): string {
   const lines = ['vm: from ctr run to the first output (ms, medians)'];
   for (const { name, parts } of stacks) {
     const total = parts.reduce((sum, { value }) => sum + value, 0);
@@ -268,19 +160,11 @@ export function vmTables({ stacks, memory }: VmReport): string {
       lines.push(`  ${label.padEnd(32)}${value.toFixed(0).padStart(8)}`);
     }
   }
-  lines.push('', 'vm: memory of an idle pod (MB)        pods  private      PSS');
-  const row = (label: string, pods: number, own: number, pss: number): string =>
-    `${label.padEnd(36)}${String(pods).padStart(6)}${own.toFixed(1).padStart(9)}${pss.toFixed(1).padStart(9)}`;
-  const groups = new Set(memory.map(({ kind, pods }) => `${kind} ${pods}`));
-  for (const group of groups) {
-    const rows = memory.filter(({ kind, pods }) => `${kind} ${pods}` === group);
-    const [first] = rows;
-    if (first === undefined) continue;
-    const sum = (key: 'private' | 'pss'): number => rows.reduce((total, each) => total + each[key], 0);
-    lines.push(row(first.kind, first.pods, sum('private'), sum('pss')));
-    for (const { what, pods, private: own, pss } of rows) lines.push(row(`  ${what}`, pods, own, pss));
-  }
-  return lines.join('\n');
+  for (const { contender, samples } of execs)
+    lines.push(`exec of true, ${contender}`.padEnd(34) + median(samples).toFixed(0).padStart(8));
+  for (const { contender, samples } of stdout)
+    lines.push(`stdout MB/s, ${contender}`.padEnd(34) + median(samples).toFixed(0).padStart(8));
+  return [...lines, '', memoryTable(memory)].join('\n');
 }
 
 /** The break-down as a plot; SVG text. */

@@ -2,6 +2,8 @@
 //
 //   node tools/build-native.mjs [--addon-only] [--sanitize=address,undefined]
 //
+// Last comes ffi-napi (tools/build-ffi.mjs), which nothing but the NVML probe needs.
+//
 // node-gyp would download Node's headers; they lie beside the node binary in every distribution of it, so it is given
 // those with --nodedir (`npm config set nodedir` has no effect on a node-gyp that is run directly).
 import { execFileSync } from 'node:child_process';
@@ -9,6 +11,7 @@ import { copyFileSync, existsSync, mkdirSync, renameSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildFfi } from './build-ffi.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
@@ -56,3 +59,4 @@ const built = join(root, 'build', sanitize === undefined ? 'Release' : 'Debug');
 install(join(built, 'addon.node'), 'addon.node');
 if (sanitize === undefined) install(join(built, 'seccomp-probe'), 'seccomp-probe');
 if (!addonOnly) run('make', ['-C', 'native', '-j2', '--no-print-directory']);
+if (sanitize === undefined && !addonOnly) buildFfi(gyp, gypArgs);

@@ -3,6 +3,7 @@
 //   src/engine/main.ts -> dist/engine.cjs
 //   src/cli/main.ts    -> dist/cli.main.cjs, run by dist/cli.cjs (tools/loader.cjs)
 //   @grpc/grpc-js      -> dist/grpc.cjs   required at run time, only by who speaks gRPC
+//   src/devices/gpu/nvml/main.ts -> dist/nvml.cjs   a process of its own; ffi-napi lies beside it (tools/build-ffi.mjs)
 //   yaml               -> dist/yaml.cjs   required at run time, only by who reads a CDI spec in YAML
 //
 // @grpc/grpc-js alone costs an engine about 60 ms of start and 4 MB, and most engines never speak
@@ -70,6 +71,7 @@ const common = {
 const entries = [
   { entry: 'src/engine/main.ts', outfile: 'engine.cjs', plugins: [lazy] },
   { entry: 'src/cli/main.ts', outfile: 'cli.main.cjs', plugins: [lazy, lazyBuiltins] },
+  { entry: 'src/devices/gpu/nvml/main.ts', outfile: 'nvml.cjs', plugins: [] },
   { entry: 'node_modules/@grpc/grpc-js/build/src/index.js', outfile: 'grpc.cjs', plugins: [] },
   { entry: 'node_modules/yaml/dist/index.js', outfile: 'yaml.cjs', plugins: [] },
 ];

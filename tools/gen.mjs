@@ -1,4 +1,4 @@
-// Generates src/gen/{bulkhead,containerd}.{js,d.ts} from proto/ (and test/gen/cri.{js,d.ts} from test/proto/).
+// Generates src/gen/{bulkhead,containerd,kata}.{js,d.ts} from proto/ (and test/gen/cri.{js,d.ts} from test/proto/).
 // Static code, encode and decode only: reflection costs 15-20 ms more at every start (docs/decisions/003-own-ttrpc.md).
 // 64-bit integers are plain numbers; a value above 2^53 keeps its leading 53 bits.
 import {
@@ -24,6 +24,7 @@ const compile = promisify(pbjs.main);
 const bundles = [
   { out: 'src/gen/bulkhead.js', dir: 'proto' },
   { out: 'src/gen/containerd.js', dir: 'proto/containerd' },
+  { out: 'src/gen/kata.js', dir: 'proto/kata' },
   { out: 'test/gen/cri.js', dir: 'test/proto' },
 ];
 

@@ -86,7 +86,9 @@ install_modules() {
   now=$(sha256sum package-lock.json | cut -d' ' -f1)
   [[ -f $stamp && $(<"$stamp") == "$now" ]] && return
   say 'npm ci'
-  npm ci --no-audit --no-fund --loglevel=error
+  # Nobody's scripts: what has to be compiled (ffi-napi, an optional dependency), the build compiles, with the headers that
+  # lie beside node.
+  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
   printf '%s\n' "$now" >"$stamp"
 }
 

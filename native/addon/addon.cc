@@ -20,6 +20,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define_files(env, exports);
   define_lend(env, exports);
   define_memory(env, exports);
+  define_mapped(env, exports);
   define_sockets(env, exports);
   define_terminal(env, exports);
   define_cgroup(env, exports);

@@ -9,6 +9,7 @@ void define_process(Napi::Env env, Napi::Object exports);   // pidfds, subreaper
 void define_files(Napi::Env env, Napi::Object exports);     // mount, openat2, flock
 void define_lend(Napi::Env env, Napi::Object exports);      // files for other credentials
 void define_memory(Napi::Env env, Napi::Object exports);    // anonymous files
+void define_mapped(Napi::Env env, Napi::Object exports);    // device-DAX nodes
 void define_sockets(Napi::Env env, Napi::Object exports);   // SCM_RIGHTS, SO_PEERCRED
 void define_terminal(Napi::Env env, Napi::Object exports);  // window size, raw mode
 void define_cgroup(Napi::Env env, Napi::Object exports);    // device programs, v1 events

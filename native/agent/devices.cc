@@ -86,15 +86,26 @@ bool find_below(const std::string& directory, const std::string& subsystem, int 
   });
 }
 
+// Device-DAX: the bus has all of them, …/region0/dax0.1/dax0.0.
+bool find_dax(const std::string& region, Device& device) {
+  const std::string all = "/sys/bus/dax/devices";
+  return any_entry(all, [&](const std::string& name) {
+    if (!real_path(all + "/" + name).starts_with(region + "/")) return false;
+    device = describe_device(all + "/" + name);
+    return true;
+  });
+}
+
 // The region that begins at this guest physical address, and the block device in it (of a
-// namespace, or of the pfn device that lies over it).
-bool find_pmem(uint64_t address, Device& device) {
+// namespace, or of the pfn device that lies over it), or its device-DAX ("dax").
+bool find_pmem(uint64_t address, const std::string& subsystem, Device& device) {
   const std::string regions = "/sys/bus/nd/devices";
   return any_entry(regions, [&](const std::string& name) {
     if (!name.starts_with("region")) return false;
     const std::string begin = read_line(regions + "/" + name + "/resource");
     if (begin.empty() || ::strtoull(begin.c_str(), nullptr, 0) != address) return false;
-    return find_below(real_path(regions + "/" + name), "block", 0, device);
+    const std::string region = real_path(regions + "/" + name);
+    return subsystem == "dax" ? find_dax(region, device) : find_below(region, "block", 0, device);
   });
 }
 
@@ -181,7 +192,7 @@ bool find_device(const DeviceMatch& match, Device& device) {
     case By::kBlockSerial:
       return find_block(match.text, device);
     case By::kPmemAddress:
-      return find_pmem(match.address, device);
+      return find_pmem(match.address, match.subsystem, device);
     case By::kVirtiofsTag:
       return find_virtiofs(match.text, device);
     case By::kNetMac:

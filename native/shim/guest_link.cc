@@ -23,6 +23,7 @@ constexpr uint32_t kFirstRetryMs = 2;
 constexpr uint32_t kLaterRetryMs = 20;
 constexpr uint32_t kFirstRetries = 100;
 constexpr size_t kMostPending = 1024;
+constexpr uint32_t kForgetCheckMs = 5;
 // What else a GuestReply holds, which is a frame of the engine's protocol.
 constexpr size_t kReplyOverhead = 256;
 
@@ -45,7 +46,8 @@ GuestLink::GuestLink(Poller& poller, ProcessEvents& processes, GuestEvents& gues
       name_(name),
       link_(poller, *this),
       retry_(poller, on_timer<GuestLink, &GuestLink::attempt>, this),
-      expiry_(poller, on_timer<GuestLink, &GuestLink::expire>, this) {}
+      expiry_(poller, on_timer<GuestLink, &GuestLink::expire>, this),
+      forgets_(poller, on_timer<GuestLink, &GuestLink::finish_forgets>, this) {}
 
 GuestLink::~GuestLink() {
   for (GuestProcess** list : {&processes_, &leaving_}) {
@@ -363,6 +365,32 @@ void GuestLink::forget(GuestProcess& process, uint64_t request) {
     process_events_.reply(request, EBUSY);
     return;
   }
+  if (process.awaits_reader()) {
+    process.forget_later(request);
+    forgets_.arm(kForgetCheckMs);
+  } else {
+    finish_forget(process, request);
+  }
+}
+
+// There is no event for a reader that comes.
+void GuestLink::finish_forgets() {
+  bool more = false;
+  for (GuestProcess* process = processes_; process != nullptr;) {
+    GuestProcess* following = process->next;
+    if (uint64_t request = process->forgetting(); request != 0) {
+      if (process->awaits_reader()) {
+        more = true;
+      } else {
+        finish_forget(*process, request);
+      }
+    }
+    process = following;
+  }
+  if (more) forgets_.arm(kForgetCheckMs);
+}
+
+void GuestLink::finish_forget(GuestProcess& process, uint64_t request) {
   // The agent's answer is for nobody.
   if (open()) send(encode_agent_forget(next_number_++, process.key()));
   unlink_from(&processes_, &process);

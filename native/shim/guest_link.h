@@ -97,6 +97,8 @@ class GuestLink final : private MuxHandler {
   void arm_expiry();
   void send(const std::string& message);
   void drop(GuestProcess* process);
+  void finish_forget(GuestProcess& process, uint64_t request);
+  void finish_forgets();
 
   Poller& poller_;
   ProcessEvents& process_events_;
@@ -116,6 +118,7 @@ class GuestLink final : private MuxHandler {
   uint32_t next_stream_ = 1;
   std::vector<Pending> pending_;
   Timer expiry_;
+  Timer forgets_;
   GuestProcess* processes_ = nullptr;
   GuestProcess* leaving_ = nullptr;  // forgotten, but output is still on its way
 };

@@ -11,7 +11,7 @@ namespace {
 // time holds it up for no longer, one that is merely slow for the second.
 constexpr uint32_t kStalledMs = 1000;
 constexpr uint32_t kSlowMs = 10000;
-// Output of a process that the engine has forgotten.
+// Output of a process that the engine has forgotten, or wants to forget.
 constexpr uint32_t kLeaveMs = 10000;
 
 uint64_t wall_clock_ns() {
@@ -39,6 +39,7 @@ ProcessState GuestProcess::state() const {
   if (state.exited) {
     state.wait_status = wait_status_;
     state.exited_at_ns = ended_at_ns_;
+    state.output_waits = awaits_reader();
   }
   state.running = executed_;
   return state;
@@ -148,6 +149,10 @@ void GuestProcess::tell_exit() {
   exit_timer_.cancel();
   phase_ = Phase::kExited;
   events_.exited(state());
+}
+
+bool GuestProcess::awaits_reader() const {
+  return stdio_.awaits_reader() && Poller::now_ms() - ended_ms_ < kLeaveMs;
 }
 
 bool GuestProcess::may_go() const {

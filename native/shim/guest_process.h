@@ -32,7 +32,10 @@ class GuestProcess {
   // Continue of the engine: true when the agent is to be asked.
   bool proceed(uint64_t request);
   // The engine is another one: nobody waits for an answer any more.
-  void forget_request() { request_ = 0; }
+  void forget_request() {
+    request_ = 0;
+    forget_request_ = 0;
+  }
 
   // The agent's messages. Those that its state does not expect change nothing.
   void launched(uint32_t pid, std::string_view paused_at);
@@ -42,6 +45,12 @@ class GuestProcess {
   void ended(uint32_t wait_status);
   // The guest is gone. True: as above.
   bool lost();
+
+  // Forgotten now, what it wrote would be lost: nobody has had a chance to read it.
+  bool awaits_reader() const;
+  // The engine waits for that to be over. 0: it does not.
+  uint64_t forgetting() const { return forget_request_; }
+  void forget_later(uint64_t request) { forget_request_ = request; }
 
   // Forgotten by the engine, while output is still on its way.
   void leave() { left_at_ms_ = Poller::now_ms(); }
@@ -63,6 +72,7 @@ class GuestProcess {
   std::string key_;
   Phase phase_ = Phase::kStarting;
   uint64_t request_;  // of the engine, that Launched or Started will answer
+  uint64_t forget_request_ = 0;
   bool executed_ = false;
   std::string paused_at_;
   uint32_t pid_ = 0;

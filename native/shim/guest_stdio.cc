@@ -51,10 +51,14 @@ Status GuestStdio::open_stdin(std::string_view name, bool at_gate) {
 Status GuestStdio::open_output(int index, std::string_view name, bool append) {
   if (name.empty()) return success();
   std::string path(name);
+  // ENXIO: a fifo without a reader (fifo(7)).
+  UniqueFd reader_is_there(::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
   int create = append ? O_CREAT | O_APPEND : 0;
   UniqueFd keeper(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | create, 0644));
   if (!keeper) return fail(name, "open");
-  if (!is_fifo(keeper.get())) {
+  if (is_fifo(keeper.get())) {
+    unread_[index] = !reader_is_there;
+  } else {
     keeper = reopen(keeper.get(), O_WRONLY | O_NONBLOCK | O_APPEND);
     if (!keeper) return fail(name, "open");
   }
@@ -131,6 +135,15 @@ uint64_t GuestStdio::written() const {
 bool GuestStdio::draining() const {
   for (int i = 0; i < kOutputs; i++) {
     if (has_output_[i] && !outputs_[i].done()) return true;
+  }
+  return false;
+}
+
+// What descendants hold open and have not written to is not waited for.
+bool GuestStdio::awaits_reader() const {
+  if (!ended_) return false;
+  for (int i = 0; i < kOutputs; i++) {
+    if (unread_[i] && (late_readers_[i].waits() || !outputs_[i].settled())) return true;
   }
   return false;
 }

@@ -40,6 +40,8 @@ class GuestStdio {
   uint64_t written() const;
   // Output is still to come, from descendants or because its reader is slow.
   bool draining() const;
+  // The process has ended, and what it wrote waits for a reader that has never been there.
+  bool awaits_reader() const;
 
  private:
   static constexpr int kOutputs = 2;
@@ -62,6 +64,8 @@ class GuestStdio {
   StreamSource stdin_;
   StreamSink outputs_[kOutputs];
   LateReader late_readers_[kOutputs];
+  // A fifo that nobody had open for reading when it was opened here.
+  bool unread_[kOutputs] = {false, false};
 };
 
 }  // namespace bulkhead::shim

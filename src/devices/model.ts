@@ -5,6 +5,7 @@
  * start.
  */
 import type { HostTree } from './host_tree.ts';
+import type { NvmlAnswer } from './gpu/nvml/ask.ts';
 import type { PciFunction } from './pci.ts';
 
 export type WallName = 'namespace' | 'vm' | 'sentry';
@@ -28,6 +29,8 @@ export interface Machine {
   /** Address bits that a guest's processor has; the host's, for walls that pass its processor on. */
   physicalBits: number | undefined;
   numaNodes: readonly number[];
+  /** What NVIDIA's management library says; undefined: it was not asked. */
+  nvml?: NvmlAnswer | undefined;
 }
 
 export interface IommuFacts {

@@ -21,8 +21,24 @@ const host = new FakeTree({
   '/proc/driver/nvidia/version':
     'NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 1 00:00:00 UTC 2026\n',
 });
-const input = { host, mapSync: () => {}, annotations: {} };
+const input = { host, mapSync: () => {}, annotations: {}, wall: 'namespace' as const };
 const mount = (path: string): ContainerEdits => ({ mounts: [{ hostPath: path, containerPath: '/pmem' }] });
+
+describe('persistent memory behind the vm wall', () => {
+  const device = found('bulkhead.io/pmem', mount('/mnt/p'));
+
+  it('is no directory, unless what does not last is allowed', () => {
+    const refusal = checkNamed([device], { ...input, wall: 'vm' });
+    expect(refusal).toEqual({
+      check: 'map-sync',
+      sentence:
+        'PMEM volume /mnt/p: MAP_SYNC not supported (a guest has a directory over virtio-fs, without DAX); writes would not be durable',
+      fix: 'make a volume in it (bulkhead devices pmem format /mnt/p/VOLUME --size SIZE) and mount that with type ext4 and option dax, or set the annotation bulkhead.io/allow-nonpersistent=true to go on',
+    });
+    const annotations = { 'bulkhead.io/allow-nonpersistent': 'true' };
+    expect(checkNamed([device], { ...input, wall: 'vm', annotations })).toBeUndefined();
+  });
+});
 
 describe('a GPU’s spec', () => {
   const library = (version: string): ContainerEdits => mount(`/usr/lib64/libcuda.so.${version}`);

@@ -6,11 +6,9 @@ import type { FoundDevice } from './cdi/registry.ts';
 import { staleSpec, staleSpecs } from './gpu/checks.ts';
 import { probeNvidia } from './gpu/nvidia.ts';
 import type { HostTree } from './host_tree.ts';
-import type { Refusal } from './model.ts';
-import { noMapSync } from './pmem/checks.ts';
+import type { Refusal, WallName } from './model.ts';
+import { ALLOW_NONPERSISTENT, noMapSync } from './pmem/checks.ts';
 
-/** Of config.json: "true" starts a container also where its persistent memory is not persistent. */
-export const ALLOW_NONPERSISTENT = 'bulkhead.io/allow-nonpersistent';
 /** mmap(2), and open(2) with O_TMPFILE on file systems that cannot have DAX either. */
 const notDurable = new Set(['EOPNOTSUPP', 'EINVAL', 'EISDIR']);
 const PMEM_KIND = 'bulkhead.io/pmem';
@@ -20,6 +18,7 @@ export interface NamedChecks {
   /** Throws with `code` EOPNOTSUPP when stores to memory mapped from the path are not durable. */
   mapSync: (path: string) => void;
   annotations: Readonly<Record<string, string>>;
+  wall: WallName;
 }
 
 /** The first reason against the devices; undefined: none. */
@@ -39,13 +38,15 @@ function staleDriver(devices: readonly FoundDevice[], { host }: NamedChecks): Re
 /** A file system is tried, not believed: mount options say dax where the file's own flags or the device do not. */
 function notPersistent(
   devices: readonly FoundDevice[],
-  { mapSync, annotations }: NamedChecks,
+  { mapSync, annotations, wall }: NamedChecks,
 ): Refusal | undefined {
   if (annotations[ALLOW_NONPERSISTENT] === 'true') return undefined;
   const paths = devices
     .filter(({ file }) => file.spec.kind === PMEM_KIND)
     .flatMap(({ device }) => (device.containerEdits.mounts ?? []).map(({ hostPath }) => hostPath));
+  const allow = `set the annotation ${ALLOW_NONPERSISTENT}=true to go on`;
   for (const path of paths) {
+    if (wall === 'vm') return { check: 'map-sync', ...overVirtioFs(path, allow) };
     try {
       mapSync(path);
     } catch (error) {
@@ -53,9 +54,16 @@ function notPersistent(
       // Nothing else speaks of durability: a read-only file system takes no writes, a missing one fails the mount.
       if (!notDurable.has(code)) continue;
       const { sentence, fix } = noMapSync(path);
-      const allow = `set the annotation ${ALLOW_NONPERSISTENT}=true to go on`;
       return { check: 'map-sync', sentence, fix: `${fix}, or ${allow}` };
     }
   }
   return undefined;
+}
+
+/** A directory of the host is shared with a guest, and what is shared is not mapped. */
+function overVirtioFs(path: string, allow: string): Omit<Refusal, 'check'> {
+  return {
+    sentence: `PMEM volume ${path}: MAP_SYNC not supported (a guest has a directory over virtio-fs, without DAX); writes would not be durable`,
+    fix: `make a volume in it (bulkhead devices pmem format ${path}/VOLUME --size SIZE) and mount that with type ext4 and option dax, or ${allow}`,
+  };
 }

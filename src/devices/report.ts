@@ -1,6 +1,7 @@
 /** What this node can pass to which wall, and why not: one row a device, made of probes and checks. */
 import type { CdiRegistry } from './cdi/registry.ts';
 import { gpuSharingChecks, gpuVmChecks, type GpuSubject } from './gpu/checks.ts';
+import { TOPOLOGY } from './gpu/nvml/facts.ts';
 import { probeGpus } from './gpu/probe.ts';
 import { formatSize, runChecks, wallNames, type Machine, type Refusal, type WallName } from './model.ts';
 import { className, isGpu, isNvSwitch } from './pci.ts';
@@ -31,6 +32,8 @@ export interface DeviceRow {
 export interface DeviceReport {
   iommu: { on: boolean; interruptRemapping: 'on' | 'off' | 'unknown'; vfioPci: boolean; iommufd: boolean };
   nvidiaDriver?: string;
+  /** Why MIG UUIDs and topology are missing, when they are. */
+  nvmlUnavailable?: string;
   devices: DeviceRow[];
   cdi: { devices: string[]; errors: Record<string, string[]> };
 }
@@ -53,6 +56,7 @@ export function deviceReport(input: ReportInput): DeviceReport {
   return {
     iommu: { on, interruptRemapping, vfioPci, iommufd },
     ...(facts.nvidia === undefined ? {} : { nvidiaDriver: facts.nvidia.version }),
+    ...(facts.nvmlUnavailable === undefined ? {} : { nvmlUnavailable: facts.nvmlUnavailable }),
     devices: [...gpus, ...others, ...probePmem(machine).map((device) => pmemRow(input, device))],
     cdi: {
       devices: registry.names,
@@ -130,6 +134,10 @@ function gpuNotes({ nvidia, nvSwitch, facts, pci }: GpuSubject, machine: Machine
     notes.push(`partitioned by MIG into ${nvidia.mig.length}`);
   if (nvSwitch) notes.push('goes where its GPUs go, all of them together');
   else if (facts.devices.some((other) => other.nvSwitch)) notes.push('connected by NVSwitch');
+  for (const { pair, level } of facts.nvidia?.links ?? []) {
+    const other = pair.includes(pci.address) ? pair.find((address) => address !== pci.address) : undefined;
+    if (other !== undefined) notes.push(`with ${other}: ${TOPOLOGY[level] ?? `level ${level}`}`);
+  }
   if (pci.numaNode !== undefined && machine.numaNodes.length > 1) {
     notes.push(`CPUs and memory should be of NUMA node ${pci.numaNode}`);
   }
@@ -164,18 +172,22 @@ function pmemRow(input: ReportInput, device: PmemDevice): DeviceRow {
   const mounted = device.mounts.map(
     ({ path, type, dax }) => `mounted at ${path} (${type}${dax ? ', dax' : ''})`,
   );
+  // What is there already is not looked at: reading a device that somebody stores to would mean nothing.
+  const begins = `for a virtual machine it must have been prepared once: bulkhead devices pmem format --mode devdax ${device.node}`;
+  const notes = device.mode === 'devdax' && device.node !== '' ? [...mounted, begins] : mounted;
   const as = (wall: WallName): string => {
     if (direct !== undefined)
-      return wall === 'vm' ? `virtio-pmem from a file in ${direct.path}` : `DAX file system ${direct.path}`;
+      return wall === 'vm' ? `NVDIMM from a file in ${direct.path}` : `DAX file system ${direct.path}`;
     if (device.mounts.length > 0) return 'file system without DAX';
-    return wall === 'vm' ? `virtio-pmem from ${device.node}` : pmemAs[device.mode];
+    if (wall === 'vm') return device.mode === 'devdax' ? `NVDIMM from ${device.node}` : 'disk';
+    return pmemAs[device.mode];
   };
   return {
     kind: 'pmem',
     id: device.id,
     name: `${device.mode} ${formatSize(device.size)}${device.node === '' ? '' : ` ${device.node}`}`,
     ...(device.numaNode === undefined ? {} : { numaNode: device.numaNode }),
-    ...(mounted.length > 0 ? { notes: mounted } : {}),
+    ...(notes.length > 0 ? { notes } : {}),
     walls: verdicts(input, (wall) => ({
       as: as(wall),
       why: runChecks(pmemChecks, device, input.machine, wall),

@@ -26,6 +26,7 @@ const good: SelftestActions = {
   mapSync: () => {},
   bind: async () => '/dev/vfio/40',
   release: async () => {},
+  nvml: async () => ({ facts: { driver: '570.86.15', gpus: [], links: [] } }),
 };
 const failed = async (name: string, changes: Partial<SelftestActions>, addresses: string[] = []) =>
   (await selftest(machine(name), addresses, { ...good, ...changes })).filter(({ ok }) => !ok);
@@ -45,6 +46,15 @@ describe('the self-test', () => {
     expect(errors.map(({ detail }) => detail)).toContain('EACCES');
     expect(await failed('one-gpu', { read: failing('ENOENT') })).toEqual([
       expect.objectContaining({ test: 'libraries', detail: 'ENOENT' }),
+    ]);
+  });
+
+  it('asks NVML, and says what it lacks', async () => {
+    const asked = await selftest(machine('one-gpu'), [], good);
+    expect(asked.find(({ test }) => test === 'NVML')).toMatchObject({ ok: true, detail: 'ok' });
+    const nvml: SelftestActions['nvml'] = async () => ({ unavailable: 'ffi-napi is not installed' });
+    expect(await failed('one-gpu', { nvml })).toEqual([
+      expect.objectContaining({ test: 'NVML', detail: 'ffi-napi is not installed' }),
     ]);
   });
 

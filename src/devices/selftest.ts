@@ -8,6 +8,9 @@
  */
 import type { ContainerEdits } from './cdi/types.ts';
 import { nvidiaSpec } from './gpu/contribute.ts';
+import { probeNvidia } from './gpu/nvidia.ts';
+import type { NvmlAnswer } from './gpu/nvml/ask.ts';
+import { withNvml } from './gpu/nvml/merge.ts';
 import { probeGpus } from './gpu/probe.ts';
 import type { Machine } from './model.ts';
 import { PCI_DEVICES } from './pci.ts';
@@ -33,6 +36,8 @@ export interface SelftestActions {
   bind: (address: string) => Promise<string>;
   /** Gives it back. */
   release: (address: string) => Promise<void>;
+  /** Asks NVIDIA's management library. */
+  nvml: () => Promise<NvmlAnswer>;
 }
 
 const PAGE = 4096;
@@ -45,7 +50,11 @@ export async function selftest(
   addresses: readonly string[],
   actions: SelftestActions,
 ): Promise<TestResult[]> {
-  const results = [...gpuTests(machine, actions), ...pmemTests(machine, actions)];
+  const results = [
+    ...gpuTests(machine, actions),
+    ...(await nvmlTests(machine, actions)),
+    ...pmemTests(machine, actions),
+  ];
   for (const address of addresses) results.push(...(await vfioTests(machine, address, actions)));
   return results;
 }
@@ -84,6 +93,17 @@ function gpuTests(machine: Machine, { open, read }: SelftestActions): TestResult
       for (const path of libraries) read(path);
       return `${libraries.length} files`;
     }),
+  ];
+}
+
+/** What it says must fit what the kernel's driver says of the same GPUs. */
+async function nvmlTests({ host }: Machine, { nvml }: SelftestActions): Promise<TestResult[]> {
+  const driver = probeNvidia(host);
+  if (driver === undefined) return [];
+  const { unavailable } = withNvml(driver, await nvml());
+  const detail = unavailable ?? 'ok';
+  return [
+    { subject: `NVIDIA driver ${driver.version}`, test: 'NVML', ok: unavailable === undefined, detail },
   ];
 }
 

@@ -28,6 +28,7 @@ import { rehearse } from './rehearsal.ts';
 import { EngineServer } from './server.ts';
 import { eventSinks } from './events.ts';
 import { grpcAcceptor } from './grpc.ts';
+import { kataSupport } from './kata.ts';
 
 const LISTEN_FD = 3;
 
@@ -59,7 +60,9 @@ async function main(): Promise<void> {
   backends.register(
     new SentryBackend(host, sentryHost(join(import.meta.dirname, 'bulkhead-sentry'), config.root)),
   );
-  backends.register(new VmBackend(host, vmHost(config.vm, config.root, log), passing));
+  const agent = await kataSupport(config.vm.agent);
+  const vm = new VmBackend(host, vmHost(config.vm, config.root, log, agent), passing);
+  backends.register(vm);
   const { cdiSpecDirs } = config;
   const parsedAhead = new ParsedAhead();
   const ctx = { store, backends, log, now: Date.now, cdiSpecDirs, savesLater: true, parsedAhead };
@@ -75,6 +78,7 @@ async function main(): Promise<void> {
   const server = new EngineServer({
     session: { ctx, router, acceptGrpc: grpcAcceptor(router), eventsFor: sinks, log },
     shim: { ctx, protocol: config.protocol, version: VERSION, features: () => features(seccompInfo()) },
+    runInGuest: (pod, executor, process) => vm.runInGuest(pod, executor, process),
     log,
     idleTimeoutMs: config.idleTimeoutMs,
     onIdle: () => {

@@ -5,8 +5,16 @@
 import { errnoName, errnoText } from '../base/errno.ts';
 import type { bulkhead } from '../gen/bulkhead.js';
 import { LaunchError } from '../sandbox/executor.ts';
+import { HeldProcesses } from './held_processes.ts';
 import { MonitorGuests } from './monitor_guests.ts';
-import type { Executor, LaunchOptions, LaunchResult, ProcessExit, StdioPaths } from '../sandbox/executor.ts';
+import type {
+  Executor,
+  HeldProcess,
+  LaunchOptions,
+  LaunchResult,
+  ProcessExit,
+  StdioPaths,
+} from '../sandbox/executor.ts';
 
 type ToMonitor = bulkhead.executor.v1.IToMonitor;
 type ToEngine = bulkhead.executor.v1.ToEngine;
@@ -21,6 +29,7 @@ export class MonitorExecutor implements Executor {
   readonly guests: MonitorGuests;
   readonly #send: (message: ToMonitor) => void;
   readonly #pending = new Map<number, Pending>();
+  readonly #held = new HeldProcesses();
   readonly #exitListeners = new Set<(exit: ProcessExit) => void>();
   #nextRequest = 1;
 
@@ -28,6 +37,11 @@ export class MonitorExecutor implements Executor {
   constructor(send: (message: ToMonitor) => void, guests: readonly string[] = []) {
     this.#send = send;
     this.guests = new MonitorGuests(send, () => this.#nextRequest++, guests);
+  }
+
+  hold(key: string, process: HeldProcess): (exit: Omit<ProcessExit, 'key'>) => void {
+    this.#held.add(key, process);
+    return (exit) => this.#tellExit({ key, ...exit });
   }
 
   launch(
@@ -42,23 +56,26 @@ export class MonitorExecutor implements Executor {
   }
 
   proceed(key: string): Promise<LaunchResult> {
-    return this.#request((request) => ({ continue: { request, key } }));
+    return this.#held.get(key)?.proceed() ?? this.#request((request) => ({ continue: { request, key } }));
   }
 
   async signal(key: string, signum: number): Promise<void> {
-    await this.#request((request) => ({ signal: { request, key, signal: signum } }));
+    await (this.#held.get(key)?.signal(signum) ??
+      this.#request((request) => ({ signal: { request, key, signal: signum } })));
   }
 
   async resize(key: string, width: number, height: number): Promise<void> {
-    await this.#request((request) => ({ resize: { request, key, width, height } }));
+    await (this.#held.get(key)?.resize(width, height) ??
+      this.#request((request) => ({ resize: { request, key, width, height } })));
   }
 
   async closeStdin(key: string): Promise<void> {
-    await this.#request((request) => ({ closeStdin: { request, key } }));
+    await (this.#held.get(key)?.closeStdin() ??
+      this.#request((request) => ({ closeStdin: { request, key } })));
   }
 
   async forget(key: string): Promise<void> {
-    await this.#request((request) => ({ forget: { request, key } }));
+    await (this.#held.forget(key) ?? this.#request((request) => ({ forget: { request, key } })));
   }
 
   onExit(listener: (exit: ProcessExit) => void): () => void {
@@ -86,11 +103,15 @@ export class MonitorExecutor implements Executor {
         exitedAtNs: exitedAtNs ?? 0,
         ...(outputWaits === true && { outputWaits }),
       };
-      for (const listener of this.#exitListeners) listener(exit);
+      this.#tellExit(exit);
     } else {
       return this.guests.handle(message);
     }
     return true;
+  }
+
+  #tellExit(exit: ProcessExit): void {
+    for (const listener of this.#exitListeners) listener(exit);
   }
 
   /** The monitor is gone: everything under way fails. */

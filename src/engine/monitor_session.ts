@@ -16,7 +16,7 @@ import type { Wall } from '../sandbox/backend.ts';
 import type { TaskPeer } from './bind.ts';
 import type { TaskEvents } from '../task/events.ts';
 import { TaskService } from '../task/service.ts';
-import { frame } from './frames.ts';
+import { frame } from '../base/frames.ts';
 import { MonitorExecutor } from './monitor_executor.ts';
 import { recoverContainers } from './recover.ts';
 

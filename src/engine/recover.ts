@@ -57,11 +57,22 @@ async function recoverContainer(
     return;
   }
   session.tasks.adopt(container);
+  await recall(session, container, states);
   for (const process of [container.init, ...container.execs.values()]) {
     await applyState(session, container, process, states.get(process.key));
   }
   for (const process of [...container.execs.values(), container.init])
     announce(session, container, process, states.get(process.key));
+}
+
+/** Of processes that the wall holds itself the monitor knows nothing. */
+async function recall(
+  session: MonitorSession,
+  container: Container,
+  states: Map<string, IProcessState>,
+): Promise<void> {
+  const held = await container.backend.recall?.(container.record, session.executor);
+  for (const state of held ?? []) states.set(state.key, state);
 }
 
 /** The create was cut short; containerd's request will come again and start from nothing. */

@@ -21,7 +21,7 @@ import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { StateStore } from '../state/index.ts';
 import type { TaskPeer } from './bind.ts';
-import { FrameReader } from './frames.ts';
+import { FrameReader } from '../base/frames.ts';
 import { MonitorSession } from './monitor_session.ts';
 
 const { ToEngine, ToMonitor } = bulkhead.executor.v1;

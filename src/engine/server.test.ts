@@ -65,6 +65,7 @@ class Rig {
       },
       shim: { ctx, protocol: 'ttrpc', version: '0', features: () => ({ ociVersionMax: '1.3.0' }) },
       log: silentLogger,
+      runInGuest: () => Promise.reject(new Error('no guests here')),
       idleTimeoutMs,
       onIdle: () => (this.idle += 1),
     });

@@ -1,12 +1,13 @@
 /**
- * The engine's socket: monitors (for as long as their pod lives) and launchers (one question each) connect here.
- * The first message says which.
+ * The engine's socket: monitors (for as long as their pod lives), launchers (one question each) and who runs something
+ * in a guest connect here. The first message says which.
  */
 import { createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
 import type { Logger } from '../base/log.ts';
 import { bulkhead } from '../gen/bulkhead.js';
-import { frame, readMessages } from './frames.ts';
+import { frame, readMessages } from '../base/frames.ts';
+import { GuestExec, type RunInGuest } from './guest_exec.ts';
 import { MonitorSession, PROTOCOL } from './monitor_session.ts';
 import type { SessionDeps } from './monitor_session.ts';
 import { answerShim } from './shim_actions.ts';
@@ -17,6 +18,8 @@ const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 export interface EngineServerOptions {
   session: Omit<SessionDeps, 'isHeld'>;
   shim: Omit<ShimActionDeps, 'sessionOf'>;
+  /** For `bulkhead guest exec`. */
+  runInGuest: RunInGuest;
   log: Logger;
   /** 0: stay for ever. */
   idleTimeoutMs: number;
@@ -75,6 +78,7 @@ export class EngineServer {
 
   #accept(socket: Socket): void {
     let session: MonitorSession | undefined;
+    let exec: GuestExec | undefined;
     const log = this.#o.log;
     clearTimeout(this.#idleTimer);
     this.#sockets.add(socket);
@@ -85,6 +89,7 @@ export class EngineServer {
         this.#sessions.delete(session);
         session.closed();
       }
+      exec?.abandon();
       this.#armIdle();
     });
     readMessages(
@@ -93,6 +98,8 @@ export class EngineServer {
         this.#lastMessage = performance.now();
         const message = ToEngine.decode(bytes);
         if (session !== undefined) session.handle(message);
+        else if (exec !== undefined) exec.input(message.guestExecInput ?? {});
+        else if (message.guestExec) exec = this.#guestExec(socket, message.guestExec);
         else if (message.hello) session = this.#hello(socket, message.hello);
         else if (message.shimRequest) void this.#answer(socket, message.shimRequest);
         else socket.destroy();
@@ -130,6 +137,15 @@ export class EngineServer {
     };
     const reply = await answerShim(deps, request);
     socket.write(frame(ToMonitor.encode({ shimReply: reply }).finish()));
+  }
+
+  #guestExec(socket: Socket, request: bulkhead.executor.v1.IGuestExec): GuestExec {
+    const session = [...this.#sessions].find(
+      ({ namespace, group }) => namespace === request.namespace && group === request.group,
+    );
+    const exec = new GuestExec(session, request, this.#o.runInGuest);
+    void exec.end().then((guestExecEnd) => socket.end(frame(ToMonitor.encode({ guestExecEnd }).finish())));
+    return exec;
   }
 
   #armIdle(): void {

@@ -251,6 +251,13 @@ export interface Addon {
    * EOPNOTSUPP when a store to that memory is not durable by itself.
    */
   mapSync(path: string, length: number): void;
+  /**
+   * Bytes of a device that is only reached by mmap(2) (device-DAX). `align`: what its mappings are made of, in bytes. At
+   * most 64 MiB at once. Throws EINVAL where there is nothing; reading behind the end of a file is SIGBUS, as ever.
+   */
+  readMapped(path: string, offset: number, align: number, length: number): Buffer;
+  /** Writes to such a device; durable when it returns. */
+  writeMapped(path: string, offset: number, align: number, data: Uint8Array): void;
   /** Names in a directory beneath a root, in no order. */
   listInRoot(root: string, path: string): string[];
   /** mkfifo(3) with exactly this mode, whatever the umask. */

@@ -204,6 +204,23 @@ describe('files', () => {
     expect(readdirSync(root)).toEqual(before);
   });
 
+  it('are read and written by mappings where there is nothing else', () => {
+    // Any file can be mapped; device-DAX has no other way, and is in the lab only.
+    const path = join(root, 'mapped');
+    writeFileSync(path, Buffer.alloc(3 * 8192, 'x'));
+    addon().writeMapped(path, 8190, 4096, Buffer.from('abcd'));
+    expect(addon().readMapped(path, 8188, 8192, 8).toString()).toBe('xxabcdxx');
+    expect(readFileSync(path).indexOf('abcd')).toBe(8190);
+    addon().writeMapped(path, 0, 4096, Buffer.alloc(0));
+    failsWith('ENOENT', () => addon().readMapped(join(root, 'no'), 0, 4096, 1));
+    failsWith('EISDIR', () => addon().writeMapped(root, 0, 4096, Buffer.from('x')));
+    failsWith('ENODEV', () => addon().readMapped(root, 0, 4096, 1));
+    failsWith('EFBIG', () => addon().writeMapped(path, 0, 4096, Buffer.alloc((64 << 20) + 1)));
+    expect(() => addon().readMapped(path, 0, 4095, 1)).toThrow('align');
+    expect(() => addon().readMapped(path, 0, 4096, 0)).toThrow('length');
+    expect(() => addon().writeMapped(path, -1, 4096, Buffer.from('x'))).toThrow('offset');
+  });
+
   it('must be regular and small enough', () => {
     execFileSync('mkfifo', [join(root, 'fifo')]);
     symlinkSync('/proc/self/root/etc/passwd', join(root, 'magic'));

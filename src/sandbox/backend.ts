@@ -6,7 +6,7 @@
 import type { Any } from '../metrics/index.ts';
 import type { LinuxResources, Process, Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
-import type { Executor, LaunchResult, StdioPaths } from './executor.ts';
+import type { Executor, HeldState, LaunchResult, StdioPaths } from './executor.ts';
 
 export type Wall = 'namespace' | 'vm' | 'sentry';
 
@@ -73,6 +73,8 @@ export interface Backend {
   beforeStart?(record: ContainerRecord, executor: Executor): Promise<void>;
   /** Launches a further process in the container, up to its gate or, without one, through execve. */
   exec(record: ContainerRecord, input: ExecInput): Promise<LaunchResult>;
+  /** After a restart of the engine: takes up processes that the wall holds itself; resolves with those it has. */
+  recall?(record: ContainerRecord, executor: Executor): Promise<HeldState[]>;
   pause(record: ContainerRecord, executor: Executor): Promise<void>;
   resume(record: ContainerRecord, executor: Executor): Promise<void>;
   update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void>;

@@ -73,7 +73,7 @@ function isFound(found: FoundDevice | undefined): found is FoundDevice {
 /** What a spec file promises may not hold any more. FailedPrecondition with the first reason. */
 async function checkFound(
   { annotations = {} }: Spec,
-  { op, id }: DeviceRequest,
+  { op, id, wall }: DeviceRequest,
   found: readonly FoundDevice[],
 ): Promise<void> {
   const [{ checkNamed }, { hostTree }, { addon }] = await Promise.all([
@@ -82,7 +82,7 @@ async function checkFound(
     import('../native/index.ts'),
   ]);
   const mapSync = (path: string): void => addon().mapSync(path, PAGE);
-  const refusal = checkNamed(found, { host: hostTree(), mapSync, annotations });
+  const refusal = checkNamed(found, { host: hostTree(), mapSync, annotations, wall });
   if (refusal === undefined) return;
   const { sentence: reason, fix: remedy } = refusal;
   throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op, id, reason, remedy });

@@ -106,7 +106,32 @@ export interface Guests {
   onClosed(listener: (guest: string, reason: string) => void): () => void;
 }
 
+/**
+ * A process that the wall itself holds, because the agent of its guest has a protocol of its own. Methods are those of
+ * the executor without the key.
+ */
+export interface HeldProcess {
+  proceed(): Promise<LaunchResult>;
+  signal(signum: number): Promise<void>;
+  resize(width: number, height: number): Promise<void>;
+  closeStdin(): Promise<void>;
+  forget(): Promise<void>;
+}
+
+/** One of them that an earlier engine had started to hold. */
+export interface HeldState {
+  key: string;
+  pid: number;
+  /** It was started; false: it waits for that. */
+  running: boolean;
+}
+
 export interface Executor {
+  /**
+   * Puts a process under its key: the methods below lead to it from now on, until it is forgotten. Returns how its exit
+   * is told. Undefined: this executor ends before its processes.
+   */
+  hold?(key: string, process: HeldProcess): (exit: Omit<ProcessExit, 'key'>) => void;
   /** Undefined: this executor has no way into guests. */
   readonly guests?: Guests;
   /** Ends before what it launches, and so cannot keep `diesWith`: who needs that has to see to it himself. */

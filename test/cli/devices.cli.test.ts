@@ -281,7 +281,7 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     const table = await cli.ok('devices', ...at);
     expect(table).toContain('IOMMU off');
     expect(table).toMatch(
-      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +virtio-pmem from a file in \/mnt\/fast +no\n/,
+      /namespace0\.0 +fsdax 255\.9 MiB \/dev\/pmem0 +DAX file system \/mnt\/fast +NVDIMM from a file in \/mnt\/fast +no\n/,
     );
     expect(table).toContain('  PMEM namespace0.0: the sentry wall passes no devices of the host\n    fix: ');
   });

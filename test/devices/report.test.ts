@@ -200,6 +200,7 @@ const machines: Record<string, FakeFiles> = {
       { region: 4, mode: 'memory' },
       { region: 5, mode: 'dax', size: 2 ** 40 },
       { region: 6, mode: 'dax', unbound: true, size: 2 ** 30 },
+      { region: 7, mode: 'safe', mount: '/srv ext4 rw' },
     ]),
   },
 };
@@ -297,7 +298,7 @@ describe('refusals, word by word', () => {
     ],
     [
       'pmem-in-every-mode',
-      'pmem-no-dax: PMEM namespace0.0: mode raw has no DAX; a guest’s writes would not be durable',
+      'pmem-in-use: PMEM namespace7.0: the host has its file system mounted at /srv, and a guest would need it for itself',
     ],
     [
       'pmem-in-every-mode',

@@ -4,7 +4,7 @@
  */
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
-import { frame, readMessages } from '../../src/engine/frames.ts';
+import { frame, readMessages } from '../../src/base/frames.ts';
 import { bulkhead } from '../../src/gen/bulkhead.js';
 import type { Transport } from '../../src/rpc/transport.ts';
 

@@ -35,6 +35,7 @@ const server = new EngineServer({
   },
   shim: { ctx: local.ctx, protocol: 'ttrpc', version: '0', features: () => ({ ociVersionMax: '1.3.0' }) },
   log: silentLogger,
+  runInGuest: () => Promise.reject(new Error('no guests here')),
   idleTimeoutMs: 0,
   onIdle: () => {},
 });

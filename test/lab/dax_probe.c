@@ -3,7 +3,7 @@
  * processor's caches is durable (mmap(2), Linux 4.15).
  *
  *   dax_probe write PATH LENGTH TEXT   maps, stores TEXT at the beginning, flushes
- *   dax_probe read PATH LENGTH         maps, prints the text there
+ *   dax_probe read PATH LENGTH [AT]    maps from AT (a multiple of 2 MiB), prints the text there
  *   dax_probe plain PATH LENGTH TEXT   stores through a plain shared mapping and calls fsync(2)
  *
  * Prints "MAP_SYNC" or the error's name before anything else. Exit status: 0, 1 when MAP_SYNC is refused, 2 otherwise.
@@ -36,7 +36,8 @@ int main(int argc, char **argv) {
   int fd = open(argv[2], O_RDWR | O_CLOEXEC);
   if (fd < 0) return fail("open");
   int flags = strcmp(mode, "plain") == 0 ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
-  char *map = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+  off_t at = strcmp(mode, "read") == 0 ? strtoll(text, NULL, 0) : 0;
+  char *map = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, at);
   if (map == MAP_FAILED) {
     printf("%s\n", strerrorname_np(errno));
     return 1;

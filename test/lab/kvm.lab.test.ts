@@ -3,7 +3,7 @@ import { existsSync, readFileSync, readlinkSync, readdirSync } from 'node:fs';
 import { release } from 'node:os';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from '../e2e/lib/containerd.ts';
-import { hypervisors, machineDirectories, shareDaemons, vm } from '../e2e/vm/machines.ts';
+import { hypervisors, machineDirectories, shareDaemons, updateTask, vm } from '../e2e/vm/machines.ts';
 
 const MINUTE = 60_000;
 /** A machine in an emulated machine on a busy host boots when it does. */
@@ -81,6 +81,21 @@ describe('the vm wall on KVM', () => {
       expect(await containerd.status('pod')).toBe('RUNNING');
     },
     MINUTE,
+  );
+
+  it(
+    'gets processors when a limit is above those that it has',
+    async () => {
+      const nproc = async (id: string): Promise<string> =>
+        (await containerd.exec('pod', id, ['nproc'], { timeout: MINUTE })).stdout.trim();
+      expect(await nproc('before')).toBe('1');
+      await updateTask(containerd, 'pod', { cpu: { quota: 300_000, period: 100_000 } });
+      expect(await nproc('after')).toBe('3');
+      await expect(updateTask(containerd, 'pod', { cpu: { quota: 900_000 } })).rejects.toThrow(
+        '9 vCPUs: are above the largest machine of 4',
+      );
+    },
+    3 * MINUTE,
   );
 
   it(

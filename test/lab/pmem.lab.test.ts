@@ -1,6 +1,6 @@
 /**
- * Persistent memory (emulated NVDIMMs, the kernel's own drivers) in its three modes through the namespace wall, and its
- * file system through the vm wall. Everything is looked at from inside and on the host.
+ * Persistent memory (emulated NVDIMMs, the kernel's own drivers) in its three modes through the namespace wall and the vm
+ * wall. Everything is looked at from inside and on the host.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -61,8 +61,8 @@ describe('this machine', () => {
       Object.fromEntries([...rows].map(([id, { name, walls }]) => [id, [name, verdict(walls)]])),
     ).toEqual({
       'namespace0.0': [expect.stringMatching(/^fsdax \d+ MiB \/dev\/pmem0$/), 'namespace vm'],
-      'namespace1.0': [expect.stringMatching(/^devdax \d+ MiB \/dev\/dax1\.0$/), 'namespace'],
-      'namespace2.0': [expect.stringMatching(/^sector \d+ MiB \/dev\/pmem2s$/), 'namespace'],
+      'namespace1.0': [expect.stringMatching(/^devdax \d+ MiB \/dev\/dax1\.0$/), 'namespace vm'],
+      'namespace2.0': [expect.stringMatching(/^sector \d+ MiB \/dev\/pmem2s$/), 'namespace vm'],
     });
   });
 
@@ -137,15 +137,23 @@ describe('the namespace wall', () => {
 describe('the vm wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
-    containerd = await PrivateContainerd.start({ runtime: vm, vmConfig: PATIENT });
+    const bulkheadConfig = `[engine]\ncdi_spec_dirs = [${JSON.stringify(specDir)}]\n`;
+    containerd = await PrivateContainerd.start({ runtime: vm, bulkheadConfig, vmConfig: PATIENT });
   }, 4 * MINUTE);
   afterAll(() => containerd?.stop());
 
+  const withTools = ['--rm', '--mount', `type=bind,src=${dir},dst=/tools,options=rbind:ro`];
   const volume = (source: string, options: string): string[] => [
-    '--rm',
+    ...withTools,
     ...['--mount', `type=ext4,src=${source},dst=/data,options=${options}`],
-    ...['--mount', `type=bind,src=${dir},dst=/tools,options=rbind:ro`],
   ];
+  const inside = (id: string, script: string, flags: string[]): ReturnType<PrivateContainerd['run']> =>
+    containerd.run(id, ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
+  /** `bulkhead devices pmem format`: what a guest takes for an NVDIMM, with its data at 2 MiB. */
+  const format = async (...words: string[]): Promise<void> => {
+    const made = await run(program, ['devices', 'pmem', 'format', ...words]);
+    expect(made).toMatchObject({ code: 0, stderr: '' });
+  };
   /** An ext4 image with a file that programs inside may map. */
   const image = (path: string): void => {
     const tree = join(dir, 'tree');
@@ -168,6 +176,96 @@ describe('the vm wall', () => {
       // virtio-pmem is flushed by request: the guest's kernel refuses MAP_SYNC there (Linux, virtio_pmem).
       expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nfsync\nEOPNOTSUPP\n$/);
       expect(sh(`debugfs -R 'cat file' ${path} 2>/dev/null | head -c 14`)).toBe('from the guest');
+    },
+    5 * MINUTE,
+  );
+
+  it(
+    'gives a volume on a DAX file system as an NVDIMM: MAP_SYNC inside, and stores are in the host’s persistent memory',
+    async () => {
+      const path = join(MOUNT, 'nvdimm.img');
+      await format('--size', '32M', path);
+      const script = `grep ' /data ' /proc/mounts; head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'by MAP_SYNC'`;
+      const result = await inside('nvdimm', script, volume(path, 'rw:dax'));
+      expect(result.stderr).toBe('');
+      expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nMAP_SYNC\n$/);
+      expect(sh(`debugfs -R 'cat file' '${path}?offset=${2 * MIB}' 2>/dev/null | head -c 11`)).toBe(
+        'by MAP_SYNC',
+      );
+      sh(`dumpe2fs -h '${path}?offset=${2 * MIB}' 2>/dev/null | grep -q 'state: *clean'`);
+    },
+    5 * MINUTE,
+  );
+
+  it(
+    'gives no directory as persistent memory, and no volume of a file system without DAX',
+    async () => {
+      const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace0.0'];
+      const directory = await inside('directory', 'true', [...withTools, ...annotation]);
+      expect(directory.stderr).toContain(
+        `PMEM volume ${MOUNT}: MAP_SYNC not supported (a guest has a directory over virtio-fs, without DAX); writes would not be durable`,
+      );
+      const path = join(dir, 'volatile.img');
+      await format('--size', '4M', path);
+      const plain = await inside('plain', 'true', volume(path, 'rw:dax'));
+      expect(plain.stderr).toContain(
+        `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
+      );
+    },
+    2 * MINUTE,
+  );
+
+  it(
+    'gives device-DAX that was prepared as a node, by its name and by its CDI name',
+    async () => {
+      const flags = [...withTools, '--device', '/dev/dax1.0'];
+      const script = `ls -l /dev/dax1.0 | cut -c1; /tools/dax_probe write /dev/dax1.0 ${LENGTH} 'by the guest'`;
+      const refused = await inside('unprepared', script, flags);
+      expect(refused.stderr).toContain(
+        'device /dev/dax1.0: does not begin as device-DAX of a guest does, and would be memory without DAX there; prepare it with: bulkhead devices pmem format --mode devdax /dev/dax1.0 (this erases it)',
+      );
+      await format('--mode', 'devdax', '--force', '/dev/dax1.0');
+      expect(await inside('devdax', script, flags)).toMatchObject({
+        code: 0,
+        stderr: '',
+        stdout: 'c\nMAP_SYNC\n',
+      });
+      const read = await onHost('read', '/dev/dax1.0', LENGTH, String(2 * MIB));
+      expect(read.stdout).toBe('MAP_SYNC\nby the guest\n');
+      const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace1.0'];
+      const named = await inside('named', `/tools/dax_probe read /dev/dax1.0 ${LENGTH}`, [
+        ...withTools,
+        ...annotation,
+      ]);
+      expect(named).toMatchObject({ code: 0, stderr: '', stdout: 'MAP_SYNC\nby the guest\n' });
+    },
+    8 * MINUTE,
+  );
+
+  it(
+    'gives device-DAX that was prepared for a file system as one',
+    async () => {
+      await format('--mode', 'fsdax', '--force', '/dev/dax1.0');
+      const flags = volume('/dev/dax1.0', 'rw:dax');
+      const store = `head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'kept'`;
+      expect(await inside('store', store, flags)).toMatchObject({
+        code: 0,
+        stderr: '',
+        stdout: 'MAP_SYNC\n',
+      });
+      const read = `/tools/dax_probe read /data/file ${LENGTH}`;
+      expect(await inside('kept', read, flags)).toMatchObject({ code: 0, stdout: 'MAP_SYNC\nkept\n' });
+    },
+    8 * MINUTE,
+  );
+
+  it(
+    'gives a sector device as a node, which has no DAX',
+    async () => {
+      const script = `echo 'from the guest' | dd of=/dev/pmem2s conv=fsync bs=4096 2>/dev/null; ls -l /dev/pmem2s | cut -c1; /tools/dax_probe write /dev/pmem2s ${LENGTH} x`;
+      const result = await inside('node', script, [...withTools, '--device', '/dev/pmem2s']);
+      expect(result).toMatchObject({ code: 1, stderr: '', stdout: 'b\nEOPNOTSUPP\n' });
+      expect(sh('head -c 14 /dev/pmem2s')).toBe('from the guest');
     },
     5 * MINUTE,
   );

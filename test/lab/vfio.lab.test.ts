@@ -16,6 +16,9 @@ const PATIENT = 'boot_timeout_seconds = 300\n';
 const TEXT = 'written on the host';
 /** Of the disk, as tools/lab/sittings.ts has it. */
 const DISK_MIB = 64;
+/** Memory of a machine without limits, and more huge pages than it takes. */
+const GUEST_MIB = 256;
+const HUGE_PAGES = 150;
 
 let functions: Functions;
 let containerd: PrivateContainerd;
@@ -96,6 +99,40 @@ describe('functions of the host in a virtual machine', () => {
         expect(await stock.leaks()).toEqual([]);
       } finally {
         await stock.stop();
+      }
+      expect(functions.drivers()).toEqual(hostDrivers);
+    },
+    8 * MINUTE,
+  );
+
+  it(
+    'may have memory of huge pages, which are counted before and given back after',
+    async () => {
+      const pages = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+      const free = (): number => Number(sh(`cat ${pages}/free_hugepages`));
+      const huge = await PrivateContainerd.start({ runtime: vm, vmConfig: `huge_pages = "2M"\n${PATIENT}` });
+      try {
+        const flags = ['-d', ...functions.annotation()];
+        const refused = await huge.run('none', ['true'], { flags: ['--rm', ...functions.annotation()] });
+        expect(refused.stderr).toMatch(/create none: huge pages of 2 MiB: .*0 .*free/);
+        await eventually(
+          'the host’s drivers',
+          () => JSON.stringify(functions.drivers()) === JSON.stringify(hostDrivers),
+          30_000,
+        );
+        sh(`echo ${HUGE_PAGES} > ${pages}/nr_hugepages`);
+        expect(free()).toBe(HUGE_PAGES);
+        const started = await huge.run('huge', ['sleep', '10000'], { flags, timeout: 4 * MINUTE });
+        expect(started).toMatchObject({ code: 0, stderr: '' });
+        // All of the guest's memory, taken before its first instruction.
+        expect(HUGE_PAGES - free()).toBe(GUEST_MIB / 2);
+        expect(functions.drivers()).toEqual(allVfio);
+        await huge.remove('huge');
+        expect(free()).toBe(HUGE_PAGES);
+        expect(await huge.leaks()).toEqual([]);
+      } finally {
+        sh(`echo 0 > ${pages}/nr_hugepages`);
+        await huge.stop();
       }
       expect(functions.drivers()).toEqual(hostDrivers);
     },

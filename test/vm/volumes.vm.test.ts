@@ -4,9 +4,17 @@ import { randomBytes } from 'node:crypto';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { PFN_ALIGN, PFN_INFO_OFFSET, writePfnInfo } from '../../src/devices/pmem/pfn.ts';
-import { imageVolume, type Volume } from '../../src/sandbox/vm/storage.ts';
-import { hostImage, Volumes } from '../../src/sandbox/vm/volumes.ts';
+import {
+  PFN_ALIGN,
+  PFN_INFO_OFFSET,
+  readPfnInfo,
+  writePfnInfo,
+  type PfnMode,
+} from '../../src/devices/pmem/pfn.ts';
+import { addon } from '../../src/native/index.ts';
+import { imageVolume, nodeVolume, type Volume } from '../../src/sandbox/vm/storage.ts';
+import { imagesFor } from '../../src/sandbox/vm/images.ts';
+import { Volumes } from '../../src/sandbox/vm/volumes.ts';
 import { ext4Image, VmRig } from './rig.ts';
 
 let rig: VmRig;
@@ -32,14 +40,32 @@ beforeAll(async () => {
   tree = at('tree');
   mkdirSync(tree);
   writeFileSync(join(tree, 'hello'), 'from the host\n');
+  writeFileSync(join(tree, 'file'), Buffer.alloc(DAX_PAGE));
+  const probe = join(import.meta.dirname, '../lab/dax_probe.c');
+  execFileSync('gcc', ['-O1', '-static', '-o', join(tree, 'dax_probe'), probe]);
 });
 afterAll(() => rig?.dispose());
 
+/** Files of this machine's are no persistent memory: what would not be durable is allowed. */
+const { image } = imagesFor(addon(), { 'bulkhead.io/allow-nonpersistent': 'true' });
+
 function volume(type: string, name: string, options: string[] = []): Volume {
-  const found = imageVolume('c1', 'mount /data', { type, source: at(name), options }, hostImage);
+  const found = imageVolume('c1', 'mount /data', { type, source: at(name), options }, image);
   if (found === undefined) throw new Error('no volume');
   return found;
 }
+/** Pages of this size are mapped for DAX. */
+const DAX_PAGE = 2 << 20;
+
+/** A file that begins as an NVDIMM does; the data lie behind that. */
+function nvdimmFile(name: string, mode: PfnMode, data?: string): void {
+  const size = 16 << 20;
+  const whole = Buffer.alloc(size);
+  writePfnInfo(size, randomBytes(16), mode).copy(whole, PFN_INFO_OFFSET);
+  if (data !== undefined) readFileSync(data).copy(whole, PFN_ALIGN);
+  writeFileSync(at(name), whole);
+}
+
 const attach = (wanted: Volume): Promise<string> => volumes.attach('c1', wanted, () => {});
 
 /** A file of an ext4 image, read without mounting it. */
@@ -48,6 +74,7 @@ function readImage(image: string, path: string, offset = 0): string {
   if (offset > 0) writeFileSync(name, readFileSync(image).subarray(offset));
   const text = execFileSync('debugfs', ['-R', `cat ${path}`, name], {
     encoding: 'utf8',
+    maxBuffer: 2 * DAX_PAGE,
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   if (offset > 0) rmSync(name);
@@ -119,24 +146,74 @@ describe('a disk', () => {
   });
 });
 
+describe('a block device as a node', () => {
+  it('is a disk of the guest, which two containers may have', async () => {
+    writeFileSync(at('raw.img'), Buffer.alloc(1 << 20));
+    const raw = { kind: 'block' as const, size: 1 << 20, identity: 'raw', inUse: false };
+    const wanted = nodeVolume('c1', '/dev/data', at('raw.img'), raw);
+    const noted: string[] = [];
+    const node = await volumes.attachNode('c1', wanted, (device) => noted.push(device));
+    expect(node.path).toMatch(/^\/dev\/vd\w$/);
+    expect(await volumes.attachNode('c2', wanted, () => {})).toEqual(node);
+    await rig.run(`echo from the guest | dd of=${node.path} conv=fsync`);
+    expect(readFileSync(at('raw.img')).toString('latin1', 0, 15)).toBe('from the guest\n');
+    await volumes.detach('c1', noted);
+    expect((await rig.run(`ls ${node.path} 2>&1`)).out).toContain('No such file');
+  });
+});
+
 describe('persistent memory', () => {
-  it('may begin with an info block, as an NVDIMM with DAX does', async () => {
+  it('is an NVDIMM when it begins as one: with DAX, and with MAP_SYNC', async () => {
     ext4Image(at('inner.img'), tree, 14);
-    const size = 16 << 20;
-    const whole = Buffer.alloc(size);
-    writePfnInfo(size, randomBytes(16)).copy(whole, PFN_INFO_OFFSET);
-    readFileSync(at('inner.img')).copy(whole, PFN_ALIGN);
-    writeFileSync(at('nvdimm.img'), whole);
+    nvdimmFile('nvdimm.img', 'fsdax', at('inner.img'));
     const wanted = volume('ext4', 'nvdimm.img', ['dax']);
-    await attach(wanted);
+    expect(wanted.transport).toBe('nvdimm');
+    const device = await attach(wanted);
     const { out } = await rig.run(
       `grep ${wanted.target} /proc/mounts; cat ${wanted.target}/hello; echo behind the block > ${wanted.target}/answer; sync;
-       cat /sys/bus/nd/devices/pfn*/mode | sort -u`,
+       ${wanted.target}/dax_probe write ${wanted.target}/file ${DAX_PAGE} 'stored and flushed'`,
     );
     expect(out).toMatch(/ext4 rw,.*dax=always/);
     expect(out).toContain('from the host\n');
-    expect(out).toMatch(/\nram\n$/);
+    expect(out).toMatch(/\nMAP_SYNC\n$/);
+    // Nobody has synced it, or unmounted it.
+    expect(readImage(at('nvdimm.img'), 'file', PFN_ALIGN)).toMatch(/^stored and flushed\0/);
     expect(readImage(at('nvdimm.img'), 'answer', PFN_ALIGN)).toBe('behind the block\n');
+    await volumes.detach('c1', [device]);
+    expect(await attach(wanted)).toBe(device);
+  });
+
+  it('is an NVDIMM that takes no stores when it is read-only', async () => {
+    nvdimmFile('armed.img', 'fsdax', at('inner.img'));
+    const wanted = volume('ext4', 'armed.img', ['ro', 'dax']);
+    await attach(wanted);
+    const { out } = await rig.run(
+      `cat ${wanted.target}/hello; disk=$(grep ${wanted.target} /proc/mounts | cut -d' ' -f1); cat /sys/block/$(basename $disk)/ro;
+       mount -o remount,rw ${wanted.target} 2>/dev/null || echo refused`,
+    );
+    expect(out).toBe('from the host\n1\nrefused\n');
+  });
+
+  it('is device-DAX of the guest, found by its address and not by its number', async () => {
+    const names = ['one.dax', 'two.dax'];
+    const nodes: string[] = [];
+    for (const name of names) {
+      nvdimmFile(name, 'devdax');
+      const info = readPfnInfo(readFileSync(at(name)).subarray(PFN_INFO_OFFSET));
+      const found = { kind: 'dax' as const, size: 16 << 20, identity: name, inUse: false, info };
+      const wanted = nodeVolume('c1', '/dev/dax', at(name), found);
+      const node = await volumes.attachNode('c1', wanted, () => {});
+      expect(node.path).toMatch(/^\/dev\/dax\d\.\d$/);
+      expect(node.major).toBeGreaterThan(0);
+      // Whoever else asks for it has the same.
+      expect(await volumes.attachNode('c2', wanted, () => {})).toEqual(node);
+      nodes.push(node.path ?? '');
+    }
+    const probe = `${volume('ext4', 'nvdimm.img', ['dax']).target}/dax_probe`;
+    const store = nodes.map((node, index) => `${probe} write ${node} ${DAX_PAGE} 'in ${names[index]}'`);
+    expect((await rig.run(store.join(';'))).out).toBe('MAP_SYNC\nMAP_SYNC\n');
+    for (const name of names)
+      expect(readFileSync(at(name)).toString('latin1', PFN_ALIGN, PFN_ALIGN + 11)).toBe(`in ${name}\0`);
   });
 
   it('is mounted with DAX, and a write in the guest is a write of the host’s file', async () => {

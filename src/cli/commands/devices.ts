@@ -1,9 +1,11 @@
 /** `bulkhead devices`: what this node can pass to which wall, why not, and what would change that. */
 import { closeSync, constants, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { readRegistry } from '../../devices/cdi/registry.ts';
 import { generateSpecs } from '../../devices/generate.ts';
+import { askNvml } from '../../devices/gpu/nvml/ask.ts';
+import { needsNvml } from '../../devices/gpu/nvml/merge.ts';
 import { hostRoots, hostTree } from '../../devices/host_tree.ts';
 import { readMachine } from '../../devices/machine.ts';
 import type { Machine } from '../../devices/model.ts';
@@ -13,6 +15,7 @@ import { addon } from '../../native/index.ts';
 import { passingOf } from '../load.ts';
 import { passingWalls } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
+import { pmemFlags, pmemFormat } from '../pmem_format.ts';
 import { specDirFlag, specDirs } from '../device_flags.ts';
 import type { Arguments } from '../flags.ts';
 import { usageError } from '../flags.ts';
@@ -25,7 +28,7 @@ const SELFTEST_OWNER = 'selftest/';
 const MAX_OPERANDS = 33;
 
 export const devices: Command = {
-  operands: '[cdi generate|cdi list|selftest [ADDRESS...]]',
+  operands: '[cdi generate|cdi list|pmem format PATH|selftest [ADDRESS...]]',
   count: [0, MAX_OPERANDS],
   flags: [
     { name: 'json', kind: 'boolean', usage: 'as JSON' },
@@ -33,9 +36,11 @@ export const devices: Command = {
     { name: 'host-root', kind: 'string', usage: 'directory with another machine’s sys, proc and dev' },
     { name: 'kind', kind: 'string', usage: 'cdi generate: only this kind (nvidia.com/gpu)' },
     { name: 'output', alias: 'o', kind: 'string', usage: 'cdi generate: file to write; needs --kind' },
+    ...pmemFlags,
   ],
   async run(session, args) {
-    const machine = readMachine(hostTree(rootsOf(session, args)));
+    if (args.operands[0] === 'pmem' && args.operands[1] === 'format') return pmemFormat(session, args);
+    const machine = await completed(readMachine(hostTree(rootsOf(session, args))), args);
     const verb = args.operands.join(' ');
     if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);
     if (verb === 'cdi generate') return generate(session, args, machine);
@@ -51,6 +56,15 @@ export const devices: Command = {
     return 0;
   },
 };
+
+/** Beside this bundle. */
+const probe = { program: join(import.meta.dirname, 'nvml.cjs') };
+
+/** With what only NVIDIA's management library knows, of this host. */
+async function completed(machine: Machine, args: Arguments): Promise<Machine> {
+  if (args.string('host-root') !== undefined || !needsNvml(machine)) return machine;
+  return { ...machine, nvml: await askNvml(probe) };
+}
 
 /** 1 when something that was tried did not work; 0 also when there was nothing to try. */
 async function runSelftest(session: Session, args: Arguments, machine: Machine): Promise<number> {
@@ -80,6 +94,7 @@ function selftestActions(session: Session): SelftestActions {
       return nodes?.group ?? nodes?.device ?? '';
     },
     release: () => passing.release(owner),
+    nvml: () => askNvml(probe),
   };
 }
 
@@ -145,6 +160,8 @@ function table(report: DeviceReport): string {
     ),
   );
   const notes = report.devices.flatMap(({ id, notes: list = [] }) => list.map((note) => `  ${id}: ${note}`));
+  if (report.nvmlUnavailable !== undefined)
+    notes.push(`  NVML: no MIG UUIDs and topology: ${report.nvmlUnavailable}`);
   const errors = Object.values(report.cdi.errors).flatMap((faults) => faults.map((fault) => `  ${fault}`));
   const section = (title: string, lines: string[]): string[] =>
     lines.length === 0 ? [] : ['', title, ...lines];

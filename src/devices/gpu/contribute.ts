@@ -23,7 +23,10 @@ export function gpuSpecs(facts: GpuFacts, host: HostTree): CdiSpec[] {
   );
 }
 
-/** nvidia.com/gpu: devices by index and UUID, MIG instances as INDEX:POSITION, and "all". */
+/**
+ * nvidia.com/gpu: devices by index and UUID, and "all". MIG instances are INDEX:INDEX and their UUID where NVML tells, else
+ * INDEX:POSITION.
+ */
 export function nvidiaSpec(facts: GpuFacts, host: HostTree): CdiSpec | undefined {
   const gpus = facts.devices.filter(({ nvidia }) => nvidia !== undefined);
   if (facts.nvidia === undefined || gpus.length === 0) return undefined;
@@ -42,18 +45,12 @@ export function nvidiaSpec(facts: GpuFacts, host: HostTree): CdiSpec | undefined
 function nvidiaDevices(gpu: GpuDevice, facts: NvidiaGpu, index: number, host: HostTree): CdiDevice[] {
   const own = present(host, [`/dev/nvidia${facts.minor}`]);
   if (facts.mig.length > 0) {
-    return facts.mig.map(({ caps }, position) => ({
-      name: `${index}:${position}`,
-      containerEdits: {
-        deviceNodes: [
-          ...own,
-          ...present(
-            host,
-            caps.map((cap) => `/dev/nvidia-caps/nvidia-cap${cap}`),
-          ),
-        ],
-      },
-    }));
+    return facts.mig.flatMap((mig, position) => {
+      const caps = mig.caps.map((cap) => `/dev/nvidia-caps/nvidia-cap${cap}`);
+      const containerEdits = { deviceNodes: [...own, ...present(host, caps)] };
+      const names = [`${index}:${mig.index ?? position}`, ...(mig.uuid === undefined ? [] : [mig.uuid])];
+      return names.map((name) => ({ name, containerEdits }));
+    });
   }
   const containerEdits = { deviceNodes: [...own, ...present(host, gpu.drmNodes)] };
   const names = [String(index), ...(facts.uuid === '' ? [] : [facts.uuid])];

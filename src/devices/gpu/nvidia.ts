@@ -1,6 +1,6 @@
 /**
  * NVIDIA GPUs without NVIDIA's toolkit or library: what the kernel driver says in /proc/driver/nvidia, nvidia-caps and
- * /proc/devices. UUIDs of MIG devices are not there; their names are by position.
+ * /proc/devices. UUIDs of MIG devices are not there (nvml/ asks for them); without, their names are by position.
  */
 import type { HostTree } from '../host_tree.ts';
 
@@ -11,6 +11,9 @@ export interface MigInstance {
   computeInstance: number;
   /** Minors of /dev/nvidia-caps/nvidia-capN that open the two. */
   caps: [number, number];
+  /** Of NVML: NVIDIA's own number for it, and "MIG-…"; /proc has neither. */
+  index?: number;
+  uuid?: string;
 }
 
 export interface NvidiaGpu {
@@ -28,6 +31,8 @@ export interface NvidiaDriver {
   gpus: NvidiaGpu[];
   /** Majors of /proc/devices by name: nvidia, nvidia-uvm, nvidia-caps, nvidia-nvswitch. */
   majors: Record<string, number>;
+  /** Of NVML: how far GPUs are apart (nvmlGpuTopologyLevel_t), each pair once; absent: not known. */
+  links?: { pair: [string, string]; level: number }[];
 }
 
 /** undefined when the driver is not loaded. */
@@ -65,7 +70,7 @@ function readGpu(host: HostTree, directory: string, capMinors: ReadonlyMap<strin
 }
 
 /** The driver writes domains with four or eight digits. */
-function pciAddress(text: string): string {
+export function pciAddress(text: string): string {
   const [, domain = '0', rest = ''] = /^([0-9a-fA-F]+):(.+)$/.exec(text) ?? [];
   return `${domain.replace(/^0+(?=.{4})/, '').padStart(4, '0')}:${rest}`.toLowerCase();
 }

@@ -3,6 +3,7 @@ import type { HostTree } from '../host_tree.ts';
 import type { Machine } from '../model.ts';
 import { isGpu, isNvSwitch, PCI_DEVICES, type PciFunction } from '../pci.ts';
 import { probeNvidia, type NvidiaDriver, type NvidiaGpu } from './nvidia.ts';
+import { withNvml } from './nvml/merge.ts';
 
 export type GpuVendor = 'nvidia' | 'amd' | 'intel' | 'other';
 const vendors: Readonly<Record<number, GpuVendor>> = { 0x10de: 'nvidia', 0x1002: 'amd', 0x8086: 'intel' };
@@ -31,10 +32,14 @@ export interface GpuFacts {
   devices: GpuDevice[];
   /** undefined: not loaded. */
   nvidia: NvidiaDriver | undefined;
+  /** Why what only NVML knows is missing; undefined: it is not, or nobody asked. */
+  nvmlUnavailable?: string | undefined;
 }
 
 export function probeGpus(machine: Machine): GpuFacts {
-  const nvidia = probeNvidia(machine.host);
+  const read = probeNvidia(machine.host);
+  const merged = read === undefined ? undefined : withNvml(read, machine.nvml);
+  const nvidia = merged?.driver;
   const devices = machine.pci
     .filter((pci) => isGpu(pci) || isNvSwitch(pci))
     .map((pci): GpuDevice => {
@@ -48,7 +53,7 @@ export function probeGpus(machine: Machine): GpuFacts {
         nvidia: nvidia?.gpus.find(({ address }) => address === pci.address),
       };
     });
-  return { devices, nvidia };
+  return { devices, nvidia, nvmlUnavailable: merged?.unavailable };
 }
 
 function drmNodes(host: HostTree, address: string): string[] {

@@ -3,6 +3,9 @@ import type { HostTree } from '../host_tree.ts';
 import { type Check, type Refusal } from '../model.ts';
 import { hasDax, readMounts, type PmemDevice } from './probe.ts';
 
+/** Of config.json: "true" starts a container also where its persistent memory is not persistent. */
+export const ALLOW_NONPERSISTENT = 'bulkhead.io/allow-nonpersistent';
+
 const subject = ({ id }: PmemDevice): string => `PMEM ${id}`;
 
 function misaligned({ address, align, size }: PmemDevice): boolean {
@@ -36,26 +39,16 @@ export const pmemChecks: readonly Check<PmemDevice>[] = [
           },
   },
   {
-    name: 'pmem-no-dax',
+    name: 'pmem-in-use',
     walls: ['vm'],
-    look: (device) =>
-      device.mode === 'fsdax' || device.mode === 'devdax'
-        ? undefined
-        : {
-            sentence: `${subject(device)}: mode ${device.mode} has no DAX; a guest’s writes would not be durable`,
-            fix: `ndctl create-namespace -f -e ${device.id} --mode=fsdax (this erases it)`,
-          },
-  },
-  {
-    name: 'pmem-devdax',
-    walls: ['vm'],
-    look: (device) =>
-      device.mode !== 'devdax' || device.node === ''
-        ? undefined
-        : {
-            sentence: `${subject(device)}: a guest gets files of a file system with DAX, not ${device.node} itself`,
-            fix: `use the namespace wall, or ndctl create-namespace -f -e ${device.id} --mode=fsdax (this erases it)`,
-          },
+    look: (device) => {
+      const [first] = device.mounts;
+      if (first === undefined || device.mode === 'fsdax') return undefined;
+      return {
+        sentence: `${subject(device)}: the host has its file system mounted at ${first.path}, and a guest would need it for itself`,
+        fix: `umount ${first.path}`,
+      };
+    },
   },
   {
     name: 'pmem-not-mounted',

@@ -35,7 +35,11 @@ describe('the info block of persistent memory', () => {
 
   it('is read back, and not when it is damaged', () => {
     const block = writePfnInfo(32 * 2 ** 20, uuid);
-    expect(readPfnInfo(block)).toEqual({ dataOffset: PFN_ALIGN, pages: 30 * 256, align: PFN_ALIGN });
+    const info = { mode: 'fsdax', dataOffset: PFN_ALIGN, pages: 30 * 256, align: PFN_ALIGN };
+    expect(readPfnInfo(block)).toEqual(info);
+    const dax = writePfnInfo(32 * 2 ** 20, uuid, 'devdax');
+    expect(dax.toString('latin1', 0, 16)).toBe('NVDIMM_DAX_INFO\0');
+    expect(readPfnInfo(dax)).toEqual({ ...info, mode: 'devdax' });
     for (const at of [0, 20, 64, 4000, 4090]) {
       const damaged = Buffer.from(block);
       damaged.writeUInt8((damaged[at] ?? 0) ^ 1, at);

@@ -1,10 +1,16 @@
 /**
- * The info block by which the kernel takes a raw namespace of persistent memory for one with page structures ("fsdax"):
- * struct nd_pfn_sb of drivers/nvdimm/pfn.h, 4 KiB at offset 4 KiB. A file that begins with it is an NVDIMM with DAX in
- * any guest, without labels; its data (a file system) start at `dataOffset`. Images prepared for Kata have it too.
+ * The info block by which the kernel takes a raw namespace of persistent memory for one with page structures ("fsdax") or
+ * for device-DAX ("devdax"): struct nd_pfn_sb of drivers/nvdimm/pfn.h, 4 KiB at offset 4 KiB. What begins with it is an
+ * NVDIMM with DAX in any guest, without labels; its data start at `dataOffset`. Images prepared for Kata have it too.
  */
 
-const SIGNATURE = Buffer.from('NVDIMM_PFN_INFO\0', 'latin1');
+/** What the guest's kernel makes of an NVDIMM: a block device for a file system with DAX, or a node for mmap(2). */
+export type PfnMode = 'fsdax' | 'devdax';
+const SIGNATURES: Readonly<Record<PfnMode, Buffer>> = {
+  fsdax: Buffer.from('NVDIMM_PFN_INFO\0', 'latin1'),
+  devdax: Buffer.from('NVDIMM_DAX_INFO\0', 'latin1'),
+};
+const SIGNATURE_SIZE = 16;
 /** Where the block is. */
 export const PFN_INFO_OFFSET = 4096;
 export const PFN_INFO_SIZE = 4096;
@@ -21,6 +27,7 @@ const VERSION = { major: 1, minor: 4 };
 export const PFN_ALIGN = 2 * 2 ** 20;
 
 export interface PfnInfo {
+  mode: PfnMode;
   /** Bytes from the start of the file to the data. */
   dataOffset: number;
   /** Pages of 4 KiB that hold data. */
@@ -33,12 +40,12 @@ export interface PfnInfo {
  * @param uuid 16 bytes of the namespace's own
  * @throws RangeError when nothing would be left for data
  */
-export function writePfnInfo(size: number, uuid: Uint8Array): Buffer {
+export function writePfnInfo(size: number, uuid: Uint8Array, mode: PfnMode = 'fsdax'): Buffer {
   if (!Number.isSafeInteger(size) || size % PFN_ALIGN !== 0 || size < 2 * PFN_ALIGN)
     throw new RangeError(`size ${size}: not a multiple of ${PFN_ALIGN} of at least ${2 * PFN_ALIGN}`);
   if (uuid.length !== 16) throw new RangeError('uuid: expected 16 bytes');
   const block = Buffer.alloc(PFN_INFO_SIZE);
-  SIGNATURE.copy(block);
+  SIGNATURES[mode].copy(block);
   block.set(uuid, 16);
   // 32: uuid of the parent, none without labels; 48: flags.
   block.writeUInt16LE(VERSION.major, 52);
@@ -58,11 +65,14 @@ export function writePfnInfo(size: number, uuid: Uint8Array): Buffer {
 export function readPfnInfo(block: Uint8Array): PfnInfo | undefined {
   if (block.length < PFN_INFO_SIZE) return undefined;
   const copy = Buffer.from(block.subarray(0, PFN_INFO_SIZE));
-  if (!copy.subarray(0, SIGNATURE.length).equals(SIGNATURE)) return undefined;
+  const signature = copy.subarray(0, SIGNATURE_SIZE);
+  const mode = (['fsdax', 'devdax'] as const).find((each) => SIGNATURES[each].equals(signature));
+  if (mode === undefined) return undefined;
   const checksum = copy.readBigUInt64LE(CHECKSUM_AT);
   copy.writeBigUInt64LE(0n, CHECKSUM_AT);
   if (checksum !== fletcher64(copy)) return undefined;
   return {
+    mode,
     dataOffset: Number(copy.readBigUInt64LE(56)),
     pages: Number(copy.readBigUInt64LE(64)),
     align: copy.readUInt32LE(84),

@@ -5,38 +5,44 @@
  *   create: config.json → guest's configuration (refusals first) → machine of the pod, made for its first container →
  *   files attached to the share → hooks of the host → plan → journal → launched in the guest up to the gate
  */
-import { statfsSync, statSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import type { bulkhead } from '../../gen/bulkhead.js';
 import type { Any } from '../../metrics/index.ts';
 import type { LinuxResources, LinuxSeccomp, Spec } from '../../oci/types.ts';
-import { encodePlan } from '../../plan/encode.ts';
 import type { SeccompProgram } from '../../plan/inputs.ts';
 import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
-import type { Executor, LaunchResult } from '../executor.ts';
+import type { Executor, HeldState, LaunchResult } from '../executor.ts';
 import { nameMount, type BackendHost } from '../host_backend.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
 import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from './functions.ts';
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
-import { guestContainer } from './guest_container.ts';
-import { guestCreatePlan, guestExecPlan, sharedRootfs, type GuestRootfs } from './guest_plan.ts';
-import { GUEST, sandboxPaths, shareDirectory, GUEST_SHARE, type SandboxPaths } from './layout.ts';
+import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
+import type { GuestContainer, GuestProcess } from './pod_agent.ts';
 import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
-import { endByCgroup, VmSandbox, type SandboxDeps } from './sandbox.ts';
-import { memoryLimit } from './sizing.ts';
+import { endByCgroup, VmSandbox } from './sandbox.ts';
+import type { SandboxDeps } from './sandbox_deps.ts';
+import { cpuLimit, memoryLimit } from './sizing.ts';
 import { containerSharePlan, containerUnsharePlan } from './share.ts';
-import { guestProcess, guestSpec, hostHooks, type FileKind, type GuestSpec } from './spec.ts';
-import { imageVolume, volumePath, type Volume } from './storage.ts';
-import { hostImage } from './volumes.ts';
+import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
+import { recalledProcesses } from './recall.ts';
+import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
+import { volumePath, type Volume } from './storage.ts';
+import { checkMemory } from './memory_checks.ts';
+import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
+import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
   /** Directory of all machines of this instance. */
   top: string;
   sandbox: SandboxDeps;
+  images: ImageAddon;
+  /** What a root file system in an image is to the guest. */
+  rootDevice: RootDevice;
 }
 
 export class VmBackend implements Backend {
@@ -58,8 +64,15 @@ export class VmBackend implements Backend {
     const spec = withoutVfioNodes(input.spec);
     const sandbox = this.#sandbox(record, executor);
     // What cannot be had is refused before anything is made.
-    const { shares } = this.#adapt(record, spec, sandbox, 0);
-    const root = rootVolume(id, input);
+    const images = imagesFor(this.#vm.images, spec.annotations);
+    const { shares, volumes, nodes } = this.#adapt(record, spec, sandbox, 0, images);
+    const root = rootVolume(id, input, record.rootfs ?? '', images, this.#vm.rootDevice);
+    const all = [...(root === undefined ? [] : [root]), ...volumes, ...nodes.map(({ volume }) => volume)];
+    const asked = (input.functions ?? []).length > 0 || (input.spec.linux?.devices ?? []).some(isVfioNode);
+    checkMemory(id, all, {
+      emulated: all.some(({ needsFlush }) => needsFlush) && (await this.#vm.sandbox.emulated()),
+      functions: asked || sandbox.functions.length > 0,
+    });
     podNamespace(id, spec);
     const share = root === undefined || shares.length > 0 || !isAlone(record, spec);
     if (share && sandbox.first !== undefined && !sandbox.hasShare) throw noShare(id);
@@ -68,13 +81,14 @@ export class VmBackend implements Backend {
     input.journal(record);
     const functions = await this.#open(record, input, sandbox);
     const own = await sandbox.join(id, spec, { share, functions });
-    const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0);
+    const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0, images);
     if (sandbox.hasShare) await this.#share(record, input, sandbox, own, adapted, root === undefined);
-    const attached = await this.#attach(id, sandbox, own, root, adapted.volumes);
-    if (adapted.shm !== undefined) await sandbox.mountShm(id, sizeOf(adapted.shm));
+    const attached = await this.#attach(id, sandbox, own, root, adapted);
+    if (adapted.shm !== undefined) await sandbox.agent.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
-    const inGuest = withGuestFunctions(attachedSpec(adapted, attached), sandbox.functions);
+    const withNodes = withGuestNodes(attachedSpec(adapted, attached), attached.nodes);
+    const inGuest = withGuestFunctions(withNodes, sandbox.functions);
     await this.#launch(record, input, sandbox, own, inGuest, attached.root);
   }
 
@@ -127,17 +141,22 @@ export class VmBackend implements Backend {
     sandbox: VmSandbox,
     own: SandboxContainer,
     root: Volume | undefined,
-    volumes: readonly Volume[],
+    { volumes, nodes }: GuestSpec,
   ): Promise<Attached> {
     const note = (device: string): void => {
       own.devices = [...new Set([...(own.devices ?? []), device])];
       sandbox.save();
     };
-    const attached: Attached = { root: undefined, targets: new Map() };
+    const attached: Attached = { root: undefined, targets: new Map(), nodes: [] };
     for (const volume of root === undefined ? volumes : [root, ...volumes]) {
-      const path = volumePath(await sandbox.volumes.attach(id, volume, note));
+      const path = volumePath(await sandbox.agent.volumes.attach(id, volume, note));
       attached.targets.set(volume.target, path);
-      if (volume === root) attached.root = { path, mounts: [] };
+      if (volume === root) attached.root = path;
+    }
+    for (const wanted of nodes) {
+      const found = await sandbox.agent.volumes.attachNode?.(id, wanted.volume, note);
+      if (found === undefined) throw noNodes(id, wanted);
+      attached.nodes.push({ wanted, found });
     }
     return attached;
   }
@@ -148,19 +167,18 @@ export class VmBackend implements Backend {
     sandbox: VmSandbox,
     own: SandboxContainer,
     spec: Spec,
-    root: GuestRootfs | undefined,
+    root: string | undefined,
   ): Promise<void> {
     const id = record.id ?? '';
-    const warn = (message: string): void => this.#host.warn(id, message);
-    const rootfs = root ?? sharedRootfs(own.serial ?? 0);
-    const { options } = input;
-    const plan = guestCreatePlan({ id, spec, rootfs, seccomp: this.#seccomp(id, spec), options }, warn);
-    const stdio = { ...input.stdio, stdinAtGate: true };
-    const { pid } = await input.executor
-      .launch(id, encodePlan(plan), stdio, { guest: GUEST })
-      .catch((error: unknown) => {
-        throw nameMount(error, plan);
-      });
+    const { stdio, options } = input;
+    const { pid } = await sandbox.agent.launch({
+      id,
+      spec,
+      root: root ?? `${sandbox.agent.places.share}/${shareDirectory(own.serial ?? 0)}/rootfs`,
+      seccomp: () => this.#seccomp(id, spec),
+      options,
+      stdio,
+    });
     own.guestPid = pid;
     record.guestPid = pid;
     if (record.init) record.init.pid = sandbox.pid;
@@ -177,23 +195,33 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const spec = specOf(record);
     const sandbox = this.#sandbox(record, input.executor);
-    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0, true);
-    const plan = guestExecPlan(
-      {
-        id,
-        execId: input.execId,
-        process: withGuestVariables(guestProcess(input.process), sandbox.functions),
-        spec: adapted.spec,
-        pid: record.guestPid ?? 0,
-        seccomp: this.#seccomp(id, spec),
-        options: input.options,
-        gated: input.gated,
-      },
-      (message) => this.#host.warn(id, message),
-    );
-    const key = `${id}/${input.execId}`;
-    const stdio = { ...input.stdio, stdinAtGate: input.gated === true };
-    return input.executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
+    const adapted = this.#adapt(record, spec, sandbox, sandbox.container(id)?.serial ?? 0);
+    return sandbox.agent.exec({
+      id,
+      execId: input.execId,
+      process: withGuestVariables(guestProcess(input.process), sandbox.functions),
+      spec: adapted.spec,
+      pid: record.guestPid ?? 0,
+      seccomp: () => this.#seccomp(id, spec),
+      options: input.options,
+      stdio: input.stdio,
+      gated: input.gated === true,
+    });
+  }
+
+  /** A process in a pod's guest, outside of its containers. */
+  runInGuest(
+    pod: { namespace: string; group: string },
+    executor: Executor,
+    process: GuestProcess,
+  ): Promise<LaunchResult> {
+    return this.#sandbox(pod, executor).run(process);
+  }
+
+  async recall(record: ContainerRecord, executor: Executor): Promise<HeldState[]> {
+    const sandbox = this.#sandbox(record, executor);
+    if (sandbox.agent.recall === undefined || !sandbox.isRunning) return [];
+    return sandbox.agent.recall(recalledProcesses(record));
   }
 
   pause(record: ContainerRecord, executor: Executor): Promise<void> {
@@ -204,12 +232,14 @@ export class VmBackend implements Backend {
     return this.#guest(record, executor).thaw();
   }
 
-  /** More memory first: a limit that the machine does not have would be none. */
+  /** A larger machine first: a limit that it does not have would be none. */
   async update(record: ContainerRecord, resources: LinuxResources, executor: Executor): Promise<void> {
-    const warn = (message: string): void => this.#host.warn(record.id ?? '', message);
-    const limit = memoryLimit(resources);
-    if (limit !== undefined) await this.#sandbox(record, executor).grow(record.id ?? '', limit);
-    return this.#guest(record, executor).update(resources, warn);
+    const id = record.id ?? '';
+    const { growth } = this.#sandbox(record, executor);
+    const [bytes, cpus] = [memoryLimit(resources), cpuLimit(resources)];
+    if (cpus !== undefined) await growth.cpus(id, cpus);
+    if (bytes !== undefined) await growth.memory(id, bytes);
+    return this.#guest(record, executor).update(resources);
   }
 
   stats(record: ContainerRecord, executor: Executor): Promise<Any> {
@@ -249,7 +279,7 @@ export class VmBackend implements Backend {
     const devices = (own.devices ?? []).filter((device) => !used.has(device));
     // A guest that does not answer any more must not keep its container from being deleted.
     await (
-      others.length > 0 ? sandbox.volumes.detach(id, devices) : sandbox.volumes.flush(id, devices)
+      others.length > 0 ? sandbox.agent.volumes.detach(id, devices) : sandbox.agent.volumes.flush(id, devices)
     ).catch((error: unknown) => this.#host.warn(id, error instanceof Error ? error.message : String(error)));
   }
 
@@ -258,13 +288,8 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const serial = own.serial ?? 0;
     const names = own.shares ?? [];
-    const guest = guestContainer(id, sandbox.agent);
-    await Promise.all([
-      guest.remove(),
-      ...names.map((name) =>
-        sandbox.agent.unmount(id, `${GUEST_SHARE}/${shareDirectory(serial)}/${name}`).catch(() => {}),
-      ),
-    ]);
+    const directory = `${sandbox.agent.places.share}/${shareDirectory(serial)}`;
+    await sandbox.agent.container(id).remove(names.map((name) => `${directory}/${name}`));
     if (!sandbox.hasShare) return;
     const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, names });
     await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
@@ -279,12 +304,18 @@ export class VmBackend implements Backend {
     this.#passing?.releaseLater(ownerOf(record));
   }
 
-  #guest(record: ContainerRecord, executor: Executor): ReturnType<typeof guestContainer> {
-    return guestContainer(record.id ?? '', this.#sandbox(record, executor).agent);
+  #guest(record: ContainerRecord, executor: Executor): GuestContainer {
+    return this.#sandbox(record, executor).agent.container(record.id ?? '');
   }
 
-  /** @param made the container is there: what its mounts came from may be gone by now */
-  #adapt(record: ContainerRecord, spec: Spec, sandbox: VmSandbox, serial: number, made = false): GuestSpec {
+  /** @param images absent: the container is there, and what its mounts came from may be gone by now */
+  #adapt(
+    record: ContainerRecord,
+    spec: Spec,
+    sandbox: VmSandbox,
+    serial: number,
+    images?: Images,
+  ): GuestSpec {
     const { first } = sandbox;
     return guestSpec({
       id: record.id ?? '',
@@ -295,12 +326,13 @@ export class VmBackend implements Backend {
         first === undefined || first.id === record.id
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
-      inspect: made ? () => 'file' : fileKind,
-      image: made ? () => ({ kind: 'file', size: 0, identity: '', inUse: false }) : hostImage,
+      places: sandbox.agent.places,
+      inspect: images === undefined ? () => 'file' : fileKind,
+      ...(images ?? knownImages),
     });
   }
 
-  #sandbox(record: ContainerRecord, executor: Executor): VmSandbox {
+  #sandbox(record: Pick<ContainerRecord, 'namespace' | 'group'>, executor: Executor): VmSandbox {
     const key = keyOf(record);
     const known = this.#sandboxes.get(key);
     if (known !== undefined && known.executor === executor) return known;
@@ -310,7 +342,7 @@ export class VmBackend implements Backend {
     return sandbox;
   }
 
-  #paths(record: ContainerRecord): SandboxPaths {
+  #paths(record: Pick<ContainerRecord, 'namespace' | 'group'>): SandboxPaths {
     return sandboxPaths(this.#vm.top, record.namespace ?? '', record.group ?? '');
   }
 
@@ -325,9 +357,10 @@ export class VmBackend implements Backend {
 
 /** Where the guest has what a container mounts from images. */
 interface Attached {
-  root: GuestRootfs | undefined;
+  root: string | undefined;
   /** By the path that guestSpec() gave it; another container may have attached it by another name. */
   targets: Map<string, string>;
+  nodes: { wanted: WantedNode; found: bulkhead.agent.v1.IDevice }[];
 }
 
 function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
@@ -338,48 +371,17 @@ function attachedSpec({ spec }: GuestSpec, { targets }: Attached): Spec {
   return { ...spec, mounts };
 }
 
-/** A root file system that a snapshotter hands over as an image. */
-function rootVolume(id: string, { rootfsMounts }: CreateInput): Volume | undefined {
-  const [mount, ...more] = rootfsMounts;
-  return mount === undefined || more.length > 0 ? undefined : imageVolume(id, 'rootfs', mount, hostImage);
-}
-
-/** Annotations by which a container is one of several in a pod. */
-const POD_ANNOTATIONS = ['io.kubernetes.cri.container-type', 'io.kubernetes.cri.sandbox-id'];
-
-/** Nobody will join it: it is no pod of Kubernetes, whose containers have files of the host. */
-function isAlone({ id, group }: ContainerRecord, { annotations = {} }: Spec): boolean {
-  return (group ?? '') === id && !POD_ANNOTATIONS.some((name) => name in annotations);
-}
-
-function noShare(id: string): RuntimeError {
+function noNodes(id: string, { node }: WantedNode): RuntimeError {
   return new RuntimeError({
     code: ErrorCode.FailedPrecondition,
     op: 'create',
     id,
-    object: 'virtual machine',
-    reason: 'was made for images only, and has no directory for files of the host',
-    remedy: "give the pod's first container a file of the host as well, or a machine of its own to this one",
+    object: `device ${node.path}`,
+    reason: 'the agent of this guest gives containers no devices of the host',
+    remedy: "use Bulkhead's own guest",
   });
 }
 
-function keyOf(record: ContainerRecord): string {
+function keyOf(record: Pick<ContainerRecord, 'namespace' | 'group'>): string {
   return `${record.namespace ?? ''}/${record.group ?? ''}`;
-}
-
-/** Bytes that a file system holds. */
-function sizeOf(path: string): number {
-  const { blocks, bsize } = statfsSync(path);
-  return blocks * bsize;
-}
-
-/** What a path of the host leads to; links are followed, as mounting does. */
-function fileKind(path: string): FileKind {
-  const info = statSync(path, { throwIfNoEntry: false });
-  if (info === undefined) return 'missing';
-  if (info.isDirectory()) return 'directory';
-  if (info.isCharacterDevice()) return 'character device';
-  if (info.isBlockDevice()) return 'block device';
-  if (info.isSocket()) return 'socket';
-  return info.isFIFO() ? 'fifo' : 'file';
 }

@@ -2,12 +2,19 @@
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Accelerator, MachineType } from './hypervisor/hypervisor.ts';
 import { hugePageBytes } from './placement.ts';
+import type { RootDevice } from './roots.ts';
 import type { SizingConfig } from './sizing.ts';
 
 export interface VmConfig extends SizingConfig {
   /** qemu-system-x86_64 and virtiofsd, absolute. */
   qemu: string;
   virtiofsd: string;
+  /** Whose agent guests have: our own, or Kata's, with a kernel and an image or initrd of Kata's. */
+  agent: 'bulkhead' | 'kata';
+  /** Disk image of a guest with Kata's agent; empty: it is in the initrd. */
+  image: string;
+  /** Appended to the guest kernel's command line. */
+  kernelArguments: string;
   /** Guest kernel and initrd; empty: those that `bulkhead guest build` put into the cache. */
   kernel: string;
   initrd: string;
@@ -23,11 +30,16 @@ export interface VmConfig extends SizingConfig {
   /** Size of the huge pages that memory of machines with functions of the host is made of: "2M"; "": ordinary pages. */
   hugePages: string;
   bootTimeoutMs: number;
+  /** What a root file system in an image is to the guest: a disk, or persistent memory mounted with DAX. */
+  rootDevice: RootDevice;
 }
 
 export const defaultVmConfig: VmConfig = {
   qemu: '/usr/bin/qemu-system-x86_64',
   virtiofsd: '/usr/lib/qemu/virtiofsd',
+  agent: 'bulkhead',
+  image: '',
+  kernelArguments: '',
   kernel: '',
   initrd: '',
   cache: '/var/cache/bulkhead',
@@ -37,6 +49,7 @@ export const defaultVmConfig: VmConfig = {
   template: true,
   hugePages: '',
   bootTimeoutMs: 60_000,
+  rootDevice: 'block',
   memoryMib: 256,
   overheadMib: 64,
   maxMemoryMib: 4096,
@@ -50,6 +63,7 @@ const isPath: Check = (value) => typeof value === 'string' && value.startsWith('
 const isFlag: Check = (value) => typeof value === 'boolean';
 const isPageSize: Check = (value) => typeof value === 'string' && hugePageBytes(value) !== undefined;
 const isCount: Check = (value) => Number.isInteger(value) && (value as number) > 0;
+const isLine: Check = (value) => typeof value === 'string' && /^[\x20-\x7e]*$/.test(value);
 const isNames: Check = (value) => Array.isArray(value) && value.every((name) => typeof name === 'string');
 const oneOf =
   (...names: string[]): Check =>
@@ -59,6 +73,9 @@ const oneOf =
 const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?: number }>> = {
   qemu: { key: 'qemu', check: isPath },
   virtiofsd: { key: 'virtiofsd', check: isPath },
+  agent: { key: 'agent', check: oneOf('bulkhead', 'kata') },
+  image: { key: 'image', check: isPath },
+  kernel_arguments: { key: 'kernelArguments', check: isLine },
   kernel: { key: 'kernel', check: isPath },
   initrd: { key: 'initrd', check: isPath },
   cache: { key: 'cache', check: isPath },
@@ -68,6 +85,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   template: { key: 'template', check: isFlag },
   huge_pages: { key: 'hugePages', check: isPageSize },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
+  root_device: { key: 'rootDevice', check: oneOf('block', 'pmem') },
   memory_mib: { key: 'memoryMib', check: isCount },
   overhead_mib: { key: 'overheadMib', check: isCount },
   max_memory_mib: { key: 'maxMemoryMib', check: isCount },
@@ -85,9 +103,18 @@ export function parseVmConfig(path: string, table: Readonly<Record<string, unkno
     const { key, scale } = known;
     Object.assign(config, { [key]: scale === undefined ? value : (value as number) * scale });
   }
+  if (config.agent === 'kata') checkKata(path, config);
+  else if (config.image !== '') throw invalid(path, 'image', config.image);
   config.maxMemoryMib = Math.max(config.maxMemoryMib, config.memoryMib);
   config.maxVcpus = Math.max(config.maxVcpus, config.vcpus);
   return config;
+}
+
+/** A guest of Kata's is a kernel and one of image and initrd, and has to be on a machine that takes devices. */
+function checkKata(path: string, { kernel, image, initrd, machine }: VmConfig): void {
+  if (machine !== 'q35') throw invalid(path, 'machine', machine);
+  if (kernel === '') throw invalid(path, 'kernel', kernel);
+  if ((image === '') === (initrd === '')) throw invalid(path, image === '' ? 'initrd' : 'image', image);
 }
 
 function invalid(path: string, name: string, value: unknown): RuntimeError {

@@ -127,6 +127,25 @@ export function consoleTail(path: string, lines: number): string[] {
     .slice(-lines);
 }
 
+/** How many last words are worth showing. */
+const LAST_LINES = 20;
+/** As long as what a kernel says when it gives up. */
+const DUMP_LINES = 100;
+/** What virtiofsd says of every life. */
+const ROUTINE = /^virtio_(session_mount|loop): /;
+
+/**
+ * What a machine said last, in one line: of its console, from where a kernel says why it gives up (registers and stack
+ * come behind that), else the last lines; of the share daemon's log when the console is silent.
+ */
+export function lastWords(console: Pick<GuestConsole, 'tail'> | undefined, daemonLog: string): string {
+  const lines = console?.tail(DUMP_LINES) ?? [];
+  const at = lines.findLastIndex((line) => /Kernel panic|\bBUG:|\bOops:/.test(line));
+  const said = at < 0 ? lines.slice(-LAST_LINES) : lines.slice(at, at + LAST_LINES);
+  const words = said.length > 0 ? said : consoleTail(daemonLog, LAST_LINES);
+  return words.filter((line) => !ROUTINE.test(line)).join(' | ');
+}
+
 function lengthOf(path: string): number {
   try {
     return readFileSync(path).length;

@@ -7,7 +7,7 @@ import type { OpenedFunctions } from '../passing.ts';
 import type { LinuxDevice, LinuxDeviceCgroup, Process, Spec } from '../../oci/types.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import type { GuestAgent } from './agent.ts';
-import type { MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
+import type { Hypervisor, MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
 
@@ -80,6 +80,22 @@ export interface GuestFunction {
   guest: string;
   /** The guest's nodes for it. */
   nodes: LinuxDevice[];
+}
+
+/** All of a machine's functions, as its guest has found them: whoever is told of one may use it at once. */
+export async function awaitFunctions(
+  agent: Pick<GuestAgent, 'call' | 'waitDevice'>,
+  id: string,
+  config: MachineConfig,
+  hypervisor: Pick<Hypervisor, 'functionPaths'>,
+  warn: (message: string) => void,
+): Promise<GuestFunction[]> {
+  const { functions = [] } = config;
+  if (functions.length === 0) return [];
+  const paths = hypervisor.functionPaths(config);
+  return Promise.all(
+    functions.map((each, index) => awaitFunction(agent, id, each, paths[index] ?? '', warn)),
+  );
 }
 
 /**

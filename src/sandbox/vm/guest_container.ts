@@ -6,23 +6,15 @@ import type { LinuxResources } from '../../oci/types.ts';
 import type { GuestAgent } from './agent.ts';
 import { guestCgroup, guestLayout } from './layout.ts';
 import { metricsV1Of } from './metrics_v1.ts';
+import type { GuestContainer } from './pod_agent.ts';
 import { guestResources } from './spec.ts';
 
-export interface GuestContainer {
-  freeze(): Promise<void>;
-  thaw(): Promise<void>;
-  kill(): Promise<void>;
-  update(resources: LinuxResources, warn: (message: string) => void): Promise<void>;
-  /** In the kind that containerd finds on this host everywhere else. */
-  stats(mode: CgroupMode): Promise<Any>;
-  /** Pids in the guest, ascending. */
-  pids(): Promise<number[]>;
-  /** Removes the cgroup, which has to be empty. */
-  remove(): Promise<void>;
-  watchOom(onOom: () => void): () => void;
-}
-
-export function guestContainer(id: string, agent: GuestAgent): GuestContainer {
+/** @param warn gets what an update asks for and cannot be had in the guest */
+export function guestContainer(
+  id: string,
+  agent: GuestAgent,
+  warn: (message: string) => void,
+): GuestContainer {
   const cgroup = guestCgroup(id);
   const write = (op: string, file: string, value: string, optional = false): Promise<void> =>
     agent.writeFiles(op, id, [{ path: `${cgroup}/${file}`, data: Buffer.from(value), optional }]);
@@ -39,10 +31,14 @@ export function guestContainer(id: string, agent: GuestAgent): GuestContainer {
     thaw: () => write('resume', 'cgroup.freeze', '0'),
     // It ends frozen processes too.
     kill: () => write('kill', 'cgroup.kill', '1', true),
-    update: (resources, warn) => update(id, cgroup, agent, resources, warn),
+    update: (resources) => update(id, cgroup, agent, resources, warn),
     stats: (mode) => stats(id, cgroup, agent, mode),
     pids: async () => (await pidsBelow(id, agent, cgroup)).sort((a, b) => a - b),
-    remove: () => agent.remove(id, [cgroup]),
+    // So that the mounts that its files are end, and not only their names.
+    remove: async (shares) => {
+      const unmounted = shares.map((path) => agent.unmount(id, path).catch(() => {}));
+      await Promise.all([agent.remove(id, [cgroup]), ...unmounted]);
+    },
     watchOom: (onOom) => agent.watchOom(id, cgroup, onOom),
   };
 }

@@ -5,18 +5,14 @@ import { compileCreate } from '../../plan/compile.ts';
 import { compileExec } from '../../plan/exec.ts';
 import type { LaunchPlan, SeccompProgram } from '../../plan/inputs.ts';
 import type { CreateOptions, ExecOptions, RootfsMount } from '../backend.ts';
-import { GUEST_SHARE, guestCgroupName, guestFacts, guestLayout, shareDirectory } from './layout.ts';
+import type { GuestProcess } from './pod_agent.ts';
+import { guestCgroupName, guestFacts, guestLayout } from './layout.ts';
 
 export interface GuestRootfs {
   /** Directory of the guest over which the root is attached. */
   path: string;
   /** Empty: the directory as it is. */
   mounts: readonly RootfsMount[];
-}
-
-/** A root file system that lies in the share. */
-export function sharedRootfs(serial: number): GuestRootfs {
-  return { path: `${GUEST_SHARE}/${shareDirectory(serial)}/rootfs`, mounts: [] };
 }
 
 export interface GuestCreateInput {
@@ -90,4 +86,21 @@ export function guestExecPlan(input: GuestExecInput, warn: (message: string) => 
     },
     warn,
   );
+}
+
+const PLAN_VERSION = 1;
+
+/** A process of the guest itself: in its root and its namespaces, with all rights there. @param file to execute */
+export function guestProcessPlan(wanted: GuestProcess, file: string | undefined): LaunchPlan {
+  const { key, args, env, cwd, stdio } = wanted;
+  return {
+    version: PLAN_VERSION,
+    id: key,
+    steps: [
+      { clone: { namespaces: 0 } },
+      ...(stdio.terminal ? [{ terminal: { mountConsole: false, uid: 0, width: 0, height: 0 } }] : []),
+      { chdir: { path: cwd } },
+      { exec: { file: file ?? args[0] ?? '', args: [...args], env: [...env], preserveFds: 0 } },
+    ],
+  };
 }

@@ -14,13 +14,15 @@ import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAndClean } from './agent_probe.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
-import type { Pod, SizedMachine } from './sandbox.ts';
+import type { Pod, SizedMachine } from './sandbox_deps.ts';
 import { kvmGroups, machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
-import type { Accelerator, GuestImage, MachineConfig } from './hypervisor/hypervisor.ts';
+import type { Accelerator, GuestImage, MachineConfig, MachineDevice } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
 import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement } from './placement.ts';
+import { kataGuest } from './kata/guest.ts';
+import type { AgentInput, PodAgent } from './pod_agent.ts';
 import { machineSize, memoryFor } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
@@ -37,8 +39,16 @@ interface Machinery {
   accelerator: Promise<Accelerator>;
 }
 
-/** @param root the engine's state root */
-export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
+/**
+ * @param root the engine's state root
+ * @param agent that guests have; undefined: our own
+ */
+export function vmHost(
+  config: VmConfig,
+  root: string,
+  log: Logger,
+  agent?: (input: AgentInput) => PodAgent,
+): VmHost {
   let made: Machinery | undefined;
   const open = (): Machinery => {
     checkPrograms(config);
@@ -46,7 +56,12 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
   };
   return {
     top: join(root, 'vm'),
+    rootDevice: config.rootDevice,
+    get images() {
+      return addon();
+    },
     sandbox: {
+      agent,
       hypervisor: () => open().hypervisor,
       machineConfig: (id, spec, pod) => machineConfig(config, { id, spec, pod, log, machinery: open() }),
       memoryFor: (limit) => ({ mib: memoryFor([limit], config), largest: config.maxMemoryMib }),
@@ -55,6 +70,7 @@ export function vmHost(config: VmConfig, root: string, log: Logger): VmHost {
       shareDaemon: config.virtiofsd,
       openFiles: openFiles(),
       lockLimit: lockLimit(),
+      emulated: async () => (await open().accelerator) === 'tcg',
       physicalBits: async () => ((await open().accelerator) === 'tcg' ? TCG_PHYSICAL_BITS : undefined),
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
@@ -106,11 +122,13 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
   const size = machineSize(id, spec, config);
   const accelerator = await made.accelerator;
   const gids = accelerator === 'kvm' ? kvmGroups() : [];
+  const guest = guestOf(config, id);
   const machine: MachineConfig = {
     id: id.slice(0, 64),
     dir: pod.dir,
     credentials: machineCredentials(pod.namespace, pod.group, gids),
-    image: guestImage(config, id),
+    image: guest.image,
+    devices: guest.devices,
     size,
     type: config.machine,
     accelerator,
@@ -120,7 +138,7 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
   };
   // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
   if (pod.functions.length > 0) return { machine: withFunctions(config, machine, input), growMib: 0 };
-  if (!config.template || config.machine !== 'q35') return { machine, growMib: 0 };
+  if (!config.template || config.machine !== 'q35' || config.agent === 'kata') return { machine, growMib: 0 };
   const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
   try {
     const template = await made.templates.ensure(small);
@@ -148,6 +166,26 @@ function withFunctions(
   const far = farApart(host, functions, spec.linux?.resources?.cpu ?? {});
   if (far !== undefined) log.warning('devices, processors and memory are far apart', { id, reason: far });
   return { ...machine, functions, placement };
+}
+
+/** What a machine boots, and the disk that it does from. */
+function guestOf(
+  config: VmConfig,
+  id: string,
+): { image: GuestImage; devices?: readonly MachineDevice[] | undefined } {
+  if (config.agent === 'bulkhead') return { image: guestImage(config, id) };
+  for (const path of [config.kernel, config.image, config.initrd]) {
+    if (path === '' || existsSync(path)) continue;
+    throw new RuntimeError({
+      code: ErrorCode.FailedPrecondition,
+      op: 'create',
+      id,
+      object: `guest ${path}`,
+      reason: 'no such file or directory',
+      remedy: 'name the files of a Kata release in [vm] of the configuration',
+    });
+  }
+  return kataGuest(config);
 }
 
 function guestImage(config: VmConfig, id: string): GuestImage {

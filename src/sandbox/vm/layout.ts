@@ -10,6 +10,8 @@ export const SHARE_TAG = 'bulkhead';
 export const GUEST_SHARE = '/run/bulkhead/share';
 /** The pod's /dev/shm. */
 export const GUEST_SHM = '/run/bulkhead/shm';
+/** Programs that are brought in; what follows is a key, which begins with a slash. */
+export const GUEST_PROGRAMS = '/run/bulkhead/programs';
 const GUEST_CGROUPS = '/sys/fs/cgroup';
 
 /** What the monitor calls the guest and the processes that make it; no container's id begins with a slash. */

@@ -6,7 +6,8 @@
 import type { HostTree } from '../../devices/host_tree.ts';
 import { formatSize } from '../../devices/model.ts';
 import { parseCpuList } from '../../oci/cpu_list.ts';
-import type { MemoryPlacement, PassedFunction } from './hypervisor/hypervisor.ts';
+import type { Spec } from '../../oci/types.ts';
+import type { Machine, MachineConfig, MemoryPlacement, PassedFunction } from './hypervisor/hypervisor.ts';
 
 /** "2M", "1G": sizes of huge pages that x86-64 has; arm64 has others, named by the operator in the same way. */
 export function hugePageBytes(name: string): number | undefined {
@@ -62,6 +63,27 @@ export function vcpuMasks(cpus: string | undefined, vcpus: number): Uint8Array[]
     const own = numbers.length >= vcpus ? numbers[index] : undefined;
     return (own === undefined ? undefined : parseCpuList(String(own))) ?? all;
   });
+}
+
+/** Whoever gives a pod devices and a cpuset of its own counts on each vCPU having a processor. Never rejects. */
+export async function pinVcpus(
+  machine: Pick<Machine, 'vcpuThreads'>,
+  { functions = [], size }: Pick<MachineConfig, 'functions' | 'size'>,
+  { linux }: Spec,
+  setAffinity: (tid: number, mask: Uint8Array) => void,
+  warn: (message: string, fields: Record<string, string>) => void,
+): Promise<void> {
+  const masks = functions.length === 0 ? [] : vcpuMasks(linux?.resources?.cpu?.cpus, size.vcpus);
+  if (masks.length === 0) return;
+  try {
+    const threads = (await machine.vcpuThreads?.()) ?? [];
+    threads.forEach((tid, index) => {
+      const mask = masks[index];
+      if (mask !== undefined) setAffinity(tid, mask);
+    });
+  } catch (error) {
+    warn('vCPUs not pinned', { error: (error as Error).message });
+  }
 }
 
 function cpuNumbers(mask: Uint8Array): number[] {

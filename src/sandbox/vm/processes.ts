@@ -1,10 +1,15 @@
 /** Processes of a virtual machine on the host: helpers that do one thing, and ends. */
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan } from '../../plan/inputs.ts';
 import type { Executor, StdioPaths } from '../executor.ts';
+import { SHARE_KEY } from './layout.ts';
 
 const SIGKILL = 9;
-const DEADLINE_MS = 10_000;
+/** A hypervisor with much memory, pinned for devices or on a loaded host, ends when the kernel has given all of it back. */
+const DEADLINE_MS = 60_000;
+/** Until then it is asked often: somebody waits for the delete. */
+const SOON_MS = 1000;
 
 export const NO_STDIO: StdioPaths = { stdin: '', stdout: '', stderr: '', terminal: false };
 
@@ -23,9 +28,17 @@ export async function runHelper(executor: Executor, key: string, plan: LaunchPla
   }
 }
 
-/** SIGKILL, then forgotten as soon as it has ended. Rejects after 10 s with the executor's last refusal. */
-export async function endLaunched(executor: Executor, key: string): Promise<void> {
-  const deadline = Date.now() + DEADLINE_MS;
+/**
+ * SIGKILL, then forgotten as soon as it has ended.
+ * @throws RuntimeError DeadlineExceeded when it has not; whoever deletes the pod may try again
+ */
+export async function endLaunched(
+  executor: Executor,
+  { id, key }: { id: string; key: string },
+  deadlineMs = DEADLINE_MS,
+): Promise<void> {
+  const began = Date.now();
+  const deadline = began + deadlineMs;
   for (;;) {
     // Each time: what the first one hit may have been the outer stage, just after it had cloned.
     await executor.signal(key, SIGKILL).catch(() => {});
@@ -34,8 +47,19 @@ export async function endLaunched(executor: Executor, key: string): Promise<void
       return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
-      if (Date.now() >= deadline) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      if (Date.now() >= deadline) throw lingers(id, key, deadlineMs, error);
+      await new Promise((resolve) => setTimeout(resolve, Date.now() - began < SOON_MS ? 2 : 50));
     }
   }
+}
+
+function lingers(id: string, key: string, deadlineMs: number, cause: unknown): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.DeadlineExceeded,
+    op: 'delete',
+    id,
+    object: key === SHARE_KEY ? 'share daemon' : 'hypervisor',
+    reason: `has not ended within ${deadlineMs / 1000} s of SIGKILL`,
+    cause,
+  });
 }

@@ -3,6 +3,8 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
+import type { GuestFunction } from './functions.ts';
+import type { MachineConfig } from './hypervisor/hypervisor.ts';
 
 const { Sandbox } = bulkhead.state.v1;
 export type SandboxRecord = bulkhead.state.v1.ISandbox;
@@ -45,4 +47,28 @@ function damaged(path: string, reason: string, cause?: unknown): RuntimeError {
     remedy: 'kill the hypervisor of that directory and remove it',
     cause,
   });
+}
+
+/** A machine's configuration on disk, with what the guest has made of its functions. */
+export interface RecordedMachine extends MachineConfig {
+  found?: GuestFunction[];
+}
+
+/** For `record.machine`: what a driver needs to take a machine up again, which no template is part of. */
+export function encodeMachine(config: MachineConfig, found?: GuestFunction[]): Uint8Array {
+  const machine: RecordedMachine = { ...config, template: undefined, ...(found && { found }) };
+  return encodeJson(machine);
+}
+
+/** undefined: no machine was made yet. */
+export function decodeMachine(record: SandboxRecord): RecordedMachine | undefined {
+  return (record.machine?.length ?? 0) === 0 ? undefined : decodeJson<RecordedMachine>(record.machine);
+}
+
+export function encodeJson(value: object): Uint8Array {
+  return Buffer.from(JSON.stringify(value));
+}
+
+export function decodeJson<T>(bytes: Uint8Array | null | undefined): T {
+  return JSON.parse(Buffer.from(bytes ?? []).toString()) as T;
 }

@@ -21,6 +21,8 @@ export interface SizingConfig {
 }
 
 const MIB = 1024 * 1024;
+/** cpu.cfs_period_us of the kernel, in microseconds. */
+const DEFAULT_PERIOD = 100_000;
 /** Memory is plugged in blocks of this size on x86-64. */
 export const MEMORY_BLOCK_MIB = 128;
 const PREFIX = 'io.katacontainers.config.hypervisor.';
@@ -53,6 +55,12 @@ export function memoryLimit(resources: LinuxResources | undefined): number | und
   return limit > 0 && limit < 2 ** 60 ? limit : undefined;
 }
 
+/** Processors that a container may use; undefined when that is not limited. */
+export function cpuLimit(resources: LinuxResources | undefined): number | undefined {
+  const { quota = 0, period = 0 } = resources?.cpu ?? {};
+  return quota > 0 ? quota / (period || DEFAULT_PERIOD) : undefined;
+}
+
 function blocks(mib: number): number {
   return Math.ceil(mib / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
 }
@@ -66,13 +74,10 @@ interface Limits {
 function podLimits(annotations: Readonly<Record<string, string>>, resources: LinuxResources): Limits {
   const number = (name: string): number => Number(annotations[`io.kubernetes.cri.sandbox-${name}`] ?? 0);
   const memory = number('memory') || (memoryLimit(resources) ?? 0);
-  const { quota = 0, period = 100_000 } = resources.cpu ?? {};
-  const podQuota = number('cpu-quota');
-  const podPeriod = number('cpu-period') || 100_000;
-  const cpus = podQuota > 0 ? podQuota / podPeriod : quota > 0 ? quota / (period || 100_000) : 0;
+  const pod = { quota: number('cpu-quota'), period: number('cpu-period') };
   return {
     memoryMib: memory > 0 ? Math.ceil(memory / MIB) : undefined,
-    cpus: cpus > 0 ? cpus : undefined,
+    cpus: cpuLimit({ cpu: pod }) ?? cpuLimit(resources),
   };
 }
 

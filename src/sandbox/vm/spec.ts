@@ -10,6 +10,7 @@ import { cleanAbsolute, isBelow, resolveFrom } from '../../oci/paths.ts';
 import type {
   Hooks,
   Linux,
+  LinuxDevice,
   LinuxNamespace,
   LinuxResources,
   Mount,
@@ -18,7 +19,10 @@ import type {
   Spec,
 } from '../../oci/types.ts';
 import { isBind } from '../../oci/validate/checks_mounts.ts';
-import { GUEST_SHARE, GUEST_SHM, shareDirectory } from './layout.ts';
+import type { HostDevice } from './images.ts';
+import { shareDirectory } from './layout.ts';
+import { wantedNodes, type WantedNode } from './nodes.ts';
+import type { GuestPlaces } from './pod_agent.ts';
 import { bindOptions, imageVolume, type HostImage, type Volume } from './storage.ts';
 
 export type FileKind =
@@ -33,9 +37,12 @@ export interface GuestSpecInput {
   serial: number;
   /** The pod's first container, for one that joins it: the pid that the host knows, and the guest's. */
   sandbox?: { hostPid: number; guestPid: number } | undefined;
+  places: Pick<GuestPlaces, 'share' | 'shm'>;
   inspect: (path: string) => FileKind;
   /** What is in the way of an image's path; undefined when it is neither a block device nor a file. */
   image: (path: string) => HostImage | undefined;
+  /** The block device or device-DAX behind a node; undefined when it is another kind of device. */
+  device: (node: LinuxDevice) => HostDevice | undefined;
 }
 
 /** A file or directory of the host that the container sees, and nothing more of it than that. */
@@ -56,6 +63,8 @@ export interface GuestSpec {
   shares: Share[];
   /** Images of the host that the guest mounts itself; a mount's source is where. */
   volumes: Volume[];
+  /** Devices that the guest has as its own; they are not in the configuration until it has found them. */
+  nodes: WantedNode[];
   /** Host path of the tmpfs that is the pod's /dev/shm elsewhere; the guest has its own of that size. */
   shm: string | undefined;
 }
@@ -66,6 +75,7 @@ const plainDevices = new Set(['null', 'zero', 'full', 'random', 'urandom', 'tty'
 /** @throws RuntimeError FailedPrecondition for what this wall does not give */
 export function guestSpec(input: GuestSpecInput): GuestSpec {
   const { id, spec } = input;
+  const nodes = hostNodes(input);
   refuseHostAccess(id, spec);
   const shares: Share[] = [];
   const volumes: Volume[] = [];
@@ -74,7 +84,7 @@ export function guestSpec(input: GuestSpecInput): GuestSpec {
     if (!isBind(mount)) return volumeMount(input, mount, volumes) ?? localMount(id, mount);
     if (isSharedMemory(mount)) {
       shm = mount.source;
-      return { ...mount, source: GUEST_SHM };
+      return { ...mount, source: input.places.shm };
     }
     return bindMount(input, mount, index, shares);
   });
@@ -89,6 +99,7 @@ export function guestSpec(input: GuestSpecInput): GuestSpec {
     },
     shares,
     volumes,
+    nodes,
     shm,
   };
 }
@@ -137,9 +148,24 @@ function guestLinux({ id, spec, sandbox }: GuestSpecInput): Linux {
   }
   return {
     ...linux,
+    ...(linux.devices === undefined ? {} : { devices: linux.devices.filter(isPlain) }),
     resources: guestResources(linux.resources ?? {}),
     namespaces: guestNamespaces(id, linux.namespaces ?? [], sandbox),
   };
+}
+
+function isPlain({ path }: LinuxDevice): boolean {
+  return plainDevices.has(path.replace(/^\/dev\//, ''));
+}
+
+function hostNodes({ id, spec: { linux = {} }, device }: GuestSpecInput): WantedNode[] {
+  const others = (linux.devices ?? []).filter((node) => !isPlain(node));
+  const wanted = wantedNodes(id, others, device);
+  const refused = others.find((node) => !wanted.some((each) => each.node === node));
+  if (refused !== undefined) {
+    refuse(id, `device ${refused.path}`, 'the vm wall hands no devices of the host over', 'namespace');
+  }
+  return wanted;
 }
 
 function refuseHostAccess(id: string, { linux = {} }: Spec): void {
@@ -148,10 +174,6 @@ function refuseHostAccess(id: string, { linux = {} }: Spec): void {
     if (types.has(type)) continue;
     const reason = `the vm wall does not share the host's ${type} namespace`;
     refuse(id, 'config.json: linux.namespaces', reason, 'namespace');
-  }
-  const device = (linux.devices ?? []).find(({ path }) => !plainDevices.has(path.replace(/^\/dev\//, '')));
-  if (device !== undefined) {
-    refuse(id, `device ${device.path}`, 'the vm wall hands no devices of the host over', 'namespace');
   }
   if ((linux.seccomp?.listenerPath ?? '') !== '') {
     const reason = 'a listener on the host cannot look into a process of the guest';
@@ -204,7 +226,7 @@ function localMount(id: string, mount: Mount): Mount {
 }
 
 function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: Share[]): Mount {
-  const { id, bundle, serial, inspect } = input;
+  const { id, bundle, serial, places, inspect } = input;
   const source = resolveFrom(bundle, mount.source ?? '');
   const object = `mount ${mount.destination}`;
   // What shows the host's kernel, the guest has of its own.
@@ -236,7 +258,7 @@ function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: S
   const readOnly = (attributes.set & MOUNT_ATTR_RDONLY) !== 0;
   const readOnlyBelow = (recursiveAttributes.set & MOUNT_ATTR_RDONLY) !== 0;
   shares.push({ name, source, recursive, readOnly, readOnlyBelow });
-  return { ...mount, source: `${GUEST_SHARE}/${shareDirectory(serial)}/${name}` };
+  return { ...mount, source: `${places.share}/${shareDirectory(serial)}/${name}` };
 }
 
 function refuse(id: string, object: string, reason: string, wall: string): never {

@@ -74,6 +74,34 @@ describe('a mount of an image', () => {
     expect(ask('ext4', ['dax=never']).transport).toBe('block');
   });
 
+  const info = { mode: 'fsdax' as const, dataOffset: 2 * MIB, pages: 1, align: 2 * MIB };
+  const nvdimm = (changes: Partial<HostImage> = {}): HostImage => {
+    return { ...file(), info, sync: true, needsFlush: true, ...changes };
+  };
+
+  it('is an NVDIMM when it begins as one', () => {
+    const volume = ask('ext4', ['dax'], nvdimm());
+    expect(volume).toMatchObject({ transport: 'nvdimm', needsFlush: true, holdable: false });
+    expect(volumeDevice(volume)).toEqual({
+      kind: 'nvdimm',
+      id: volume.device,
+      path: '/img',
+      size: 8 * MIB,
+      align: 2 * MIB,
+      readOnly: false,
+      sync: true,
+    });
+    expect(volume.device).toMatch(/^nw/);
+    expect(canUnplug(volume.device)).toBe(false);
+    // Nothing is stored to one that is read-only: how durable that would be does not matter.
+    const lax = nvdimm({ sync: false, volatile: { reason: 'r', fix: 'f' } });
+    expect(volumeDevice(ask('ext4', ['ro'], lax))).toMatchObject({ readOnly: true, sync: false });
+    expect(ask('ext4', ['ro'], nvdimm()).needsFlush).toBe(false);
+    const dax = nvdimm({ kind: 'dax' });
+    expect(volumeDevice(ask('ext4', [], dax))).toMatchObject({ kind: 'nvdimm', sync: false });
+    expect(ask('ext4', ['ro'], nvdimm()).conflicts).not.toContain(volume.device);
+  });
+
   it('is named by what it holds', () => {
     const one = ask('ext4');
     expect(ask('ext4', ['nosuid']).device).toBe(one.device);
@@ -135,6 +163,42 @@ describe('a mount of an image', () => {
       ErrorCode.FailedPrecondition,
       'create c1: mount /data: /img: its size of 3145728 bytes is no multiple of 2 MiB, in which persistent memory is ' +
         'mapped; make it larger (truncate -s %2M), or leave the option dax out',
+    ],
+    [
+      'an NVDIMM whose stores do not last',
+      'ext4',
+      ['dax'],
+      '/img',
+      nvdimm({ volatile: { reason: 'MAP_SYNC not supported (so); writes would not be durable', fix: 'do' } }),
+      ErrorCode.FailedPrecondition,
+      'create c1: PMEM volume /img: MAP_SYNC not supported (so); writes would not be durable; do, or set the annotation bulkhead.io/allow-nonpersistent=true to go on',
+    ],
+    [
+      'an NVDIMM of an odd size',
+      'ext4',
+      [],
+      '/img',
+      nvdimm({ size: 9 * MIB }),
+      ErrorCode.FailedPrecondition,
+      'create c1: mount /data: /img: its size of 9437184 bytes is no multiple of 2 MiB, in which persistent memory is mapped; make it larger (truncate -s %2M)',
+    ],
+    [
+      'an NVDIMM without a file system',
+      'ext4',
+      [],
+      '/img',
+      nvdimm({ info: { ...info, mode: 'devdax' } }),
+      ErrorCode.FailedPrecondition,
+      'create c1: mount /data: /img: is device-DAX for a guest, and has no file system; prepare it with: bulkhead devices pmem format --mode fsdax /img (this erases it)',
+    ],
+    [
+      'device-DAX as it is',
+      'ext4',
+      [],
+      '/img',
+      nvdimm({ kind: 'dax', info: undefined }),
+      ErrorCode.FailedPrecondition,
+      'create c1: mount /data: /img: does not begin as persistent memory with a file system does; prepare it with: bulkhead devices pmem format --mode fsdax /img (this erases it)',
     ],
   ])('is refused with %s', (_, type, options, source, image, code, message) => {
     try {

@@ -1,10 +1,7 @@
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { imageVolume, volumePath, type Volume } from './storage.ts';
-import { hostImage, Volumes } from './volumes.ts';
+import { Volumes } from './volumes.ts';
 
 let calls: string[];
 let mounted: Set<string>;
@@ -135,22 +132,5 @@ describe('a volume', () => {
     await volumes.flush('c1', []);
     await volumes.detach('c1', []);
     expect(calls).toEqual([]);
-  });
-});
-
-describe('an image of the host', () => {
-  const dir = mkdtempSync(join(tmpdir(), 'bh-image-'));
-  afterAll(() => rmSync(dir, { recursive: true }));
-
-  it('is a file by its inode', () => {
-    const path = join(dir, 'a');
-    writeFileSync(path, '');
-    truncateSync(path, 4096);
-    expect(hostImage(path)).toMatchObject({ kind: 'file', size: 4096, inUse: false });
-    expect(hostImage(path)?.identity).toMatch(/^file \d+ \d+$/);
-  });
-
-  it('is nothing else', () => {
-    for (const path of [dir, join(dir, 'missing'), '/dev/null']) expect(hostImage(path)).toBeUndefined();
   });
 });

@@ -2,23 +2,17 @@
  * Attaches volumes (storage.ts) to a running machine and takes them away again. Devices are named by what they hold,
  * so that containers of a pod share one, and an engine that has just started knows which are there.
  */
-import { constants, openSync, closeSync, readFileSync, readSync, statSync } from 'node:fs';
+import type { bulkhead } from '../../gen/bulkhead.js';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
-import { PFN_INFO_OFFSET, PFN_INFO_SIZE, readPfnInfo } from '../../devices/pmem/pfn.ts';
 import type { GuestAgent } from './agent.ts';
 import type { MachineDevice, Placement } from './hypervisor/hypervisor.ts';
-import {
-  canUnplug,
-  volumeAt,
-  volumeDevice,
-  volumePath,
-  writableTwin,
-  type HostImage,
-  type Volume,
-} from './storage.ts';
+import type { GuestVolumes } from './pod_agent.ts';
+import { canUnplug, volumeAt, volumeDevice, volumePath, writableTwin, type Volume } from './storage.ts';
+
+type IDevice = bulkhead.agent.v1.IDevice;
+type IDeviceMatch = bulkhead.agent.v1.IDeviceMatch;
 
 const MS_RDONLY = 1;
-const SECTOR = 512;
 /** Of the agent; no symbolic link, which it would not follow. */
 const MOUNTS = '/proc/1/mounts';
 
@@ -28,7 +22,7 @@ export interface VolumeDeps {
   agent: Pick<GuestAgent, 'mount' | 'unmount' | 'readFiles' | 'call'>;
 }
 
-export class Volumes {
+export class Volumes implements GuestVolumes {
   readonly #deps: VolumeDeps;
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -52,6 +46,24 @@ export class Volumes {
     });
   }
 
+  /**
+   * Plugs what a container gets as a node, unless another container of the pod has it, and waits until the guest has it.
+   * @param note as in attach()
+   */
+  attachNode(id: string, volume: Volume, note: (device: string) => void): Promise<IDevice> {
+    return this.#inTurn(async () => {
+      note(volume.device);
+      const placed = await this.#deps.plug(volumeDevice(volume)).catch((error: unknown) => {
+        // Disks are found by their serial number; an NVDIMM that is there is no error.
+        if (error instanceof RuntimeError && error.code === ErrorCode.AlreadyExists) return undefined;
+        throw error;
+      });
+      const device = matchOf(volume, placed, 'dax');
+      const reply = await this.#deps.agent.call('create', id, { waitDevice: { device } });
+      return reply.device ?? {};
+    });
+  }
+
   /** Devices that the guest has mounted. */
   async #present(id: string): Promise<Set<string>> {
     const mounts = await this.#deps.agent.readFiles('create', id, [MOUNTS]);
@@ -61,14 +73,10 @@ export class Volumes {
 
   async #attach(id: string, volume: Volume): Promise<void> {
     const { plug, unplug, agent } = this.#deps;
-    const { pciPath } = await plug(volumeDevice(volume));
+    const placed = await plug(volumeDevice(volume));
     try {
       await agent.mount(id, {
-        // Names like /dev/pmem0 depend on the order in which drivers find devices.
-        device:
-          volume.transport === 'block'
-            ? { blockSerial: volume.device }
-            : { pciPath: pciPath.replace(/^0000:00:/, ''), subsystem: 'block' },
+        device: matchOf(volume, placed, 'block'),
         target: volume.target,
         fstype: volume.fstype,
         flags: volume.readOnly ? MS_RDONLY : 0,
@@ -114,6 +122,17 @@ export class Volumes {
   }
 }
 
+/** Names like /dev/pmem0 depend on the order in which drivers find devices. @param subsystem of memory */
+function matchOf(
+  { transport, device }: Volume,
+  { pciPath = '', address }: Partial<Placement> = {},
+  subsystem: 'block' | 'dax',
+): IDeviceMatch {
+  if (transport === 'block') return { blockSerial: device };
+  if (transport === 'nvdimm') return { pmemAddress: address ?? 0, subsystem };
+  return { pciPath: pciPath.replace(/^0000:00:/, ''), subsystem };
+}
+
 function conflict(id: string, { source }: Volume): RuntimeError {
   return new RuntimeError({
     code: ErrorCode.FailedPrecondition,
@@ -123,54 +142,4 @@ function conflict(id: string, { source }: Volume): RuntimeError {
     reason: 'the pod has it already, but read-only, or with DAX and without',
     remedy: 'give all its mounts in the pod the same options',
   });
-}
-
-/** What a path of the host is; undefined when it is neither a block device nor a file. Links are followed. */
-export function hostImage(path: string): HostImage | undefined {
-  const info = statSync(path, { throwIfNoEntry: false });
-  if (info?.isFile() === true)
-    return {
-      kind: 'file',
-      size: info.size,
-      identity: `file ${info.dev} ${info.ino}`,
-      inUse: false,
-      pfn: hasPfnInfo(path),
-    };
-  if (info?.isBlockDevice() !== true) return undefined;
-  const number = deviceNumber(info.rdev);
-  return {
-    kind: 'block',
-    size: Number(readFileSync(`/sys/dev/block/${number}/size`, 'utf8')) * SECTOR,
-    identity: `block ${number}`,
-    inUse: isHeld(path),
-  };
-}
-
-function hasPfnInfo(path: string): boolean {
-  const fd = openSync(path, constants.O_RDONLY);
-  try {
-    const block = Buffer.alloc(PFN_INFO_SIZE);
-    const length = readSync(fd, block, 0, PFN_INFO_SIZE, PFN_INFO_OFFSET);
-    return readPfnInfo(block.subarray(0, length)) !== undefined;
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** open(2): O_EXCL of a block device without O_CREAT fails with EBUSY when the system uses it. */
-function isHeld(path: string): boolean {
-  try {
-    closeSync(openSync(path, constants.O_RDONLY | constants.O_EXCL));
-    return false;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EBUSY';
-  }
-}
-
-/** "8:1", of a dev_t as glibc has it. */
-function deviceNumber(rdev: number): string {
-  const value = BigInt(rdev);
-  const major = ((value >> 8n) & 0xfffn) | ((value >> 32n) & ~0xfffn & 0xffffffffn);
-  const minor = (value & 0xffn) | ((value >> 12n) & 0xffffff00n);
-  return `${major}:${minor}`;
 }

@@ -6,7 +6,7 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
 import { join } from 'node:path';
-import { frame, readMessages } from '../../../src/engine/frames.ts';
+import { frame, readMessages } from '../../../src/base/frames.ts';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
 
 const { ToEngine, ToMonitor } = bulkhead.executor.v1;

@@ -424,6 +424,76 @@ describe('streams', () => {
   });
 });
 
+describe('output of a process that ended before anybody opened its fifo', () => {
+  beforeEach(connected);
+  const forget = (): Promise<number> =>
+    ask('reply', (request) => ({ forget: { request, key: 'web' } })).then(({ errno }) => errno ?? 0);
+
+  it.each([
+    ['all of it in the fifo', 4],
+    ['more than a fifo holds', 131_072],
+  ])('waits for a first reader, and so does Forget: %s', async (_, bytes) => {
+    const stdout = fifos.make('out');
+    const launch = await runs('web', { stdout });
+    for (let left = bytes; left > 0; left -= 65_536)
+      agent.data(launch.stdout ?? 0, Buffer.alloc(Math.min(left, 65_536), 'x'));
+    agent.eof(launch.stdout ?? 0);
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    expect(await Promise.race([forgotten, pause(100)])).toBeUndefined();
+    const late = fifos.reader(stdout);
+    await late.until('all of it', (text) => text.length === bytes);
+    expect(await forgotten).toBe(0);
+    await late.toEnd();
+    send('web');
+    await agent.take('launch');
+  });
+
+  it('waits when the stream ends after the process', async () => {
+    const stdout = fifos.make('out');
+    const launch = await runs('web', { stdout });
+    agent.data(launch.stdout ?? 0, Buffer.alloc(4, 'x'));
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    agent.eof(launch.stdout ?? 0);
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    const late = fifos.reader(stdout);
+    await late.until('all of it', (text) => text.length === 4);
+    expect(await forgotten).toBe(0);
+  });
+
+  it('is not waited for when a reader was there and left, nor for what descendants may still write', async () => {
+    const [stdout, stderr] = [fifos.make('out'), fifos.make('err')];
+    const reader = fifos.reader(stdout);
+    const launch = await runs('web', { stdout, stderr });
+    reader.close();
+    agent.data(launch.stdout ?? 0, Buffer.alloc(4, 'x'));
+    agent.eof(launch.stdout ?? 0);
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    agent.data(launch.stderr ?? 0, '');
+    expect((await answer('exited', 'web')).outputWaits ?? false).toBe(false);
+    expect(await forget()).toBe(0);
+  });
+
+  it('is forgotten by a new engine that asks again', async () => {
+    const stdout = fifos.make('out');
+    const launch = await runs('web', { stdout });
+    agent.data(launch.stdout ?? 0, Buffer.alloc(4, 'x'));
+    agent.eof(launch.stdout ?? 0);
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    await answer('exited', 'web');
+    session.send({ forget: { request: ++request, key: 'web' } });
+    await rig.engine.crash(false);
+    await rig.engine.listen();
+    session = await until('hello again', () => rig.engine.sessions[1]);
+    const forgotten = forget();
+    const late = fifos.reader(stdout);
+    await late.until('all of it', (text) => text.length === 4);
+    expect(await forgotten).toBe(0);
+  });
+});
+
 describe('calls and events', () => {
   beforeEach(connected);
 

@@ -70,6 +70,18 @@ describe('an update of a pod behind the vm wall', () => {
     expect(await memoryMib()).toBe(before);
   }, 120_000);
 
+  // Under TCG, as here; the lab has KVM (test/lab/kvm.lab.test.ts).
+  it('is refused when it wants more processors than the guest can take, and changes nothing', async () => {
+    const cpus = async (cpuQuota: number): Promise<void> => {
+      await cri.updateContainerResources({ containerId, linux: { cpuQuota, cpuPeriod: 100_000 } });
+    };
+    await cpus(100_000);
+    await expect(cpus(200_000)).rejects.toThrow(/2 vCPUs: the machine has 1, and its guest takes no more/);
+    await expect(cpus(900_000)).rejects.toThrow(/9 vCPUs: are above the largest machine of 4/);
+    const { stdout } = await cri.execSync({ containerId, cmd: ['nproc'], timeout: 30 });
+    expect(Buffer.from(stdout ?? []).toString()).toBe('1\n');
+  }, 120_000);
+
   it('leaves nothing behind', async () => {
     await cri.stopPodSandbox({ podSandboxId });
     await cri.removePodSandbox({ podSandboxId });

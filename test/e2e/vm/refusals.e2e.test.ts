@@ -98,4 +98,18 @@ describe('what the vm wall refuses', () => {
     expect(await containerd.leaks()).toEqual([]);
     expect(machineDirectories(containerd)).toEqual([]);
   });
+
+  it('functions of the host for a pod that runs', async () => {
+    const group = ['--annotation', 'io.containerd.runc.v2.group=first'];
+    await containerd.detached('first', ['sleep', '1000'], group);
+    const device = ['--annotation', 'cdi.k8s.io/x=bulkhead.io/vfio=ffff:00:00.0'];
+    const second = await containerd.run('second', ['true'], { flags: ['--rm', ...group, ...device] });
+    expect(second.stderr).toContain(
+      'create second: device ffff:00:00.0: the pod’s machine runs already, and takes functions of the host only when it starts; ask for them with the pod’s first container',
+    );
+    expect((await containerd.exec('first', 'alive', ['true'])).code).toBe(0);
+    await containerd.remove('first');
+    expect(await containerd.leaks()).toEqual([]);
+    expect(machineDirectories(containerd)).toEqual([]);
+  });
 });

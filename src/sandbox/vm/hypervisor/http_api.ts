@@ -21,6 +21,12 @@ const DEFAULT_DEADLINE_MS = 10_000;
 const MAX_BODY = 1 << 20;
 const RETRY_MS = 5;
 const MAX_REASON = 500;
+/** What a refusal's status says; any other: the state of things is in the way. */
+const CODES: Readonly<Record<number, ErrorCode>> = {
+  404: ErrorCode.NotFound,
+  409: ErrorCode.AlreadyExists,
+  429: ErrorCode.ResourceExhausted,
+};
 
 export type Method = 'GET' | 'PUT' | 'PATCH';
 
@@ -49,16 +55,19 @@ export class HttpApi {
   }
 
   /**
-   * The answer's body, parsed; undefined when there is none. Rejects with FailedPrecondition when it is refused, NotFound
-   * for 404, Unavailable when nobody answers, DeadlineExceeded.
+   * The answer's body, parsed; undefined when there is none. Rejects with FailedPrecondition when it is refused (or what
+   * the status says more exactly), Unavailable when nobody answers, DeadlineExceeded.
    */
   async call<T = unknown>(method: Method, path: string, body?: object): Promise<T | undefined> {
     const { deadlineMs = DEFAULT_DEADLINE_MS, base = '', reasonIn } = this.#options;
     const { status, text } = await this.#send(method, base + path, body, deadlineMs);
     if (status >= 300) {
       const reason = reasonIn(text).trim().slice(0, MAX_REASON);
-      const code = status === 404 ? ErrorCode.NotFound : ErrorCode.FailedPrecondition;
-      throw this.#error(code, path, reason === '' ? `status ${status}` : reason);
+      throw this.#error(
+        CODES[status] ?? ErrorCode.FailedPrecondition,
+        path,
+        reason === '' ? `status ${status}` : reason,
+      );
     }
     if (text.trim() === '') return undefined;
     try {

@@ -24,6 +24,7 @@ export interface Credentials {
 export interface GuestImage {
   /** Absolute paths, readable by the credentials. The kernel is an uncompressed ELF image or a bzImage. */
   kernel: string;
+  /** Empty: none. */
   initrd: string;
   /** Appended to the driver's own kernel arguments. */
   commandLine?: string | undefined;
@@ -95,6 +96,24 @@ export interface PmemDevice {
   mode: 'shared' | 'private' | 'read-only';
 }
 
+/**
+ * Persistent memory as a DIMM: the guest's kernel takes a store that has left the processor's caches for durable, and
+ * grants MAP_SYNC. Nobody tells the host when to write: it has to be persistent memory itself.
+ */
+export interface NvdimmDevice {
+  kind: 'nvdimm';
+  id: string;
+  /** A file of a file system with DAX, or a device-DAX node; opened by the driver. */
+  path: string;
+  /** Bytes, a multiple of `align`. */
+  size: number;
+  /** Bytes that its place in the guest is a multiple of: 2 MiB, or what the device-DAX node asks for. */
+  align: number;
+  readOnly: boolean;
+  /** Mapped with MAP_SYNC, so that the file's blocks are on the medium before a store can reach them. */
+  sync: boolean;
+}
+
 export interface NetDevice {
   kind: 'net';
   id: string;
@@ -117,12 +136,14 @@ export interface FsDevice {
   socketPath: string;
 }
 
-export type MachineDevice = BlockDevice | PmemDevice | NetDevice | FsDevice;
+export type MachineDevice = BlockDevice | PmemDevice | NvdimmDevice | NetDevice | FsDevice;
 
 /** Where the guest finds a plugged device. */
 export interface Placement {
   /** PCI addresses from the root bus down: "0000:00:02.3/00.0"; empty when the device is not on PCI. */
   pciPath: string;
+  /** Physical address in the guest, of memory that is not on PCI. */
+  address?: number | undefined;
 }
 
 /**

@@ -1,3 +1,5 @@
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode } from '../../../../base/errors.ts';
 import { addon } from '../../../../native/index.ts';
@@ -14,7 +16,16 @@ const disk: Shape = {
   'queue_size?': 'integer',
   'id?': 'string',
   'serial?': 'string',
-  'image_type?': ['FlatVmdk', 'FixedVhd', 'Qcow2', 'Raw', 'Vhdx', 'Unknown'],
+  'image_type?': ['FixedVhd', 'Qcow2', 'Raw', 'Vhdx', 'Unknown'],
+};
+const nvdimm: MachineDevice = {
+  kind: 'nvdimm',
+  id: 'n',
+  path: '/n',
+  size: 2 << 20,
+  align: 2 << 20,
+  readOnly: false,
+  sync: false,
 };
 const pmem: Shape = { file: 'string', 'size?': 'integer', 'discard_writes?': 'boolean', 'id?': 'string' };
 const net: Shape = { 'tap?': 'string', 'mac?': 'string', 'mtu?': 'integer', 'id?': 'string' };
@@ -76,8 +87,9 @@ const API: Record<string, Operation> = {
 };
 
 let api: ScriptedApi;
-const driver = (): CloudHypervisor =>
+const driver = (unplugDeadlineMs = 2000): CloudHypervisor =>
   new CloudHypervisor({
+    unplugDeadlineMs,
     program: '/usr/bin/cloud-hypervisor',
     addon: addon(),
     agentPort: 1024,
@@ -116,7 +128,7 @@ describe('CloudHypervisor', () => {
     expect(api.seen[0]?.body).toMatchObject({
       cpus: { boot_vcpus: 1, max_vcpus: 4 },
       memory: { size: 256 << 20, hotplug_size: 768 << 20, shared: true },
-      vsock: { cid: 3, socket: `${api.dir}/vsock.sock` },
+      vsock: { cid: 3, socket: `${api.dir}/own/vsock.sock` },
       disks: [{ id: 'root', path: '/images/root', readonly: true }],
       pmem: [{ id: 'nv', file: '/images/nv', discard_writes: true }],
       net: [{ id: 'eth0', tap: 'tap0', mtu: 1450 }],
@@ -128,7 +140,29 @@ describe('CloudHypervisor', () => {
     const machine = await driver().reattach(config());
     expect(await machine.plug(device)).toEqual({ pciPath: '0000:00:05.0' });
     await machine.unplug(device.id);
-    expect(api.seen.at(-1)).toEqual({ operation: 'PUT /api/v1/vm.remove-device', body: { id: device.id } });
+    expect(api.seen.at(-2)).toEqual({ operation: 'PUT /api/v1/vm.remove-device', body: { id: device.id } });
+  });
+
+  it('has unplugged when the guest has let go', async () => {
+    const machine = await driver().reattach(config());
+    const held = JSON.stringify({ state: 'Running', device_tree: { root: {}, other: {} } });
+    api.instead.set('GET /api/v1/vm.info', (response) => void response.writeHead(200).end(held));
+    await machine.unplug('root');
+    expect(api.seen.slice(-3).map(({ operation }) => operation)).toEqual([
+      'PUT /api/v1/vm.remove-device',
+      'GET /api/v1/vm.info',
+      'GET /api/v1/vm.info',
+    ]);
+  });
+
+  it('says when a guest does not let go', async () => {
+    const machine = await driver(0).reattach(config());
+    const held = JSON.stringify({ state: 'Running', device_tree: { root: {} } });
+    api.instead.set('GET /api/v1/vm.info', (response) => void response.writeHead(200).end(held));
+    await expect(machine.unplug('root')).rejects.toMatchObject({
+      code: ErrorCode.DeadlineExceeded,
+      message: 'vm pod-1: device "root": the guest has not let go of it within 0 s',
+    });
   });
 
   it('grows, stops, continues, and ends', async () => {
@@ -170,8 +204,14 @@ describe('CloudHypervisor', () => {
       { devices: [{ kind: 'pmem', id: 'p', path: '/p', size: 1, mode: 'read-only' }] },
       'maps persistent memory shared or private only',
     ],
+    ['an NVDIMM', { devices: [nvdimm] }, 'vm pod-1: cloud-hypervisor: has no NVDIMMs; use virtio-pmem'],
   ])('refuses %s before anything is launched', async (_what, changes, reason) => {
     await expect(driver().prepare(config(changes))).rejects.toThrow(reason);
+  });
+
+  it('plugs no NVDIMM', async () => {
+    const machine = await driver().reattach(config());
+    await expect(machine.plug(nvdimm)).rejects.toMatchObject({ code: ErrorCode.Unimplemented });
   });
 
   it('shares no directory with private memory', async () => {
@@ -190,5 +230,25 @@ describe('CloudHypervisor', () => {
     await expect(machine.stop()).rejects.toThrow('/vm.pause: a: b');
     api.instead.set('GET /api/v1/vm.info', (response) => void response.writeHead(404).end());
     await expect(machine.status()).rejects.toMatchObject({ code: ErrorCode.NotFound });
+    api.instead.set('PUT /api/v1/vm.add-disk', (response) => void response.writeHead(409).end('["twice"]'));
+    await expect(machine.plug(devices[0] as MachineDevice)).rejects.toMatchObject({
+      code: ErrorCode.AlreadyExists,
+    });
+  });
+
+  it('makes a directory that its credentials may write to, and no other', async () => {
+    await driver().prepare(config({ credentials: { uid: 4242, gid: 4343 } }));
+    const { uid, gid, mode } = statSync(join(api.dir, 'own'));
+    expect([uid, gid, mode & 0o777]).toEqual([4242, 4343, 0o700]);
+    await expect(driver().prepare(config({ dir: `/${'d'.repeat(100)}` }))).rejects.toThrow(
+      'too long for the path of a socket',
+    );
+  });
+
+  it('boots without an initrd', async () => {
+    const launch = await driver().prepare(config({ image: { kernel: '/k', initrd: '' } }));
+    await driver().attach(launch);
+    expect(api.seen[0]?.body).toMatchObject({ payload: { kernel: '/k' } });
+    expect(JSON.stringify(api.seen[0]?.body)).not.toContain('initramfs');
   });
 });

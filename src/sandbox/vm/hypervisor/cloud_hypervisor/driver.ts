@@ -4,6 +4,8 @@
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
 import { HttpApi } from '../http_api.ts';
 import type {
@@ -15,8 +17,9 @@ import type {
   MachineStatus,
   Placement,
 } from '../hypervisor.ts';
+import { makeOwnDirectory } from '../own_directory.ts';
 import { unable } from '../refuse.ts';
-import { ADD, deviceBody, vmConfig, vsockPath } from './requests.ts';
+import { ADD, deviceBody, isNvdimm, noNvdimms, vmConfig, VSOCK, vsockPath } from './requests.ts';
 
 export interface CloudHypervisorOptions {
   /** Absolute path of cloud-hypervisor. */
@@ -25,16 +28,22 @@ export interface CloudHypervisorOptions {
   /** Port on which the guest's agent listens on its vsock. */
   agentPort: number;
   deadlineMs?: number;
+  /** Until a guest must have let go of a device; default 10 s. */
+  unplugDeadlineMs?: number;
 }
 
 const WHO = 'cloud-hypervisor';
 const API_FD = 3;
 const MIB = 2 ** 20;
+const UNPLUG_DEADLINE_MS = 10_000;
+/** There are no events. */
+const UNPLUG_POLL_MS = 20;
 
 interface VmInfo {
   state?: string;
   memory_actual_size?: number;
   config?: { cpus?: { boot_vcpus?: number } };
+  device_tree?: Record<string, unknown>;
 }
 
 export class CloudHypervisor implements Hypervisor {
@@ -56,7 +65,9 @@ export class CloudHypervisor implements Hypervisor {
     // Refuses now what the API would refuse when the process runs already.
     vmConfig(config);
     const console = join(config.dir, 'console');
-    for (const path of [console, vsockPath(config)]) rmSync(path, { force: true });
+    // It makes the socket of its vsock itself.
+    makeOwnDirectory(config, [VSOCK]);
+    rmSync(console, { force: true });
     addon.mkfifo(console, 0o600);
     return {
       config,
@@ -80,13 +91,17 @@ export class CloudHypervisor implements Hypervisor {
     const api = this.#api(config);
     await api.call('PUT', '/vm.create', vmConfig(config));
     await api.call('PUT', '/vm.boot');
-    return new CloudHypervisorMachine(config, api);
+    return this.#machine(config, api);
   }
 
   async reattach(config: MachineConfig): Promise<Machine> {
-    const machine = new CloudHypervisorMachine(config, this.#api(config));
+    const machine = this.#machine(config, this.#api(config));
     await machine.status();
     return machine;
+  }
+
+  #machine(config: MachineConfig, api: HttpApi): CloudHypervisorMachine {
+    return new CloudHypervisorMachine(config, api, this.#options.unplugDeadlineMs ?? UNPLUG_DEADLINE_MS);
   }
 
   #api(config: MachineConfig): HttpApi {
@@ -105,13 +120,16 @@ export class CloudHypervisor implements Hypervisor {
 class CloudHypervisorMachine implements Machine {
   readonly config: MachineConfig;
   readonly #api: HttpApi;
+  readonly #unplugDeadlineMs: number;
 
-  constructor(config: MachineConfig, api: HttpApi) {
+  constructor(config: MachineConfig, api: HttpApi, unplugDeadlineMs: number) {
     this.config = config;
     this.#api = api;
+    this.#unplugDeadlineMs = unplugDeadlineMs;
   }
 
   async plug(device: MachineDevice): Promise<Placement> {
+    if (isNvdimm(device)) throw noNvdimms(this.config.id);
     if (device.kind === 'fs' && !this.config.sharedMemory)
       throw unable(this.config.id, WHO, 'cannot share a directory: this machine has private memory');
     const added = await this.#api.call<{ bdf?: string }>(
@@ -124,6 +142,19 @@ class CloudHypervisorMachine implements Machine {
 
   async unplug(id: string): Promise<void> {
     await this.#api.call('PUT', '/vm.remove-device', { id });
+    // Answered when the guest has been asked: the device is there until it lets go (vmm/src/device_manager.rs, eject_device).
+    const deadline = Date.now() + this.#unplugDeadlineMs;
+    while (Object.hasOwn((await this.#info()).device_tree ?? {}, id)) {
+      if (Date.now() >= deadline)
+        throw new RuntimeError({
+          code: ErrorCode.DeadlineExceeded,
+          op: 'vm',
+          id: this.config.id,
+          object: `device "${id}"`,
+          reason: `the guest has not let go of it within ${this.#unplugDeadlineMs / 1000} s`,
+        });
+      await sleep(UNPLUG_POLL_MS);
+    }
   }
 
   async growMemory(mib: number): Promise<void> {

@@ -8,11 +8,11 @@ import { testConfig } from '../testing/config.ts';
 import { ScriptedApi, type Operation } from '../testing/scripted_api.ts';
 import { FirecrackerHypervisor } from './driver.ts';
 
-/** The operations that are used, with the properties of the published definitions (Firecracker 1.13 and later). */
+/** The operations that are used, with the properties of the published definitions (Firecracker 1.16). */
 const API: Record<string, Operation> = {
   'GET /': {
     status: 200,
-    answer: { app_name: 'Firecracker', id: 'x', state: 'Running', vmm_version: '1.13.0' },
+    answer: { app_name: 'Firecracker', id: 'x', state: 'Running', vmm_version: '1.16.0' },
   },
   'PUT /machine-config': {
     status: 204,
@@ -81,7 +81,7 @@ const nic: MachineDevice = {
 };
 
 beforeEach(() => {
-  api = new ScriptedApi(API, (reason) => JSON.stringify({ fault_message: reason }));
+  api = new ScriptedApi(API, (reason) => JSON.stringify({ fault_message: reason }), 'own/api.sock');
 });
 
 afterEach(async () => {
@@ -93,7 +93,7 @@ describe('FirecrackerHypervisor', () => {
     const launch = await driver().prepare(config({ devices: [disk, pmem, nic] }));
     expect(launch.args).toEqual(['firecracker', '--api-sock', api.socketPath, '--id', 'pod-1']);
     expect(launch.agent).toEqual({
-      path: `${api.dir}/vsock.sock`,
+      path: `${api.dir}/own/vsock.sock`,
       greeting: { send: 'CONNECT 1024\n', expect: 'OK ' },
     });
     const attached = driver().attach(launch);
@@ -126,7 +126,7 @@ describe('FirecrackerHypervisor', () => {
         body: {
           snapshot_path: '/t/state',
           mem_backend: { backend_type: 'File', backend_path: '/t/memory' },
-          vsock_override: { uds_path: `${api.dir}/vsock.sock` },
+          vsock_override: { uds_path: `${api.dir}/own/vsock.sock` },
           clock_realtime: true,
           resume_vm: true,
         },
@@ -162,6 +162,18 @@ describe('FirecrackerHypervisor', () => {
       'has no shared directories; use a root file system on a block device',
     ],
     ['a tap without a name', { devices: [{ kind: 'net', id: 'e', fd: 1, mac: 'm' }] }, 'opens taps by name'],
+    [
+      'an NVDIMM',
+      {
+        devices: [{ kind: 'nvdimm', id: 'n', path: '/n', size: 1, align: 1, readOnly: false, sync: false }],
+      },
+      'vm pod-1: firecracker: has no NVDIMMs; use virtio-pmem',
+    ],
+    [
+      'a name with a dot',
+      { devices: [{ ...pmem, id: 'nv.0' }] },
+      'takes letters, digits and "_" in a device\'s name, not "nv.0"',
+    ],
     ['private memory', { devices: [{ ...pmem, mode: 'private' }] }, 'shared or read-only only'],
     [
       'devices with a template',
@@ -170,6 +182,13 @@ describe('FirecrackerHypervisor', () => {
     ],
   ])('refuses %s before anything is launched', async (_what, changes, reason) => {
     await expect(driver().prepare(config(changes))).rejects.toThrow(reason);
+  });
+
+  it('boots without an initrd', async () => {
+    const launch = await driver().prepare(config({ image: { kernel: '/k', initrd: '' } }));
+    await api.listen();
+    await driver().attach(launch);
+    expect(Object.keys(api.seen[2]?.body as object)).toEqual(['kernel_image_path', 'boot_args']);
   });
 
   it('says what a machine that runs cannot do', async () => {

@@ -1,6 +1,6 @@
 /**
  * Firecracker (https://github.com/firecracker-microvm/firecracker) over its HTTP API. Its machines get their devices
- * before they start and never again; they have no shared directories. Written and tested against the published API; no
+ * before they start (plugging is a developer preview there, and the guest is not told); they have no shared directories. Written and tested against the published API; no
  * Firecracker has been run with it.
  */
 import { rmSync } from 'node:fs';
@@ -8,8 +8,9 @@ import { join } from 'node:path';
 import type { Addon } from '../../../../native/index.ts';
 import { HttpApi } from '../http_api.ts';
 import type { Hypervisor, Machine, MachineConfig, MachineLaunch, MachineStatus } from '../hypervisor.ts';
+import { makeOwnDirectory, ownPath } from '../own_directory.ts';
 import { unable } from '../refuse.ts';
-import { startRequests, vsockPath } from './requests.ts';
+import { SOCKETS, startRequests, vsockPath } from './requests.ts';
 
 export interface FirecrackerOptions {
   /** Absolute path of firecracker. */
@@ -41,12 +42,13 @@ export class FirecrackerHypervisor implements Hypervisor {
     // Refuses now what the API would refuse when the process runs already.
     startRequests(config);
     const console = join(config.dir, 'console');
-    for (const path of [console, apiPath(config), vsockPath(config)]) rmSync(path, { force: true });
+    makeOwnDirectory(config, Object.values(SOCKETS));
+    rmSync(console, { force: true });
     addon.mkfifo(console, 0o600);
     return {
       config,
       program,
-      // It sets its own seccomp filters and makes its socket itself, which must not be there.
+      // It sets its own seccomp filters and makes its sockets itself, which must not be there.
       args: [WHO, '--api-sock', apiPath(config), '--id', apiId(config.id)],
       env: [],
       listen: [],
@@ -143,8 +145,8 @@ class FirecrackerMachine implements Machine {
   }
 }
 
-function apiPath({ dir }: MachineConfig): string {
-  return join(dir, 'api.sock');
+function apiPath(config: MachineConfig): string {
+  return ownPath(config, SOCKETS.api);
 }
 
 /** Firecracker takes letters, digits and dashes, at most 64. */

@@ -1,10 +1,10 @@
 /**
- * A machine as Firecracker's API wants it (src/firecracker/swagger/firecracker.yaml of v1.13 and later): one PUT a
- * resource, then the start. Pure.
+ * A machine as Firecracker's API wants it (src/firecracker/swagger/firecracker.yaml): one PUT a resource, then the start.
+ * Pure. Written for v1.16: older ones refuse a property that they do not know (`mtu`, `clock_realtime`, `vsock_override`).
  */
-import { join } from 'node:path';
 import type { BlockDevice, MachineConfig, MachineDevice, NetDevice, PmemDevice } from '../hypervisor.ts';
 import type { Method } from '../http_api.ts';
+import { ownPath } from '../own_directory.ts';
 import { unable } from '../refuse.ts';
 
 export interface ApiRequest {
@@ -18,8 +18,10 @@ const GUEST_CID = 3;
 const KERNEL_ARGUMENTS = 'console=ttyS0 quiet reboot=k panic=-1 pci=off no_timer_check cryptomgr.notests';
 const MAX_VCPUS = 32;
 
-export function vsockPath({ dir }: MachineConfig): string {
-  return join(dir, 'vsock.sock');
+export const SOCKETS = { api: 'api.sock', vsock: 'vsock.sock' } as const;
+
+export function vsockPath(config: MachineConfig): string {
+  return ownPath(config, SOCKETS.vsock);
 }
 
 /** Everything up to and with the start of the guest. Throws Unimplemented for what Firecracker has not. */
@@ -30,7 +32,11 @@ export function startRequests(config: MachineConfig): ApiRequest[] {
   const args = [KERNEL_ARGUMENTS, image.commandLine ?? ''].filter((part) => part !== '').join(' ');
   return [
     put('/machine-config', { vcpu_count: size.vcpus, mem_size_mib: size.memoryMib }),
-    put('/boot-source', { kernel_image_path: image.kernel, initrd_path: image.initrd, boot_args: args }),
+    put('/boot-source', {
+      kernel_image_path: image.kernel,
+      ...(image.initrd === '' ? {} : { initrd_path: image.initrd }),
+      boot_args: args,
+    }),
     put('/vsock', { guest_cid: GUEST_CID, uds_path: vsockPath(config) }),
     put('/entropy', {}),
     ...(config.devices ?? []).map((device) => deviceRequest(config.id, device)),
@@ -61,6 +67,10 @@ function check({ id, size, accelerator, sharedMemory, template, devices }: Machi
       'firecracker',
       `cannot have ${size.vcpus} vcpus: one, or an even number up to ${MAX_VCPUS}`,
     );
+  // What its API server takes as a name (checked_id).
+  const named = (devices ?? []).find((device) => !/^[A-Za-z0-9_]+$/.test(device.id));
+  if (named !== undefined)
+    throw unable(id, 'firecracker', `takes letters, digits and "_" in a device's name, not "${named.id}"`);
   if (template !== undefined && (devices ?? []).length > 0)
     throw unable(id, 'firecracker', 'takes no devices when it starts from a template');
 }
@@ -73,6 +83,8 @@ function deviceRequest(id: string, device: MachineDevice): ApiRequest {
       return pmem(id, device);
     case 'net':
       return networkInterface(id, device);
+    case 'nvdimm':
+      throw unable(id, 'firecracker', 'has no NVDIMMs', 'use virtio-pmem');
     case 'fs':
       throw unable(
         id,

@@ -25,6 +25,7 @@ export type MemoryBackend =
       share: boolean;
       readonly?: boolean;
       pmem?: boolean;
+      align?: number;
     };
 
 export type QemuObject = MemoryBackend | { 'qom-type': 'iommufd'; id: string; fd: string };
@@ -121,11 +122,15 @@ export function renderArguments(switches: QemuSwitches): string[] {
     ...['-mon', keyval(`chardev=${switches.monitor}`, { mode: 'control' })],
     ...switches.devices.flatMap((device) => ['-device', JSON.stringify(device)]),
     ...('kernel' in boot
-      ? ['-kernel', boot.kernel, '-initrd', boot.initrd, '-append', boot.append]
+      ? ['-kernel', boot.kernel, ...initrd(boot.initrd), '-append', boot.append]
       : ['-option-rom', boot.optionRom]),
     ...(switches.incoming ? ['-incoming', 'defer'] : []),
     ...(switches.paused ? ['-S'] : []),
   ];
+}
+
+function initrd(path: string): string[] {
+  return path === '' ? [] : ['-initrd', path];
 }
 
 function machine({ type, memoryBackend, options }: Machine): string {

@@ -38,7 +38,7 @@ describe('qemuSwitches', () => {
       '-object',
       '{"qom-type":"memory-backend-ram","id":"memory","size":268435456}',
       '-machine',
-      'q35,sata=off,smbus=off,usb=off,vmport=off,i8042=off,hpet=off,memory-backend=memory',
+      'q35,nvdimm=on,sata=off,smbus=off,usb=off,vmport=off,i8042=off,hpet=off,memory-backend=memory',
       '-accel',
       'tcg,thread=multi',
       '-cpu',

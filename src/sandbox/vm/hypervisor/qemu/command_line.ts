@@ -34,9 +34,12 @@ const SANDBOX: Sandbox = {
   resourcecontrol: 'deny',
 };
 
-/** What a guest without a screen, keyboard and SATA disk does not need. Each costs time at boot and memory. */
-const LEAN: Record<'q35' | 'microvm', Machine['options']> = {
-  q35: { sata: false, smbus: false, usb: false, vmport: false, i8042: false, hpet: false },
+/**
+ * What a guest without a screen, keyboard and SATA disk does not need: each costs time at boot and memory. NVDIMMs are
+ * plugged into slots that a machine must have had from the start (nvdimm).
+ */
+const OPTIONS: Record<'q35' | 'microvm', Machine['options']> = {
+  q35: { nvdimm: true, sata: false, smbus: false, usb: false, vmport: false, i8042: false, hpet: false },
   microvm: { acpi: true, 'isa-serial': true, rtc: true, pit: false, pic: false },
 };
 
@@ -61,7 +64,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
   const pci = type === 'q35';
   return {
     name: config.id,
-    machine: { type, memoryBackend: MEMORY_ID, options: LEAN[type] },
+    machine: { type, memoryBackend: MEMORY_ID, options: OPTIONS[type] },
     accelerator: accelerator === 'tcg' ? { name: 'tcg', tbSizeMib: config.tcgCacheMib } : { name: 'kvm' },
     cpu: processor(config),
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },

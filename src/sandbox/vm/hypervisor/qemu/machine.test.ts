@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode } from '../../../../base/errors.ts';
 import { addon } from '../../../../native/index.ts';
-import type { MachineConfig, MachineDevice, MachineEvent } from '../hypervisor.ts';
+import type { MachineConfig, MachineDevice, MachineEvent, NvdimmDevice } from '../hypervisor.ts';
 import { testConfig } from '../testing/config.ts';
 import { QmpRefusal, ScriptedQmp, type QmpScript } from '../testing/scripted_qmp.ts';
 import { QemuMachine } from './machine.ts';
@@ -32,7 +32,10 @@ async function machine(changes: Partial<MachineConfig> = {}): Promise<QemuMachin
   return new QemuMachine(testConfig({ sharedMemory: true, ...changes }), qmp, { addon: addon() });
 }
 
-const devices = (): Record<MachineDevice['kind'], MachineDevice> => ({
+/** What is plugged onto ports. */
+type PortKind = Exclude<MachineDevice['kind'], 'nvdimm'>;
+
+const devices = (): Record<PortKind, MachineDevice> => ({
   block: { kind: 'block', id: 'disk', path: join(dir, 'disk'), readOnly: false },
   pmem: { kind: 'pmem', id: 'nv', path: join(dir, 'disk'), size: 2 << 20, mode: 'private' },
   net: { kind: 'net', id: 'eth0', fd: 0, mac: '02:00:00:00:00:01', mtu: 1450 },
@@ -57,7 +60,7 @@ afterEach(async () => {
 });
 
 describe('plug', () => {
-  const expected: Record<MachineDevice['kind'], { commands: string[]; device: object }> = {
+  const expected: Record<PortKind, { commands: string[]; device: object }> = {
     block: {
       commands: ['add-fd', 'blockdev-add', 'device_add'],
       device: {
@@ -101,7 +104,7 @@ describe('plug', () => {
     },
   );
 
-  const backends: Record<MachineDevice['kind'], string[]> = {
+  const backends: Record<PortKind, string[]> = {
     block: ['blockdev-del', 'query-fdsets', 'remove-fd'],
     pmem: ['object-del'],
     net: ['netdev_del'],
@@ -250,6 +253,88 @@ describe('unplug', () => {
     qemu.event('DEVICE_DELETED', { device: 'dev-eth0' });
     await gone;
     expect(qemu.commands.at(-1)).toBe('netdev_del');
+    target.close();
+  });
+});
+
+describe('an NVDIMM', () => {
+  const dimm = (): NvdimmDevice => ({
+    kind: 'nvdimm',
+    id: 'nv',
+    path: join(dir, 'disk'),
+    size: 64 << 20,
+    align: 2 << 20,
+    readOnly: false,
+    sync: true,
+  });
+  /** QEMU lists what has been plugged. */
+  const board: QmpScript = (request) => {
+    const plugged = qemu.requests.some(({ execute }) => execute === 'device_add');
+    return request.execute === 'query-memory-devices' && plugged
+      ? [
+          { type: 'dimm', data: { id: 'dimm-0', addr: 0x100000000, size: 1 } },
+          { type: 'nvdimm', data: { id: 'dev-nv', addr: 0x108000000, size: 64 << 20 } },
+        ]
+      : standard(request);
+  };
+  const backendOf = { 'qom-type': 'memory-backend-file', id: 'nvdimm-nv', 'mem-path': '/proc/self/fd/20' };
+
+  it('is found by its address; one that is there is answered again, and takes no port', async () => {
+    qemu.script = board;
+    const target = await machine();
+    expect(await target.plug(dimm())).toEqual({ pciPath: '', address: 0x108000000 });
+    const commands = [
+      'query-memory-devices',
+      'add-fd',
+      'object-add',
+      'remove-fd',
+      'device_add',
+      'query-memory-devices',
+    ];
+    expect(qemu.commands).toEqual(commands);
+    expect(argumentsOf('object-add')).toEqual([
+      { ...backendOf, size: 64 << 20, share: true, readonly: false, align: 2 << 20, pmem: true },
+    ]);
+    expect(argumentsOf('device_add')).toEqual([{ driver: 'nvdimm', id: 'dev-nv', memdev: 'nvdimm-nv' }]);
+    expect(await target.plug(dimm())).toEqual({ pciPath: '', address: 0x108000000 });
+    expect(qemu.commands).toEqual([...commands, 'query-memory-devices']);
+    await Promise.all([target.plug(devices().net), target.plug(devices().fs)]);
+    await expect(target.unplug('nv')).rejects.toMatchObject({ code: ErrorCode.NotFound });
+    target.close();
+  });
+
+  it('is mapped without MAP_SYNC, and not armed, where that is asked for', async () => {
+    qemu.script = board;
+    const target = await machine();
+    await target.plug({ ...dimm(), sync: false, readOnly: true });
+    expect(argumentsOf('object-add')).toEqual([
+      { ...backendOf, size: 64 << 20, share: true, readonly: true, align: 2 << 20 },
+    ]);
+    expect(argumentsOf('device_add')).toMatchObject([{ driver: 'nvdimm', unarmed: true }]);
+    target.close();
+  });
+
+  it('leaves nothing when QEMU refuses it', async () => {
+    const lacking = 'Lack of libpmem support while setting the pmem=on of nvdimm-nv';
+    qemu.script = (request) =>
+      request.execute === 'object-add' ? new QmpRefusal(lacking) : standard(request);
+    const target = await machine();
+    await expect(target.plug(dimm())).rejects.toThrow('vm pod-1: qemu object-add: lack of libpmem support');
+    expect(qemu.commands.at(-1)).toBe('remove-fd');
+    qemu.script = (request) =>
+      request.execute === 'device_add' ? new QmpRefusal('no slot') : standard(request);
+    await expect(target.plug(dimm())).rejects.toThrow('vm pod-1: qemu device_add: no slot');
+    expect(qemu.commands.at(-1)).toBe('object-del');
+    // It was plugged, and is not there.
+    qemu.script = standard;
+    await expect(target.plug(dimm())).rejects.toThrow('qemu does not say where the guest has it');
+    expect(qemu.commands.at(-1)).toBe('object-del');
+    target.close();
+  });
+
+  it('is not for a microvm', async () => {
+    const target = await machine({ type: 'microvm' });
+    await expect(target.plug(dimm())).rejects.toThrow('machine microvm takes no devices while it runs');
     target.close();
   });
 });

@@ -12,21 +12,26 @@ import type {
   MachineEvent,
   MachineStatus,
   NetDevice,
+  NvdimmDevice,
   Placement,
   PmemDevice,
 } from '../hypervisor.ts';
 import { portAddress, portName } from './command_line.ts';
 import type { Device } from './arguments.ts';
 import { plugMemory, plugVcpus } from './grow.ts';
-import { lendFile, type Lender } from './lend.ts';
+import type { Lender } from './lend.ts';
+import { findDimm, memoryObject, plugNvdimm, type MemoryObject } from './memory_device.ts';
 import { QmpCommandError, type Qmp, type QmpEvent } from './qmp.ts';
 
 /** Prefix of our devices' ids: QEMU wants a letter first. */
 const PREFIX = 'dev-';
 const UNPLUG_DEADLINE_MS = 10_000;
 
+/** What is plugged onto a port: all but NVDIMMs. */
+type PortDevice = Exclude<MachineDevice, NvdimmDevice>;
+
 /** How to undo what a device's back end needed, by its kind; derived from the id, so that nothing has to be kept. */
-const REMOVE_BACKEND: Record<MachineDevice['kind'], (qmp: Qmp, id: string) => Promise<void>> = {
+const REMOVE_BACKEND: Record<PortDevice['kind'], (qmp: Qmp, id: string) => Promise<void>> = {
   block: async (qmp, id) => {
     await qmp.execute('blockdev-del', { 'node-name': backend('block', id) });
     await removeDescriptorSet(qmp, id);
@@ -42,7 +47,7 @@ const REMOVE_BACKEND: Record<MachineDevice['kind'], (qmp: Qmp, id: string) => Pr
   },
 };
 
-const KIND_OF_DRIVER: Record<string, MachineDevice['kind']> = {
+const KIND_OF_DRIVER: Record<string, PortDevice['kind']> = {
   'virtio-blk-pci-non-transitional': 'block',
   'virtio-pmem-pci': 'pmem',
   'virtio-net-pci-non-transitional': 'net',
@@ -58,7 +63,7 @@ export class QemuMachine implements Machine {
   readonly #qmp: Qmp;
   readonly #tools: MachineTools;
   /** By port; undefined: empty. */
-  readonly #ports: ({ id: string; kind: MachineDevice['kind'] } | undefined)[];
+  readonly #ports: ({ id: string; kind: PortDevice['kind'] } | undefined)[];
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(config: MachineConfig, qmp: Qmp, tools: MachineTools) {
@@ -87,6 +92,8 @@ export class QemuMachine implements Machine {
 
   plug(device: MachineDevice): Promise<Placement> {
     return this.#inTurn(async () => {
+      this.#check(device);
+      if (device.kind === 'nvdimm') return this.#plugNvdimm(device);
       const port = this.#freePort(device);
       this.#ports[port] = { id: device.id, kind: device.kind };
       try {
@@ -169,7 +176,7 @@ export class QemuMachine implements Machine {
     this.#qmp.close();
   }
 
-  #freePort({ id }: MachineDevice): number {
+  #check({ id }: MachineDevice): void {
     if (!/^[A-Za-z0-9._-]{1,24}$/.test(id))
       throw this.#error(ErrorCode.InvalidArgument, `device "${id}"`, 'not a valid id');
     if (this.config.type === 'microvm')
@@ -181,6 +188,9 @@ export class QemuMachine implements Machine {
       );
     if (this.#ports.some((taken) => taken?.id === id))
       throw this.#error(ErrorCode.AlreadyExists, `device "${id}"`, 'is plugged already');
+  }
+
+  #freePort({ id }: MachineDevice): number {
     const port = this.#ports.indexOf(undefined);
     if (port < 0)
       throw this.#error(
@@ -192,7 +202,7 @@ export class QemuMachine implements Machine {
     return port;
   }
 
-  #makeBackend(device: MachineDevice): Promise<Device> {
+  #makeBackend(device: PortDevice): Promise<Device> {
     switch (device.kind) {
       case 'block':
         return this.#blockBackend(device);
@@ -239,32 +249,36 @@ export class QemuMachine implements Machine {
     };
   }
 
-  /** By a descriptor that is lent: QEMU opens memory by path. Its own descriptor stays when ours is taken back. */
   async #pmemBackend({ id, path, size, mode }: PmemDevice): Promise<Device> {
     const name = backend('pmem', id);
-    const { credentials } = this.config;
-    const fd = await this.#attempt(path, () =>
-      lendFile(this.#tools, path, credentials, mode === 'read-only'),
-    );
-    let lent: { 'fdset-id': number; fd: number };
-    try {
-      lent = await this.#qmp.execute('add-fd', { opaque: name }, { fd });
-    } finally {
-      closeSync(fd);
-    }
-    try {
-      await this.#qmp.execute('object-add', {
-        'qom-type': 'memory-backend-file',
-        id: name,
-        size,
-        'mem-path': `/proc/self/fd/${lent.fd}`,
-        share: mode !== 'private',
-        readonly: mode === 'read-only',
-      });
-    } finally {
-      await this.#qmp.execute('remove-fd', { 'fdset-id': lent['fdset-id'] });
-    }
+    await this.#memoryObject({
+      id: name,
+      path,
+      size,
+      share: mode !== 'private',
+      readOnly: mode === 'read-only',
+    });
     return { driver: 'virtio-pmem-pci', memdev: name };
+  }
+
+  /** One that is there already is answered again: it cannot have been taken away since. */
+  async #plugNvdimm({ id, path, size, align, readOnly, sync }: NvdimmDevice): Promise<Placement> {
+    const device = PREFIX + id;
+    const present = await findDimm(this.#qmp, device);
+    if (present !== undefined) return present;
+    const memdev = backend('nvdimm', id);
+    await this.#memoryObject({ id: memdev, path, size, share: true, readOnly, align, sync });
+    try {
+      return await plugNvdimm(this.#qmp, this.config.id, { id: device, memdev, readOnly });
+    } catch (error) {
+      await this.#qmp.execute('object-del', { id: memdev }).catch(() => {});
+      throw error;
+    }
+  }
+
+  #memoryObject(object: MemoryObject): Promise<void> {
+    const { credentials } = this.config;
+    return this.#attempt(object.path, () => memoryObject(this.#qmp, this.#tools, credentials, object));
   }
 
   async #netBackend({ id, fd, mac, mtu }: NetDevice): Promise<Device> {

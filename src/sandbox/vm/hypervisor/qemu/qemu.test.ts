@@ -143,6 +143,13 @@ describe('a machine', () => {
       pciPath: '0000:00:04.0/00.0',
     });
     await target.plug({ kind: 'pmem', id: 'p', path: pmem, size: 2 << 20, mode: 'shared' });
+    const dimm = { kind: 'nvdimm', path: pmem, size: 2 << 20, align: 2 << 20 } as const;
+    const place = await target.plug({ ...dimm, id: 'n', readOnly: false, sync: false });
+    expect(place.pciPath).toBe('');
+    expect((place.address ?? 1) % (2 << 20)).toBe(0);
+    expect(await target.plug({ ...dimm, id: 'n', readOnly: false, sync: false })).toEqual(place);
+    const other = await target.plug({ ...dimm, id: 'r', readOnly: true, sync: false });
+    expect(other.address).not.toBe(place.address);
     await target.growMemory(128);
     await target.addVcpus(1);
     await expect(target.plug({ kind: 'block', id: 'e', path: disk, readOnly: true })).rejects.toThrow('lock');

@@ -2,10 +2,10 @@
  * An HTTP server on a unix socket that takes what a published API takes and nothing else: an unknown path, an unknown or
  * missing property, or a property of another type is refused with 400, as those servers do.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 /** A property's type; a list of words is an enumeration; "?" at the end of a name makes it optional. */
 export interface Shape {
@@ -26,7 +26,7 @@ export interface ApiRequestSeen {
 
 export class ScriptedApi implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), 'bulkhead-api-'));
-  readonly socketPath = join(this.dir, 'api.sock');
+  readonly socketPath: string;
   readonly seen: ApiRequestSeen[] = [];
   /** By "PUT /path"; "{id}" stands for any segment. */
   readonly operations: Record<string, Operation>;
@@ -35,7 +35,14 @@ export class ScriptedApi implements AsyncDisposable {
   readonly #server: Server;
   readonly #refusal: (reason: string) => string;
 
-  constructor(operations: Record<string, Operation>, refusal: (reason: string) => string) {
+  /** @param socket below its directory */
+  constructor(
+    operations: Record<string, Operation>,
+    refusal: (reason: string) => string,
+    socket = 'api.sock',
+  ) {
+    this.socketPath = join(this.dir, socket);
+    mkdirSync(dirname(this.socketPath), { recursive: true });
     this.operations = operations;
     this.#refusal = refusal;
     this.#server = createServer((request, response) => void this.#serve(request, response));

@@ -1,0 +1,276 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FakeMonitorExecutor } from '../../../test/fakes/machine.ts';
+import { FakeVmHost, MIB, podSpec } from '../../../test/fakes/sandbox.ts';
+import type { Spec } from '../../oci/types.ts';
+import type { ContainerRecord } from '../../state/index.ts';
+import type { CreateInput, RootfsMount } from '../backend.ts';
+import { VmBackend } from './backend.ts';
+import { guestFacts } from './layout.ts';
+
+const ENOENT = 2;
+let dir: string;
+let host: FakeVmHost;
+let executor: FakeMonitorExecutor;
+let backend: VmBackend;
+let journalled: string[];
+let warnings: string[];
+let hooks: number[];
+
+let rootDevice: 'block' | 'pmem';
+const no = (): never => {
+  throw new Error('no persistent memory here');
+};
+
+const makeBackend = (): VmBackend =>
+  new VmBackend(
+    {
+      layout: host.deps.layout,
+      facts: () => guestFacts,
+      compileSeccomp: () => ({ program: new Uint8Array(), flags: 0, warnings: [] }),
+      oomAddon: () => {
+        throw new Error('the guest counts its own kills');
+      },
+      warn: (_, message) => void warnings.push(message),
+    },
+    { top: join(dir, 'vm'), sandbox: host.deps, images: { mapSync: no, readMapped: no }, rootDevice },
+  );
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'bh-vm-backend-'));
+  mkdirSync(join(dir, 'rootfs'));
+  mkdirSync(join(dir, 'data'));
+  host = new FakeVmHost(dir);
+  executor = new FakeMonitorExecutor();
+  executor.gate = (key) => (key.startsWith('/') ? '' : 'start');
+  [journalled, warnings, hooks] = [[], [], []];
+  rootDevice = 'block';
+  backend = makeBackend();
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+const record = (id: string, group = 'pod'): ContainerRecord => ({
+  namespace: 'ns',
+  id,
+  group,
+  bundle: dir,
+  rootfs: join(dir, 'rootfs'),
+  init: {},
+});
+const input = (spec: Spec, rootfsMounts: RootfsMount[] = []): CreateInput => ({
+  spec,
+  rootfsMounts,
+  stdio: { stdin: '', stdout: '', stderr: '', terminal: false },
+  options: {},
+  executor,
+  journal: ({ id }) => void journalled.push(id ?? ''),
+  runCreateHooks: async (pid) => void hooks.push(pid),
+});
+const create = async (of: ContainerRecord, spec = podSpec(), mounts: RootfsMount[] = []): Promise<void> =>
+  backend.create(of, input(spec, mounts));
+const keys = (): string[] => executor.launches.map(({ key }) => key);
+
+function image(name: string): RootfsMount {
+  const source = join(dir, name);
+  writeFileSync(source, '');
+  truncateSync(source, 4 * MIB);
+  return { type: 'ext4', source, options: [] };
+}
+
+/** As much of a file system as says what it is. */
+function ext4(name: string): RootfsMount {
+  const mount = image(name);
+  const head = Buffer.alloc(2048);
+  head.writeUInt16LE(0xef53, 1024 + 0x38);
+  head.writeUInt32LE(2, 1024 + 0x18);
+  writeFileSync(mount.source, head, { flag: 'r+' });
+  return mount;
+}
+
+describe('a container in a virtual machine', () => {
+  it('comes with its machine, its share, its hooks, and a plan that the guest carries out', async () => {
+    const web = record('pod');
+    await create(web);
+    expect(keys()).toEqual(['/vm/fs', '/vm', '/vm/share-1', 'pod']);
+    expect(executor.launched('pod')?.options).toEqual({ guest: 'vm' });
+    expect(journalled).toEqual(['pod']);
+    expect(hooks).toEqual([executor.processes.get('/vm')?.pid]);
+    // containerd is shown the hypervisor; the guest's own pid is for execs.
+    expect(web.init?.pid).toBe(executor.processes.get('/vm')?.pid);
+    expect(web.guestPid).toBe(executor.processes.get('pod')?.pid);
+    expect(web.privatePidNamespace).toBe(true);
+  });
+
+  it('is refused before anything is made or written down', async () => {
+    const linux = { devices: [{ path: '/dev/sda', type: 'b' as const, major: 8, minor: 0 }] };
+    const spec = podSpec({ linux: { ...podSpec().linux, ...linux } });
+    await expect(create(record('pod'), spec)).rejects.toThrow('hands no devices of the host over');
+    expect(journalled).toEqual([]);
+    expect(executor.launches).toEqual([]);
+    expect(host.hypervisor.calls).toEqual([]);
+  });
+
+  it('whose root is an image needs no share, unless it is one of a pod', async () => {
+    await create(record('pod'), podSpec(), [image('root.ext4')]);
+    expect(keys()).toEqual(['/vm', 'pod']);
+    expect(host.hypervisor.plugged).toMatchObject([{ kind: 'block', path: join(dir, 'root.ext4') }]);
+    expect(host.pods[0]?.share).toBe(false);
+    const annotations = { 'io.kubernetes.cri.container-type': 'sandbox' };
+    await create(record('k8s', 'k8s'), podSpec({ annotations }), [image('other.ext4')]);
+    expect(host.pods[1]?.share).toBe(true);
+  });
+
+  it.each([
+    ['pmem', 'read-only', { root: { path: 'rootfs', readonly: true } }],
+    ['pmem', 'shared', {}],
+  ] as const)('whose root.path is an image has it as %s, %s', async (device, mode, more) => {
+    rootDevice = device;
+    backend = makeBackend();
+    const { source } = ext4('root.img');
+    const web = { ...record('pod'), rootfs: source };
+    await create(web, podSpec(more));
+    expect(host.hypervisor.plugged).toMatchObject([{ kind: 'pmem', path: source, mode }]);
+    const [mount] = executor.guests.asked.flatMap(({ mount }) => (mount ? [mount] : []));
+    expect(mount).toMatchObject({ fstype: 'ext4', data: 'dax=always' });
+    expect(host.pods[0]?.share).toBe(false);
+  });
+
+  it('with files of the host does not fit into a machine made for images', async () => {
+    await create(record('pod'), podSpec(), [image('root.ext4')]);
+    const mounts = [{ destination: '/d', type: 'bind', source: join(dir, 'data'), options: ['bind'] }];
+    await expect(create(record('two'), podSpec({ mounts }), [image('two.ext4')])).rejects.toThrow(
+      'create two: virtual machine: was made for images only, and has no directory for files of the host',
+    );
+    expect(journalled).toEqual(['pod']);
+  });
+
+  it('joins the namespaces of the first one by its pid in the guest', async () => {
+    const first = record('pod');
+    await create(first);
+    const pid = first.init?.pid ?? 0;
+    const namespaces = (podSpec().linux?.namespaces ?? []).map(({ type }) => {
+      if (type === 'mount') return { type };
+      return { type, path: `/proc/${pid}/ns/${type === 'network' ? 'net' : type}` };
+    });
+    await create(record('two'), podSpec({ linux: { namespaces } }));
+    const joined = executor
+      .launched('two')
+      ?.plan.steps?.flatMap(({ joinNamespace: join }) => join?.path ?? []);
+    expect(joined).toContain(`/proc/${first.guestPid ?? 0}/ns/ipc`);
+    expect(host.hypervisor.calls.filter((call) => call === 'prepare')).toHaveLength(1);
+  });
+
+  it('that is deleted takes its files along, and the last one the machine', async () => {
+    const [first, second] = [record('pod'), record('two')];
+    await create(first);
+    await create(second);
+    await backend.destroy(second, executor);
+    expect(executor.launched('/vm/unshare-2')?.plan.steps).toMatchObject([
+      { joinNamespace: {} },
+      { unmount: { path: '/c2/rootfs' } },
+      { exit: {} },
+    ]);
+    expect(executor.guests.calls).toContain('remove /sys/fs/cgroup/bulkhead/two');
+    await backend.destroy(first, executor);
+    expect([...executor.processes.keys()].filter((key) => key.startsWith('/vm'))).not.toContain('/vm');
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+  });
+
+  it('gives its disk back to a pod that goes on, written to the end', async () => {
+    await create(record('pod'));
+    const second = record('two');
+    await create(second, podSpec(), [image('two.ext4')]);
+    const device = host.hypervisor.plugged.at(-1)?.id ?? '';
+    executor.guests.calls.length = 0;
+    await backend.destroy(second, executor);
+    expect(executor.guests.calls.slice(0, 2)).toEqual(['sync', `unmount /run/bulkhead/volumes/${device}`]);
+    expect(host.hypervisor.calls.at(-1)).toBe(`unplug ${device}`);
+  });
+
+  it('is deleted though its guest answers nothing any more', async () => {
+    await create(record('pod'), podSpec(), [image('root.ext4')]);
+    executor.guests.answer = () => ({ failure: { op: 'sync', path: '', errno: 110 } });
+    await backend.destroy(record('pod'), executor);
+    expect(warnings.join()).toContain('guest sync');
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+  });
+
+  it.each(['/vm/share-1', 'pod'])('leaves nothing when the launch of %s fails', async (key) => {
+    executor.failures.set(key, {
+      index: 0,
+      action: 1,
+      path: '/x',
+      errno: ENOENT,
+      detail: '',
+      status: 0,
+      op: '',
+    });
+    const web = record('pod');
+    await expect(create(web)).rejects.toMatchObject({ name: 'LaunchError' });
+    await backend.destroy(web, executor);
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+    expect(executor.processes.has('/vm')).toBe(false);
+  });
+});
+
+describe('a container that runs', () => {
+  const exec = { args: ['true'], cwd: '/', user: { uid: 0, gid: 0 } };
+  const stdio = { stdin: '', stdout: '', stderr: '', terminal: false };
+
+  it('is joined by an exec in the guest, also after a restart of the engine', async () => {
+    const web = record('pod');
+    await create(web);
+    backend = makeBackend();
+    await backend.exec(web, { execId: 'e', process: exec, stdio, executor });
+    expect(executor.launched('pod/e')?.options).toEqual({ guest: 'vm' });
+    expect(host.hypervisor.calls.filter((call) => call === 'prepare')).toHaveLength(1);
+  });
+
+  it('has a machine that grows before its limit does', async () => {
+    const web = record('pod');
+    await create(web);
+    executor.guests.calls.length = 0;
+    await backend.update(web, { memory: { limit: 512 * MIB } }, executor);
+    expect(host.hypervisor.calls).toContain('grow 384');
+    expect(executor.guests.calls[0]).toBe('onlineMemory');
+    expect(executor.guests.calls.slice(1)).toContain('writeFiles /sys/fs/cgroup/bulkhead/pod/memory.max');
+  });
+
+  it('is paused, resumed and killed by its cgroup in the guest', async () => {
+    const web = record('pod');
+    await create(web);
+    executor.guests.calls.length = 0;
+    await backend.pause(web, executor);
+    await backend.resume(web, executor);
+    await backend.killAll(web, executor);
+    const cgroup = '/sys/fs/cgroup/bulkhead/pod';
+    expect(executor.guests.calls).toEqual([
+      `writeFiles ${cgroup}/cgroup.freeze`,
+      'awaitFile',
+      `writeFiles ${cgroup}/cgroup.freeze`,
+      `writeFiles ${cgroup}/cgroup.kill`,
+    ]);
+  });
+
+  it('is told of kills by the limit of memory, and of nobody else’s', async () => {
+    const web = record('pod');
+    await create(web);
+    let kills = 0;
+    const stop = backend.watchOom(web, () => (kills += 1), executor);
+    executor.guests.oom('/sys/fs/cgroup/bulkhead/two');
+    executor.guests.oom('/sys/fs/cgroup/bulkhead/pod');
+    expect(kills).toBe(1);
+    stop();
+    executor.guests.oom('/sys/fs/cgroup/bulkhead/pod');
+    expect(kills).toBe(1);
+  });
+
+  it('is ended by its cgroup when its monitor is gone', async () => {
+    const web = record('pod');
+    await create(web);
+    await backend.destroy(web);
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+  });
+});

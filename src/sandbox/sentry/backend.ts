@@ -57,7 +57,7 @@ const THREADS: Readonly<Record<Profile, number>> = { kernel: 1, strict: 16 };
  * reach (bundles are often closed to all but root), and that nothing in the container's own mount namespace needs.
  */
 const STAGE = '/sys';
-const ENTER_TIMEOUT_MS = 5_000;
+const ENTER_TIMEOUT_MS = 20_000;
 const NO_STDIO = { stdin: '', stdout: '', stderr: '', terminal: false };
 
 export class SentryBackend extends HostBackend {
@@ -245,7 +245,7 @@ export function isSupervisorKey(key: string): boolean {
   return key.endsWith(SUPERVISOR_SUFFIX);
 }
 
-/** SIGKILL, then forgotten as soon as it has ended. Rejects after 5 s with the executor's last refusal. */
+/** SIGKILL, then forgotten as soon as it has ended. Rejects after 20 s with the executor's last refusal. */
 async function endSupervisor(executor: Executor, key: string): Promise<void> {
   await executor.signal(key, SIGKILL).catch(() => {});
   const deadline = Date.now() + ENTER_TIMEOUT_MS;
@@ -264,7 +264,7 @@ async function endSupervisor(executor: Executor, key: string): Promise<void> {
 /**
  * Tells the supervisor where it belongs: into the user namespace of the process that waits at the start gate, where it
  * gives up all else. `guard`: that process is killed with the supervisor. Resolves when it is there. Rejects when it
- * could not, or after 5 s.
+ * could not, or after 20 s.
  */
 function enterSandbox(socket: string, pid: number, guard: boolean): Promise<void> {
   return new Promise((resolve, reject) => {

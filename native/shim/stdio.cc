@@ -35,6 +35,7 @@ void LateReader::wait(UniqueFd keeper) {
   // of file are what they seem.
   writer_ = reopen(keeper.get(), O_WRONLY | O_NONBLOCK);
   if (!writer_) return;
+  fifo_ = reopen(keeper.get(), O_PATH);
   keeper.reset();
   give_up_ms_ = Poller::now_ms() + kLateReaderMs;
   delay_ms_ = kFirstCheckMs;
@@ -44,13 +45,26 @@ void LateReader::wait(UniqueFd keeper) {
 void LateReader::stop() {
   timer_.cancel();
   writer_.reset();
+  fifo_.reset();
+}
+
+bool LateReader::unread() const {
+  if (!fifo_) return false;
+  // ENXIO: nobody reads, or nobody any more. A reader that has everything and the end of file does
+  // not wake up for a writer that writes nothing.
+  UniqueFd writer = reopen(fifo_.get(), O_WRONLY | O_NONBLOCK);
+  int bytes = 0;
+  return writer && ::ioctl(writer.get(), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 void LateReader::check() {
   // POLLERR: nobody has it open for reading (pipe(7)). There is no event for a reader that comes.
-  pollfd state{writer_.get(), POLLOUT, 0};
-  ::poll(&state, 1, 0);
-  if ((state.revents & POLLERR) == 0 || Poller::now_ms() >= give_up_ms_) {
+  if (writer_) {
+    pollfd state{writer_.get(), POLLOUT, 0};
+    ::poll(&state, 1, 0);
+    if ((state.revents & POLLERR) == 0) writer_.reset();
+  }
+  if ((!writer_ && !unread()) || Poller::now_ms() >= give_up_ms_) {
     stop();
     return;
   }

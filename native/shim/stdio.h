@@ -20,8 +20,9 @@
 namespace bulkhead::shim {
 
 // One of stdout and stderr after its process ended: held until somebody has opened the fifo for
-// reading, so that the output of a container that is faster than its client is not lost. At most 10
-// s.
+// reading, so that the output of a container that is faster than its client is not lost. Who has
+// opened it may not have read from it yet, which is looked after for as long, but without holding
+// it: an end of file comes when the last writer goes. At most 10 s.
 class LateReader {
  public:
   explicit LateReader(Poller& poller)
@@ -30,12 +31,16 @@ class LateReader {
   void wait(UniqueFd keeper);
   void stop();
   bool waits() const { return writer_.valid(); }
+  // There is a reader, and something that it has not read.
+  bool unread() const;
 
  private:
   void check();
 
   Timer timer_;
   UniqueFd writer_;
+  // O_PATH: neither a reader nor a writer.
+  UniqueFd fifo_;
   uint64_t give_up_ms_ = 0;
   uint32_t delay_ms_ = 0;
 };
@@ -61,12 +66,13 @@ class ProcessStdio final : public ProcessStreams {
   bool draining() const override {
     return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
   }
-  bool awaits_reader() const override {
-    return (late_readers_[0].waits() && !reader_seen_[0]) ||
-           (late_readers_[1].waits() && !reader_seen_[1]);
-  }
+  bool awaits_reader() const override { return late(0) || late(1); }
 
  private:
+  bool late(int index) const {
+    const LateReader& reader = late_readers_[index];
+    return (reader.waits() && !reader_seen_[index]) || reader.unread();
+  }
   Status open_stdin();
   Status open_output(int number, std::string_view path);
   Status fail(std::string_view path, const char* op);

@@ -484,8 +484,7 @@ describe('output of a process that ended before anybody opened its fifo', () => 
     agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
     await answer('exited', 'web');
     session.send({ forget: { request: ++request, key: 'web' } });
-    await rig.engine.crash(false);
-    await rig.engine.listen();
+    await rig.engine.crash(true);
     session = await until('hello again', () => rig.engine.sessions[1]);
     const forgotten = forget();
     const late = fifos.reader(stdout);

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ErrorCode } from '../base/errors.ts';
-import { cgroupLayout, parseLayout, parseOwnCgroups, readLayout } from './host.ts';
+import { cgroupLayout, findWeightFiles, parseLayout, parseOwnCgroups, readLayout } from './host.ts';
 
 const hybridMounts = `\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -119,5 +119,27 @@ describe('readLayout', () => {
     });
     expect(cgroupLayout(roots)).toEqual(layout);
     expect(cgroupLayout(roots)).toBe(cgroupLayout(roots));
+  });
+});
+
+describe('findWeightFiles', () => {
+  it('passes over a cgroup that is removed meanwhile', () => {
+    const root = mkdtempSync(join(tmpdir(), 'bh-weights-'));
+    try {
+      for (const name of ['a', 'b']) mkdirSync(join(root, name));
+      const gone = (code: string) => (path: string) => {
+        if (path.endsWith('/a')) throw Object.assign(new Error('gone'), { code });
+        return ['io.weight', 'io.max'];
+      };
+      expect(findWeightFiles(root, gone('ENOENT'))).toEqual(['io.weight']);
+      expect(() => findWeightFiles(root, gone('EACCES'))).toThrow('gone');
+      expect(
+        findWeightFiles(root, () => {
+          throw Object.assign(new Error('gone'), { code: 'ENOENT' });
+        }),
+      ).toEqual([]);
+    } finally {
+      rmSync(root, { recursive: true });
+    }
   });
 });

@@ -160,12 +160,24 @@ export function readLayout(roots: HostRoots = hostRoots): CgroupLayout {
   return layout;
 }
 
-/** The root cgroup has no weights, so a child is asked; every host in mode v2 has one (init.scope, system.slice, …). */
-function findWeightFiles(mountPoint: string): string[] {
-  const child = readdirSync(mountPoint, { withFileTypes: true }).find((entry) => entry.isDirectory());
-  if (child === undefined) return [];
-  const files = readdirSync(join(mountPoint, child.name));
-  return ['io.bfq.weight', 'io.weight'].filter((name) => files.includes(name));
+/**
+ * The root cgroup has no weights, so a child is asked; every host in mode v2 has one (init.scope, system.slice, …). One
+ * that is removed meanwhile is not it.
+ */
+export function findWeightFiles(
+  mountPoint: string,
+  list: (path: string) => string[] = (path) => readdirSync(path),
+): string[] {
+  for (const child of readdirSync(mountPoint, { withFileTypes: true })) {
+    if (!child.isDirectory()) continue;
+    try {
+      const files = list(join(mountPoint, child.name));
+      return ['io.bfq.weight', 'io.weight'].filter((name) => files.includes(name));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+  return [];
 }
 
 const layouts = new Map<string, CgroupLayout>();

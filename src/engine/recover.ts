@@ -7,7 +7,7 @@ import { Container } from '../runtime/container.ts';
 import type { ContainerProcess } from '../runtime/container.ts';
 import type { RuntimeContext } from '../runtime/context.ts';
 import { Status } from '../runtime/lifecycle.ts';
-import { endProcess } from '../runtime/end_process.ts';
+import { endProcess } from '../sandbox/executor.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { MonitorSession } from './monitor_session.ts';
 

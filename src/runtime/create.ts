@@ -11,7 +11,7 @@ import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { processStartTime } from '../base/proc.ts';
 import type { CreateOptions, RootfsMount, Wall } from '../sandbox/backend.ts';
 import { asksForDevices, injectDevices } from '../sandbox/devices.ts';
-import { endProcess } from './end_process.ts';
+import { endProcess } from '../sandbox/executor.ts';
 import type { Executor, StdioPaths } from '../sandbox/executor.ts';
 import type { Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';

@@ -9,7 +9,7 @@ import type { ExecInput } from '../sandbox/backend.ts';
 import type { LaunchResult, StdioPaths } from '../sandbox/executor.ts';
 import type { Container, ContainerProcess } from './container.ts';
 import { saveProgress, type RuntimeContext } from './context.ts';
-import { endProcess } from './end_process.ts';
+import { endProcess } from '../sandbox/executor.ts';
 import { launchSentence } from './launch_sentence.ts';
 import { Status, transition } from './lifecycle.ts';
 

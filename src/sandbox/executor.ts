@@ -149,3 +149,28 @@ export interface Executor {
   /** Every launched process ends in exactly one exit, told after the launch's own answer. Returns what ends it. */
   onExit(listener: (exit: ProcessExit) => void): () => void;
 }
+
+const SIGKILL = 9;
+/** For so long the end is asked for often: somebody waits. */
+const SOON_MS = 1000;
+
+/**
+ * Kills a launched process and has the executor forget it, which it does as soon as the process has ended. A process that
+ * is gone already, or was never there, is no error. Rejects after `deadlineMs` with the executor's last refusal.
+ */
+export async function endProcess(executor: Executor, key: string, deadlineMs = 10_000): Promise<void> {
+  const began = Date.now();
+  for (;;) {
+    // Each time: what the first one hit may have been the outer stage, just after it had cloned.
+    await executor.signal(key, SIGKILL).catch(() => {});
+    try {
+      await executor.forget(key);
+      return;
+    } catch (error) {
+      const waited = Date.now() - began;
+      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
+      if (waited >= deadlineMs) throw error;
+      await new Promise((resolve) => setTimeout(resolve, waited < SOON_MS ? 2 : 50));
+    }
+  }
+}

@@ -35,8 +35,6 @@ export class StateStore {
   readonly paths: StatePaths;
   /** Records to be saved in a moment, and who hears when that fails. */
   readonly #later = new Map<ContainerRecord, (error: unknown) => void>();
-  /** Directories that are there: a write into one that is not costs an exception. */
-  readonly #made = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
   #soon: NodeJS.Immediate | undefined;
 
@@ -70,9 +68,13 @@ export class StateStore {
     const file = `${directory}/${stateFile}`;
     const bytes = encodeRecord(record);
     try {
-      if (!this.#made.has(directory)) mkdirSync(directory, { recursive: true, mode: 0o700 });
-      this.#made.add(directory);
-      writeFileSync(`${file}.tmp`, bytes, { mode: 0o600 });
+      try {
+        writeFileSync(`${file}.tmp`, bytes, { mode: 0o600 });
+      } catch (error) {
+        if (errorCode(error) !== 'ENOENT') throw error;
+        mkdirSync(directory, { recursive: true, mode: 0o700 });
+        writeFileSync(`${file}.tmp`, bytes, { mode: 0o600 });
+      }
       renameSync(`${file}.tmp`, file);
     } catch (error) {
       throw ioError('save', id, file, error);
@@ -109,7 +111,6 @@ export class StateStore {
     for (const record of this.#later.keys())
       if (record.id === id && record.namespace === namespace) this.#later.delete(record);
     const directory = this.paths.container('remove', namespace, id);
-    this.#made.delete(directory);
     try {
       removeDirectory(directory);
       removeFile(this.paths.lock('remove', namespace, id));

@@ -55,7 +55,10 @@ export class Growth {
     const has = record.vcpus || (size?.vcpus ?? 0);
     if (has === 0 || wanted <= has) return;
     const largest = size?.maxVcpus ?? has;
-    if (wanted > largest) throw tooMany(id, wanted, largest);
+    if (wanted > largest) {
+      const reason = `are above the largest machine of ${largest}`;
+      throw aboveLargest(id, `${wanted} vCPUs`, reason, 'max_vcpus');
+    }
     const { onlineCpus } = agent;
     if (onlineCpus === undefined || (await emulated())) throw cannotGrow(id, wanted, has);
     await (await machine()).addVcpus(wanted - has);
@@ -70,7 +73,10 @@ export class Growth {
     const has = record.memoryMib ?? 0;
     // A machine of an older version does not know how large it is.
     if (has === 0 || mib <= has) return;
-    if (mib > largest) throw tooLarge(id, mib, largest);
+    if (mib > largest) {
+      const reason = `is above the largest machine of ${largest} MiB`;
+      throw aboveLargest(id, `memory of ${mib} MiB`, reason, 'max_memory_mib');
+    }
     const more = Math.ceil((mib - has) / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
     await (await this.#deps.machine()).growMemory(more);
     record.memoryMib = has + more;
@@ -79,25 +85,14 @@ export class Growth {
   }
 }
 
-function tooLarge(id: string, mib: number, largest: number): RuntimeError {
+function aboveLargest(id: string, object: string, reason: string, setting: string): RuntimeError {
   return new RuntimeError({
     code: ErrorCode.ResourceExhausted,
     op: 'update',
     id,
-    object: `memory of ${mib} MiB`,
-    reason: `is above the largest machine of ${largest} MiB`,
-    remedy: 'lower the limit, or raise vm.max_memory_mib',
-  });
-}
-
-function tooMany(id: string, wanted: number, largest: number): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.ResourceExhausted,
-    op: 'update',
-    id,
-    object: `${wanted} vCPUs`,
-    reason: `are above the largest machine of ${largest}`,
-    remedy: 'lower the limit, or raise vm.max_vcpus',
+    object,
+    reason,
+    remedy: `lower the limit, or raise vm.${setting}`,
   });
 }
 

@@ -2,14 +2,11 @@
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan } from '../../plan/inputs.ts';
-import type { Executor, StdioPaths } from '../executor.ts';
+import { endProcess, type Executor, type StdioPaths } from '../executor.ts';
 import { SHARE_KEY } from './layout.ts';
 
-const SIGKILL = 9;
 /** A hypervisor with much memory, pinned for devices or on a loaded host, ends when the kernel has given all of it back. */
 const DEADLINE_MS = 60_000;
-/** Until then it is asked often: somebody waits for the delete. */
-const SOON_MS = 1000;
 
 export const NO_STDIO: StdioPaths = { stdin: '', stdout: '', stderr: '', terminal: false };
 
@@ -37,20 +34,9 @@ export async function endLaunched(
   { id, key }: { id: string; key: string },
   deadlineMs = DEADLINE_MS,
 ): Promise<void> {
-  const began = Date.now();
-  const deadline = began + deadlineMs;
-  for (;;) {
-    // Each time: what the first one hit may have been the outer stage, just after it had cloned.
-    await executor.signal(key, SIGKILL).catch(() => {});
-    try {
-      await executor.forget(key);
-      return;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
-      if (Date.now() >= deadline) throw lingers(id, key, deadlineMs, error);
-      await new Promise((resolve) => setTimeout(resolve, Date.now() - began < SOON_MS ? 2 : 50));
-    }
-  }
+  await endProcess(executor, key, deadlineMs).catch((error: unknown) => {
+    throw lingers(id, key, deadlineMs, error);
+  });
 }
 
 function lingers(id: string, key: string, deadlineMs: number, cause: unknown): RuntimeError {

@@ -281,3 +281,15 @@ export function bindOptions(options: readonly string[] = []): string[] {
   const superblock = new Set([...parsed.superblock, ...parsed.data]);
   return ['bind', ...options.filter((option) => !superblock.has(option))];
 }
+
+/** Two mounts of one volume that a machine cannot have both. @param how the pod has it already */
+export function volumeConflict(id: string, { source }: Volume, how: string): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.FailedPrecondition,
+    op: 'create',
+    id,
+    object: `volume ${source}`,
+    reason: `the pod has it already, but ${how}`,
+    remedy: 'give all its mounts in the pod the same options',
+  });
+}

@@ -7,7 +7,15 @@ import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { GuestAgent } from './agent.ts';
 import type { MachineDevice, Placement } from './hypervisor/hypervisor.ts';
 import type { GuestVolumes } from './pod_agent.ts';
-import { canUnplug, volumeAt, volumeDevice, volumePath, writableTwin, type Volume } from './storage.ts';
+import {
+  canUnplug,
+  volumeAt,
+  volumeConflict,
+  volumeDevice,
+  volumePath,
+  writableTwin,
+  type Volume,
+} from './storage.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
 type IDeviceMatch = bulkhead.agent.v1.IDeviceMatch;
@@ -39,7 +47,7 @@ export class Volumes implements GuestVolumes {
       const present = await this.#present(id);
       const own = [volume.device, writableTwin(volume)].find((device) => present.has(device));
       if (own === undefined && volume.conflicts.some((device) => present.has(device)))
-        throw conflict(id, volume);
+        throw volumeConflict(id, volume, 'read-only, or with DAX and without');
       note(own ?? volume.device);
       if (own === undefined) await this.#attach(id, volume);
       return own ?? volume.device;
@@ -131,15 +139,4 @@ function matchOf(
   if (transport === 'block') return { blockSerial: device };
   if (transport === 'nvdimm') return { pmemAddress: address ?? 0, subsystem };
   return { pciPath: pciPath.replace(/^0000:00:/, ''), subsystem };
-}
-
-function conflict(id: string, { source }: Volume): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: `volume ${source}`,
-    reason: 'the pod has it already, but read-only, or with DAX and without',
-    remedy: 'give all its mounts in the pod the same options',
-  });
 }

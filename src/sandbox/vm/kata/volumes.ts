@@ -2,11 +2,10 @@
  * Images for containers behind Kata's agent. It mounts a disk when the container is made, so what attach() plugs waits
  * until then. Disks stay plugged until the pod ends: the agent is not told of one that goes.
  */
-import { ErrorCode, RuntimeError } from '../../../base/errors.ts';
 import type { Machine } from '../hypervisor/hypervisor.ts';
 import type { GuestVolumes } from '../pod_agent.ts';
 import type { SandboxRecord } from '../record.ts';
-import { volumeDevice, writableTwin, type Volume } from '../storage.ts';
+import { volumeConflict, volumeDevice, writableTwin, type Volume } from '../storage.ts';
 import { blockStorage, refuseMemory, type Storage } from './storage.ts';
 
 export interface KataVolumesDeps {
@@ -41,7 +40,8 @@ export class KataVolumes implements GuestVolumes {
       note(own);
       return own;
     }
-    if (volume.conflicts.some((device) => plugged.includes(device))) throw conflict(id, volume);
+    if (volume.conflicts.some((device) => plugged.includes(device)))
+      throw volumeConflict(id, volume, 'read-only');
     note(volume.device);
     plugged.push(volume.device);
     save();
@@ -67,15 +67,4 @@ export class KataVolumes implements GuestVolumes {
     this.#waiting.delete(id);
     if (devices.length > 0) await this.#deps.unmountAll(id);
   }
-}
-
-function conflict(id: string, { source }: Volume): RuntimeError {
-  return new RuntimeError({
-    code: ErrorCode.FailedPrecondition,
-    op: 'create',
-    id,
-    object: `volume ${source}`,
-    reason: 'the pod has it already, but read-only',
-    remedy: 'give all its mounts in the pod the same options',
-  });
 }

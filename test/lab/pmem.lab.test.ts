@@ -15,7 +15,7 @@ import { vm } from '../e2e/vm/machines.ts';
 const MIB = 1 << 20;
 const MINUTE = 60_000;
 /** A machine in an emulated machine on a busy host boots when it does. */
-const PATIENT = 'boot_timeout_seconds = 300\n';
+const PATIENT = 'accelerator = "kvm"\nboot_timeout_seconds = 300\n';
 const LENGTH = String(2 * MIB);
 const MOUNT = '/mnt/pmem';
 

@@ -12,7 +12,7 @@ import { allIds, allVfio, Functions, hostDrivers, sh } from './functions.ts';
 
 const MINUTE = 60_000;
 /** A machine in an emulated machine on a busy host boots when it does. */
-const PATIENT = 'boot_timeout_seconds = 300\n';
+const PATIENT = 'accelerator = "kvm"\nboot_timeout_seconds = 300\n';
 const TEXT = 'written on the host';
 /** Of the disk, as tools/lab/sittings.ts has it. */
 const DISK_MIB = 64;

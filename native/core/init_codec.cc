@@ -148,26 +148,32 @@ bool decode_init_event(std::span<const uint8_t> bytes, InitEvent& event) {
   return event.kind != InitEvent::Kind::kEnd;
 }
 
-std::string encode_to_init(bool proceed) {
+std::string encode_to_init(const ToInit& answer) {
   std::string bytes;
   pbf_writer message(bytes);
-  message.add_bool(1, proceed);
+  message.add_bool(1, answer.proceed);
+  if (answer.streams != 0) message.add_uint32(2, answer.streams);
   return bytes;
 }
 
-bool decode_to_init(std::span<const uint8_t> bytes, bool& proceed) {
-  proceed = false;
+bool decode_to_init(std::span<const uint8_t> bytes, ToInit& answer) {
+  answer = ToInit{};
   try {
     pbf_reader message = reader_of(bytes);
     while (message.next()) {
-      if (message.tag() == 1 && message.wire_type() == protozero::pbf_wire_type::varint) {
-        proceed = flag(message);
-      } else {
-        message.skip();
+      switch (message.tag_and_type()) {
+        case protozero::tag_and_type(1, protozero::pbf_wire_type::varint):
+          answer.proceed = flag(message);
+          break;
+        case protozero::tag_and_type(2, protozero::pbf_wire_type::varint):
+          answer.streams = message.get_uint32();
+          break;
+        default:
+          message.skip();
       }
     }
   } catch (...) {
-    proceed = false;
+    answer = ToInit{};
     return false;
   }
   return true;

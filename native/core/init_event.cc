@@ -48,21 +48,22 @@ Result<InitEvent> read_init_event(int sync_fd, bool nonblocking) {
   return event;
 }
 
-Status send_to_init(int sync_fd, bool proceed, int stdin_fd) {
-  std::string bytes = encode_to_init(proceed);
+namespace {
+
+Status send_with(int sync_fd, std::string bytes, std::span<const int> descriptors) {
   iovec part{bytes.data(), bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxToInitDescriptors * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (stdin_fd >= 0) {
+  if (!descriptors.empty()) {
     message.msg_control = control;
-    message.msg_controllen = sizeof control;
+    message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &stdin_fd, sizeof stdin_fd);
+    header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+    std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   }
   ssize_t sent;
   do {
@@ -70,6 +71,26 @@ Status send_to_init(int sync_fd, bool proceed, int stdin_fd) {
   } while (sent < 0 && errno == EINTR);
   if (sent < 0) return last_error("send");
   return success();
+}
+
+}  // namespace
+
+Status send_to_init(int sync_fd, bool proceed, int stdin_fd) {
+  std::span<const int> descriptors;
+  if (stdin_fd >= 0) descriptors = {&stdin_fd, 1};
+  return send_with(sync_fd, encode_to_init({proceed, 0}), descriptors);
+}
+
+Status send_plan_to_init(int sync_fd, int plan_fd, const int (&stdio)[3]) {
+  int descriptors[kMaxToInitDescriptors] = {plan_fd};
+  size_t count = 1;
+  uint32_t streams = 0;
+  for (int i = 0; i < 3; i++) {
+    if (stdio[i] < 0) continue;
+    streams |= 1u << i;
+    descriptors[count++] = stdio[i];
+  }
+  return send_with(sync_fd, encode_to_init({true, streams}), {descriptors, count});
 }
 
 }  // namespace bulkhead

@@ -12,6 +12,8 @@
 
 #include <cstring>
 
+#include "core/init_codec.h"
+
 namespace bulkhead {
 
 namespace {
@@ -36,7 +38,8 @@ void restore_signals(const uint64_t* previous) {
 struct Child {
   const LaunchArgs* args;
   int sync;
-  int plan;
+  int plan;          // -1: a spare, which gets it later
+  const char* role;  // of a spare; nullptr: none
   int error = 0;
   const char* op = "exec bulkhead-init";
 };
@@ -63,15 +66,16 @@ bool place_descriptors(Child& child, int& init_fd) {
     lifted[i] = lift(args.stdio[i] < 0 ? null_fd : args.stdio[i], floor);
     if (lifted[i] < 0) return false;
   }
+  const int placed = child.plan < 0 ? kPlanFd : kFirstExtra;
   lifted[kSyncFd] = lift(child.sync, floor);
-  lifted[kPlanFd] = lift(child.plan, floor);
-  if (lifted[kSyncFd] < 0 || lifted[kPlanFd] < 0) return false;
+  if (child.plan >= 0) lifted[kPlanFd] = lift(child.plan, floor);
+  if (lifted[kSyncFd] < 0 || (child.plan >= 0 && lifted[kPlanFd] < 0)) return false;
   int extra[kMaxExtraFds];
   for (int i = 0; i < extra_count; i++) {
     extra[i] = lift(args.extra_fds[static_cast<size_t>(i)], floor);
     if (extra[i] < 0) return false;
   }
-  for (int i = 0; i < kFirstExtra; i++) {
+  for (int i = 0; i < placed; i++) {
     if (::dup2(lifted[i], i) < 0) return false;
   }
   for (int i = 0; i < extra_count; i++) {
@@ -79,7 +83,7 @@ bool place_descriptors(Child& child, int& init_fd) {
   }
   // Whatever a library opened without O_CLOEXEC stays behind too. Before Linux 5.11 (EINVAL) the
   // helper's own close_range does it.
-  ::syscall(SYS_close_range, static_cast<unsigned>(floor), ~0u, CLOSE_RANGE_CLOEXEC);
+  ::syscall(SYS_close_range, static_cast<unsigned>(placed + extra_count), ~0u, CLOSE_RANGE_CLOEXEC);
   return true;
 }
 
@@ -109,7 +113,7 @@ int child_main(void* data) {
   }
   reset_ignored_signals();
   char name[] = "bulkhead-init";
-  char* argv[] = {name, nullptr};
+  char* argv[] = {name, const_cast<char*>(child.role), nullptr};
   char* envp[] = {nullptr};
   ::syscall(SYS_execveat, init_fd, "", argv, envp, AT_EMPTY_PATH);
   child.error = errno;
@@ -136,12 +140,8 @@ Result<UniqueFd> seal_plan(std::span<const uint8_t> plan) {
   return fd;
 }
 
-}  // namespace
-
-Result<LaunchedOuter> launch(const LaunchArgs& args) {
-  if (args.extra_fds.size() > kMaxExtraFds) return Error{E2BIG, "place descriptors"};
-  auto plan = seal_plan(args.plan);
-  if (!plan) return plan.error();
+// `plan` -1 and a role: a spare.
+Result<LaunchedOuter> execute_init(const LaunchArgs& args, int plan, const char* role) {
   int pair[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
     return last_error("socketpair");
@@ -153,15 +153,16 @@ Result<LaunchedOuter> launch(const LaunchArgs& args) {
   void* stack = ::mmap(nullptr, kChildStack, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return last_error("mmap");
-  Child child{&args, theirs.get(), plan->get()};
+  Child child{&args, theirs.get(), plan, role};
   int pidfd = -1;
   uint64_t mask = 0;
   block_all_signals(&mask);
+  // Nobody waits for a spare to be executed; that it could not be is seen by its end.
+  const int sharing = role == nullptr ? CLONE_VM | CLONE_VFORK : 0;
   // clone(2) of the C library switches stacks for us on every architecture; clone3 would give
   // nothing more here.
-  pid_t pid =
-      ::clone(child_main, static_cast<char*>(stack) + kChildStack,
-              CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (args.exit_signal & 0xff), &child, &pidfd);
+  pid_t pid = ::clone(child_main, static_cast<char*>(stack) + kChildStack,
+                      sharing | CLONE_PIDFD | (args.exit_signal & 0xff), &child, &pidfd);
   int clone_error = errno;
   restore_signals(&mask);
   ::munmap(stack, kChildStack);
@@ -176,6 +177,28 @@ Result<LaunchedOuter> launch(const LaunchArgs& args) {
     return Error{child.error, child.op};
   }
   return outer;
+}
+
+}  // namespace
+
+Result<LaunchedOuter> launch(const LaunchArgs& args) {
+  if (args.extra_fds.size() > kMaxExtraFds) return Error{E2BIG, "place descriptors"};
+  auto plan = seal_plan(args.plan);
+  if (!plan) return plan.error();
+  return execute_init(args, plan->get(), nullptr);
+}
+
+Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network) {
+  LaunchArgs args;
+  args.init_fd = init_fd;
+  args.exit_signal = exit_signal;
+  return execute_init(args, -1, network ? kSpareWithNetwork : kSpare);
+}
+
+Status begin_spare(const LaunchedOuter& spare, const LaunchArgs& args) {
+  auto plan = seal_plan(args.plan);
+  if (!plan) return plan.error();
+  return send_plan_to_init(spare.sync.get(), plan->get(), args.stdio);
 }
 
 }  // namespace bulkhead

@@ -44,6 +44,15 @@ inline constexpr size_t kMaxExtraFds = 512;
 // socketpair, or op "exec bulkhead-init".
 Result<LaunchedOuter> launch(const LaunchArgs& args);
 
+// A bulkhead-init without a plan, for a launch that is about to come: it is executed, and has made
+// a network namespace if it is told to, while others think. It does nothing else before
+// begin_spare, and leaves when `sync` is closed. The caller is not suspended. Errors: of clone or
+// socketpair.
+Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network);
+// Hands plan and standard streams to a spare, which is as if launched with them from then on;
+// init_fd, extra_fds and exit_signal are not looked at. Error: it has ended (EPIPE), or memfd.
+Status begin_spare(const LaunchedOuter& spare, const LaunchArgs& args);
+
 // A descriptor of bulkhead-init that a container cannot use to write to the file (CVE-2019-5736):
 // through a private read-only overlay, so that all launches share the page cache; where that is
 // refused (rootless, old kernel), a sealed copy in memory. Open it once and use it for every
@@ -93,5 +102,7 @@ bool decode_init_event(std::span<const uint8_t> bytes, InitEvent& event);
 // Answers kPaused. False: the process leaves quietly. `stdin_fd` (borrowed) becomes its standard
 // input.
 Status send_to_init(int sync_fd, bool proceed, int stdin_fd = -1);
+// What a spare waits for; -1 in `stdio`: it keeps /dev/null.
+Status send_plan_to_init(int sync_fd, int plan_fd, const int (&stdio)[3]);
 
 }  // namespace bulkhead

@@ -188,6 +188,8 @@ class ProcessTable {
 
   // Opens bulkhead-init now (open_init).
   Status prepare();
+  // Starts one already for the next launch; `network`: which will want a new network namespace.
+  void make_spare(bool network);
   // Uses this descriptor of bulkhead-init instead.
   void set_init(UniqueFd init) { init_ = std::move(init); }
 
@@ -229,11 +231,14 @@ class ProcessTable {
   void end_dependents(std::string_view key);
   void refuse(const LaunchRequest& request, std::string_view op, int err, std::string_view path);
   void sweep();
+  Result<LaunchedOuter> launch_outer(const LaunchArgs& args);
+  void end_spare();
 
   Poller& poller_;
   ProcessEvents& events_;
   std::string init_path_;
   UniqueFd init_;
+  LaunchedOuter spare_;
   Process* processes_ = nullptr;
   Process* leaving_ = nullptr;  // forgotten, but output is still being read
   Timer sweep_;

@@ -1,6 +1,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <utility>
+
 #include "core/process.h"
 
 namespace bulkhead {
@@ -22,6 +24,7 @@ ProcessTable::ProcessTable(Poller& poller, ProcessEvents& events, std::string in
       orphans_(poller, on_timer<ProcessTable, &ProcessTable::reap_orphans>, this) {}
 
 ProcessTable::~ProcessTable() {
+  end_spare();
   for (Process** list : {&processes_, &leaving_}) {
     while (*list != nullptr) {
       Process* process = *list;
@@ -102,6 +105,26 @@ Status ProcessTable::prepare() {
   return success();
 }
 
+void ProcessTable::make_spare(bool network) {
+  if (spare_.pidfd || !prepare()) return;
+  auto spare = launch_spare(init_.get(), SIGCHLD, network);
+  if (spare) spare_ = spare.take();
+}
+
+// It has done nothing that would have to be undone.
+void ProcessTable::end_spare() {
+  if (!spare_.pidfd) return;
+  (void)pidfd_signal(spare_.pidfd.get(), SIGKILL).ok();
+  (void)wait_pidfd(spare_.pidfd.get(), true).ok();
+  spare_ = {};
+}
+
+Result<LaunchedOuter> ProcessTable::launch_outer(const LaunchArgs& args) {
+  if (spare_.pidfd && begin_spare(spare_, args)) return std::exchange(spare_, {});
+  end_spare();
+  return bulkhead::launch(args);
+}
+
 void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessStreams> streams) {
   if (find(request.key) != nullptr) {
     refuse(request, "duplicate key", EEXIST, "");
@@ -127,7 +150,7 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
   args.plan = request.plan;
   for (int i = 0; i < 3; i++) args.stdio[i] = streams->process_fd(i);
   args.exit_signal = SIGCHLD;
-  auto outer = bulkhead::launch(args);
+  auto outer = launch_outer(args);
   if (!outer) {
     refuse(request, outer.error().op, outer.error().code, "");
     return;

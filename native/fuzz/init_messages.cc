@@ -29,8 +29,9 @@ std::string encode_again(const InitEvent& event) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  bool proceed = false;
-  if (!decode_to_init({data, size}, proceed) && proceed) std::abort();
+  ToInit answer;
+  if (!decode_to_init({data, size}, answer) && (answer.proceed || answer.streams != 0))
+    std::abort();
   InitEvent event;
   if (!decode_init_event({data, size}, event)) return 0;
   std::string encoded = encode_again(event);

@@ -75,29 +75,38 @@ void report_warning(Context& context, int err, std::string_view path) {
   report(context, encode_warning(warning));
 }
 
-void await_proceed(Context& context) {
+ToInit await_answer(int sync, std::span<UniqueFd> received) {
   uint8_t bytes[64];
   iovec part{bytes, sizeof bytes};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxToInitDescriptors * sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_controllen = CMSG_SPACE(received.size() * sizeof(int));
   ssize_t got;
   do {
-    got = ::recvmsg(context.sync.get(), &message, MSG_CMSG_CLOEXEC);
+    got = ::recvmsg(sync, &message, MSG_CMSG_CLOEXEC);
   } while (got < 0 && errno == EINTR);
   const cmsghdr* header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
   if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-    int received;
-    std::memcpy(&received, CMSG_DATA(header), sizeof received);
-    UniqueFd in(received);
-    if (::dup2(in.get(), STDIN_FILENO) < 0) ::_exit(1);
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count && i < received.size(); i++) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      received[i].reset(fd);
+    }
   }
-  bool proceed = false;
-  if (got <= 0 || !decode_to_init({bytes, static_cast<size_t>(got)}, proceed) || !proceed)
+  ToInit answer;
+  if (got <= 0 || !decode_to_init({bytes, static_cast<size_t>(got)}, answer) || !answer.proceed)
     ::_exit(0);
+  return answer;
+}
+
+void await_proceed(Context& context) {
+  UniqueFd in;
+  (void)await_answer(context.sync.get(), {&in, 1});
+  if (in && ::dup2(in.get(), STDIN_FILENO) < 0) ::_exit(1);
 }
 
 }  // namespace bulkhead

@@ -7,11 +7,13 @@
 #include <cerrno>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/fd.h"
+#include "core/init_codec.h"
 #include "init/plan.h"
 
 namespace bulkhead {
@@ -88,6 +90,7 @@ struct Context {
   bool pivoted = false;
   bool joined_mount_namespace = false;
 
+  UniqueFd network;       // a network namespace that was made ahead (spare.h), for Clone
   UniqueFd birth_cgroup;  // cgroup v2 directory that Clone makes its child in (outer stage)
 
   UniqueFd host_proc;  // the host's /proc (outer stage)
@@ -123,7 +126,10 @@ void die_with_launcher(const Context& context);
 // The process may outlive its launcher.
 void outlive_launcher(const Context& context);
 void report_warning(Context& context, int err, std::string_view path);
-// Waits for ToInit; leaves quietly on proceed = false and when the launcher is gone.
+// Waits for ToInit; leaves quietly on proceed = false and when the launcher is gone. `received`:
+// the descriptors that ride along, in their order (at most kMaxToInitDescriptors).
+ToInit await_answer(int sync, std::span<UniqueFd> received);
+// The same at a gate: a descriptor becomes stdin.
 void await_proceed(Context& context);
 
 // ---- steps_exec.cc

@@ -184,8 +184,9 @@ void report_failure(Context& context, const Outcome& outcome) {
 
 }  // namespace
 
-int execute(const Plan& plan, UniqueFd sync) {
+int execute(const Plan& plan, UniqueFd sync, UniqueFd network) {
   Context context;
+  context.network = std::move(network);
   context.plan = &plan;
   context.sync = std::move(sync);
   die_with_launcher(context);

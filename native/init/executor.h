@@ -12,6 +12,7 @@ inline constexpr int kPlanFd = 4;
 inline constexpr int kFirstExtraFd = 5;
 
 // Runs the plan. Returns only when it failed (the report has been sent); the status to exit with.
-int execute(const Plan& plan, UniqueFd sync);
+// `network`: one that was made ahead (spare.h), may be empty.
+int execute(const Plan& plan, UniqueFd sync, UniqueFd network);
 
 }  // namespace bulkhead

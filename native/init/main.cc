@@ -15,6 +15,7 @@
 #include "init/context.h"
 #include "init/executor.h"
 #include "init/plan_codec.h"
+#include "init/spare.h"
 
 namespace bulkhead {
 
@@ -33,8 +34,7 @@ int refuse(UniqueFd sync, const PlanError& error) {
 }
 
 // The plan, mapped. Only a sealed memfd is taken: nobody can change it between check and use.
-bool map_plan(std::span<const uint8_t>& bytes, PlanError& error) {
-  UniqueFd fd(kPlanFd);
+bool map_plan(UniqueFd fd, std::span<const uint8_t>& bytes, PlanError& error) {
   struct stat info;
   constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK;
   int seals = ::fcntl(fd.get(), F_GET_SEALS);
@@ -68,7 +68,7 @@ void close_unlisted(const Plan& plan) {
   ::syscall(SYS_close_range, static_cast<unsigned>(kFirstExtraFd) + kept, ~0u, 0);
 }
 
-int start() {
+int start(const char* role) {
   // The launcher blocked all signals around clone; whatever becomes of us starts with none blocked.
   uint64_t none = 0;
   ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
@@ -79,13 +79,15 @@ int start() {
   ::fcntl(kSyncFd, F_SETFD, FD_CLOEXEC);
   UniqueFd sync(kSyncFd);
 
+  UniqueFd network;
+  UniqueFd plan_file = role == nullptr ? UniqueFd(kPlanFd) : await_plan(role, sync.get(), network);
   std::span<const uint8_t> bytes;
   PlanError error;
   Plan plan;
-  if (!map_plan(bytes, error) || !decode_plan(bytes, plan, error))
+  if (!map_plan(std::move(plan_file), bytes, error) || !decode_plan(bytes, plan, error))
     return refuse(std::move(sync), error);
   close_unlisted(plan);
-  return execute(plan, std::move(sync));
+  return execute(plan, std::move(sync), std::move(network));
 }
 
 }  // namespace
@@ -93,6 +95,6 @@ int start() {
 }  // namespace bulkhead
 
 // _exit: no destructors, no atexit; the kernel frees everything at once.
-int main() {
-  ::_exit(bulkhead::start());
+int main(int argc, char** argv) {
+  ::_exit(bulkhead::start(argc > 1 ? argv[1] : nullptr));
 }

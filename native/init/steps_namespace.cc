@@ -60,6 +60,7 @@ Outcome begin_inner_stage(Context& context, const Clone& step, UniqueFd go) {
   context.host_proc.reset();
   context.procfs.reset();
   context.birth_cgroup.reset();
+  context.network.reset();
   context.fresh_userns = (step.namespaces & CLONE_NEWUSER) != 0;
   // Not later: if the outer stage is killed before it has reported us, nobody knows of us, and a
   // step that hangs would do so for ever.
@@ -73,6 +74,14 @@ Outcome begin_inner_stage(Context& context, const Clone& step, UniqueFd go) {
   if ((step.namespaces & CLONE_NEWCGROUP) != 0 && ::unshare(CLONE_NEWCGROUP) < 0)
     return fail("unshare-cgroup");
   return done();
+}
+
+// A network namespace belongs to the user namespace that it was made in: with a new one it is
+// Clone's to make. In a joined one setns(2) refuses, and Clone makes it too.
+bool enter_network_made_ahead(Context& context, const Clone& step) {
+  return context.network && (step.namespaces & CLONE_NEWNET) != 0 &&
+         (step.namespaces & CLONE_NEWUSER) == 0 &&
+         ::setns(context.network.get(), CLONE_NEWNET) == 0;
 }
 
 }  // namespace
@@ -115,6 +124,7 @@ Outcome carry_out(Context& context, const Clone& step) {
   // CLONE_PARENT: the launcher is the parent, so that it gets the exit status; the exit signal is
   // the outer stage's.
   args.flags = CLONE_PARENT | (step.namespaces & ~static_cast<uint64_t>(CLONE_NEWCGROUP));
+  if (enter_network_made_ahead(context, step)) args.flags &= ~static_cast<uint64_t>(CLONE_NEWNET);
   if (context.birth_cgroup) {
     args.flags |= CLONE_INTO_CGROUP;
     args.cgroup = static_cast<uint64_t>(context.birth_cgroup.get());

@@ -180,8 +180,8 @@ bool write_address_file(const std::string& address) {
   return written && std::rename(".address", "address") == 0;
 }
 
-int start(const ShimArgs& args, const Install& install, const ShimRequest& request,
-          Answer& answer) {
+int start(const ShimArgs& args, const Install& install, const ShimRequest& request, Answer& answer,
+          bool network) {
   const ToMonitor& reply = answer.reply;
   std::string group(reply.group.empty() ? request.id : reply.group);
   ShimSocket socket;
@@ -224,16 +224,16 @@ int start(const ShimArgs& args, const Install& install, const ShimRequest& reque
   }
   if (monitor == 0) {
     ::_exit(run_monitor(hello, install, std::move(socket), std::move(answer.connection),
-                        reply.shim_cgroup));
+                        reply.shim_cgroup, network && request.wall == "namespace"));
   }
   return print(output);
 }
 
 // The engine's connection when it runs and need not be asked. Connected first: who starts an engine
 // takes the sign of the one before away, so what is there now is that of the engine connected to.
-UniqueFd connect_plainly(const Install& install, const ShimRequest& request) {
+UniqueFd connect_plainly(const Install& install, const ShimRequest& request, const Glance& config) {
   auto engine = connect_unix(install.engine_socket(), false);
-  if (!engine || !start_is_plain(install, request.bundle, request.input)) return UniqueFd();
+  if (!engine || !start_is_plain(install, config, request.input)) return UniqueFd();
   return engine.take();
 }
 
@@ -281,7 +281,11 @@ int run_launcher(const ShimArgs& args, const Install& install) {
   if (action == "delete" && nothing_left(install, args.name_space, args.id, request.bundle))
     return print(response_for_nothing());
   Answer answer;
-  if (action == "start") answer.connection = connect_plainly(install, request);
+  Glance config;
+  if (action == "start") {
+    config = glance_at_config(request.bundle);
+    answer.connection = connect_plainly(install, request, config);
+  }
   if (!answer.connection) {
     ask_engine(install, encode_shim_request(request),
                action == "delete" ? kDeleteTimeoutMs : kReplyTimeoutMs, answer);
@@ -292,7 +296,7 @@ int run_launcher(const ShimArgs& args, const Install& install) {
     (void)!::write(STDERR_FILENO, "\n", 1);
     return 1;
   }
-  if (action == "start") return start(args, install, request, answer);
+  if (action == "start") return start(args, install, request, answer, config.new_network);
   return print(answer.reply.output);
 }
 

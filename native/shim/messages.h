@@ -42,7 +42,7 @@ struct ToMonitor {
     kShutdown,
     kGuestConnect,
     kGuestCall,
-    kStateAnswer,
+    kLeftAnswer,
     kShimReply,
   };
   Kind kind = Kind::kNone;
@@ -61,9 +61,10 @@ struct ToMonitor {
   uint32_t signal = 0;
   uint32_t width = 0;
   uint32_t height = 0;
-  // StateAnswer
-  std::span<const uint8_t> state_request;
-  std::span<const uint8_t> state_response;
+  // LeftAnswer
+  std::string_view method;
+  std::span<const uint8_t> left_request;
+  std::span<const uint8_t> left_response;
   // ShimReply
   std::string_view error;
   std::string_view output;

@@ -126,14 +126,17 @@ void decode_guest(pbf_reader body, ToMonitor& message) {
   }
 }
 
-void decode_state_answer(pbf_reader body, ToMonitor& message) {
+void decode_left_answer(pbf_reader body, ToMonitor& message) {
   while (body.next()) {
     switch (body.tag_and_type()) {
       case at(1, kBytes):
-        message.state_request = bytes_of(body);
+        message.left_request = bytes_of(body);
         break;
       case at(2, kBytes):
-        message.state_response = bytes_of(body);
+        message.left_response = bytes_of(body);
+        break;
+      case at(3, kBytes):
+        message.method = text(body);
         break;
       default:
         body.skip();
@@ -215,8 +218,8 @@ void decode_body(pbf_reader outer, ToMonitor& message) {
         decode_guest(body, message);
         break;
       case 30:
-        message.kind = Kind::kStateAnswer;
-        decode_state_answer(body, message);
+        message.kind = Kind::kLeftAnswer;
+        decode_left_answer(body, message);
         break;
       case 20:
         message.kind = Kind::kShimReply;

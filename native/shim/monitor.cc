@@ -51,7 +51,8 @@ class Monitor : public EngineHandler, private ProcessEvents {
         trim_(poller_, on_timer<Monitor, &Monitor::trim>, this),
         abandoned_(poller_, on_timer<Monitor, &Monitor::leave_if_abandoned>, this) {}
 
-  int run(UniqueFd engine);
+  // `network`: the first container will have a network namespace of its own.
+  int run(UniqueFd engine, bool network);
 
   void engine_up() override;
   void engine_down() override;
@@ -106,21 +107,15 @@ class Monitor : public EngineHandler, private ProcessEvents {
   bool served_ = false;  // the engine has said Welcome
 };
 
-int Monitor::run(UniqueFd engine) {
+int Monitor::run(UniqueFd engine, bool network) {
   if (Status opened = poller_.open(); !opened) return 1;
   if (!watch_signals() || !relay_.start(socket_.take_listener())) return 1;
   abandoned_.arm(kAbandonedMs);
   engine_.start(std::move(engine));
   trim_.arm(kTrimMs);
-  bool prepared = false;
-  while (running_) {
-    poller_.run_once();
-    // While the engine thinks about the first request; what fails here fails again at the launch.
-    if (!prepared && relay_.waits()) {
-      prepared = true;
-      (void)processes_.prepare().ok();
-    }
-  }
+  // While containerd connects and the engine thinks; what fails here fails again at the launch.
+  processes_.make_spare(network);
+  while (running_) poller_.run_once();
   socket_.remove();
   relay_.finish(kFlushMs);
   engine_.finish(kFlushMs);
@@ -269,8 +264,8 @@ bool Monitor::engine_message(std::span<const uint8_t> bytes) {
     case Kind::kGuestCall:
       guests_.call(message);
       break;
-    case Kind::kStateAnswer:
-      relay_.state_answer(message.state_request, message.state_response);
+    case Kind::kLeftAnswer:
+      relay_.left_answer(message.method, message.left_request, message.left_response);
       break;
     case Kind::kShutdown:
       shut_down("shutdown");
@@ -322,7 +317,7 @@ void join_cgroups(std::string_view directories) {
 }  // namespace
 
 int run_monitor(const Hello& hello, const Install& install, ShimSocket socket, UniqueFd engine,
-                std::string_view shim_cgroup) {
+                std::string_view shim_cgroup, bool network) {
   leave_containerd();
   // Large buffers are mappings of their own, returned when freed. Set explicitly: glibc would raise
   // the threshold to the largest block ever freed, and keep later ones in its heap.
@@ -337,7 +332,7 @@ int run_monitor(const Hello& hello, const Install& install, ShimSocket socket, U
   Hello own = hello;
   own.monitor_pid = static_cast<uint32_t>(::getpid());
   Monitor monitor(own, install, std::move(socket));
-  return monitor.run(std::move(engine));
+  return monitor.run(std::move(engine), network);
 }
 
 }  // namespace bulkhead::shim

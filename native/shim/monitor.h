@@ -12,8 +12,9 @@ namespace bulkhead::shim {
 
 // Runs in the launcher's fork, with the bundle as working directory, until the engine says
 // Shutdown. `engine` is the launcher's connection, of which the monitor goes on to be the user.
-// Returns the exit status.
+// `network`: its first container will most likely get a network namespace of its own. Returns the
+// exit status.
 int run_monitor(const Hello& hello, const Install& install, ShimSocket socket, UniqueFd engine,
-                std::string_view shim_cgroup);
+                std::string_view shim_cgroup, bool network);
 
 }  // namespace bulkhead::shim

@@ -11,7 +11,7 @@
 #include "core/bytes.h"
 #include "core/fd.h"
 #include "core/poller.h"
-#include "shim/state_answers.h"
+#include "shim/left_answers.h"
 #include "shim/ttrpc_frame.h"
 
 namespace bulkhead::shim {
@@ -97,14 +97,13 @@ class Relay {
   void stream_data(uint32_t conn, std::span<const uint8_t> data);
   void stream_close(uint32_t conn);
   // The engine leaves an answer with us, or takes it back.
-  void state_answer(std::span<const uint8_t> request, std::span<const uint8_t> response) {
-    answers_.set(request, response);
+  void left_answer(std::string_view method, std::span<const uint8_t> request,
+                   std::span<const uint8_t> response) {
+    answers_.set(method, request, response);
   }
   void engine_up();
   void engine_down();
   void engine_drained() { balance(); }
-  // Requests are with the engine.
-  bool waits() const { return pending_bytes_ != 0; }
   // Nobody is connected.
   bool empty() const { return connections_ == nullptr; }
   // Stops listening and writes what waits, for at most `timeout_ms`.
@@ -123,7 +122,7 @@ class Relay {
   Poller& poller_;
   EngineLink& engine_;
   Watch listener_;
-  StateAnswers answers_;
+  LeftAnswers answers_;
   Connection* connections_ = nullptr;
   uint32_t next_id_ = 1;
   size_t pending_bytes_ = 0;

@@ -22,6 +22,10 @@ constexpr size_t kMaxAddress = 4096;
 constexpr std::string_view kGroupAnnotations[] = {"io.containerd.runc.v2.group",
                                                   "io.kubernetes.cri.sandbox-id"};
 
+// Members of linux.namespaces, as encoding/json writes them.
+constexpr std::string_view kNewNetwork = R"({"type":"network"})";
+constexpr std::string_view kUserNamespace = R"({"type":"user")";
+
 // A regular file of at most `limit` bytes, else nothing.
 std::optional<std::string> read_small(const std::string& path, size_t limit) {
   // O_NONBLOCK: a fifo without a writer would wait for one.
@@ -55,13 +59,19 @@ bool is_name(std::string_view name) {
 
 }  // namespace
 
-bool start_is_plain(const Install& install, std::string_view bundle, std::string_view input) {
-  if (!input.empty() || ::access(install.engine_ttrpc().c_str(), F_OK) < 0) return false;
+Glance glance_at_config(std::string_view bundle) {
+  Glance glance;
   auto config = read_small(std::string(bundle) + "/config.json", kMaxConfig);
-  if (!config) return false;
-  for (std::string_view name : kGroupAnnotations)
-    if (contains(*config, name)) return false;
-  return true;
+  if (!config) return glance;
+  glance.read = true;
+  for (std::string_view name : kGroupAnnotations) glance.names_pod |= contains(*config, name);
+  glance.new_network = contains(*config, kNewNetwork) && !contains(*config, kUserNamespace);
+  return glance;
+}
+
+bool start_is_plain(const Install& install, const Glance& config, std::string_view input) {
+  return config.read && !config.names_pod && input.empty() &&
+         ::access(install.engine_ttrpc().c_str(), F_OK) == 0;
 }
 
 bool nothing_left(const Install& install, std::string_view name_space, std::string_view id,

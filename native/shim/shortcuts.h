@@ -9,10 +9,20 @@
 
 namespace bulkhead::shim {
 
+// What config.json says, found as text: containerd writes it, without spaces. Nothing depends on it
+// being right.
+struct Glance {
+  bool read = false;  // else nothing is known
+  bool names_pod = false;
+  // The container gets a network namespace of its own, and no user namespace.
+  bool new_network = false;
+};
+Glance glance_at_config(std::string_view bundle);
+
 // A start whose answer is known: the engine that serves `install.engine_socket()` speaks ttrpc
 // unless told otherwise (it says so by `install.engine_ttrpc()`), nobody tells otherwise (`input`,
-// the options, is empty), and config.json in `bundle` names no pod.
-bool start_is_plain(const Install& install, std::string_view bundle, std::string_view input);
+// the options, is empty), and config.json names no pod.
+bool start_is_plain(const Install& install, const Glance& config, std::string_view input);
 
 // A delete that has nothing to do, as after every proper one: the monitor that the bundle's address
 // file names has removed its socket, and there is no record of the container.

@@ -1,6 +1,6 @@
 // The outside of a ttrpc frame (containerd/ttrpc PROTOCOL.md): u32 length, u32 stream id, u8 type,
 // u8 flags, all big-endian, then `length` bytes. The monitor looks
-// no deeper, but for the calls that it answers itself (state_answers.h).
+// no deeper, but for the calls that it answers itself (left_answers.h).
 #pragma once
 
 #include <cstddef>

@@ -129,11 +129,13 @@ TEST(reports_survive_encoding) {
   CHECK(event.kind == InitEvent::Kind::kConsole);
   CHECK(!decode_init_event(span_of("\xff\xff"), event));
   CHECK(!decode_init_event({}, event));
-  bool proceed = false;
-  CHECK(decode_to_init(span_of(encode_to_init(true)), proceed) && proceed);
-  CHECK(decode_to_init(span_of(encode_to_init(false)), proceed) && !proceed);
-  CHECK(!encode_to_init(false).empty());
-  CHECK(!decode_to_init(span_of("\x0a\x7f"), proceed));
+  ToInit answer;
+  CHECK(decode_to_init(span_of(encode_to_init({true, 5})), answer) && answer.proceed);
+  CHECK_EQ(answer.streams, 5u);
+  CHECK(decode_to_init(span_of(encode_to_init({})), answer) && !answer.proceed);
+  CHECK_EQ(answer.streams, 0u);
+  CHECK(!encode_to_init({}).empty());
+  CHECK(!decode_to_init(span_of("\x0a\x7f"), answer));
 }
 
 TEST(frames_come_whole_however_they_are_cut) {

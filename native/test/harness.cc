@@ -173,6 +173,23 @@ bool exists(const std::string& path) {
   return ::lstat(path.c_str(), &info) == 0;
 }
 
+namespace {
+
+Result<LaunchedOuter> launch_as(const LaunchArgs& args, const RunOptions& options) {
+  using Spare = RunOptions::Spare;
+  if (options.spare == Spare::kNo) return launch(args);
+  auto spare = launch_spare(args.init_fd, args.exit_signal, options.spare == Spare::kWithNetwork);
+  if (!spare) return spare;
+  if (options.before_plan) options.before_plan(*spare);
+  if (Status begun = begin_spare(*spare, args); !begun) {
+    (void)wait_pidfd(spare->pidfd.get(), true);
+    return begun.error();
+  }
+  return spare;
+}
+
+}  // namespace
+
 Run run_bytes(std::string_view plan, const RunOptions& options) {
   Run run;
   int out[2];
@@ -191,7 +208,7 @@ Run run_bytes(std::string_view plan, const RunOptions& options) {
   args.stdio[0] = in_read.get();
   args.stdio[1] = args.stdio[2] = out_write.get();
   args.extra_fds = options.extra_fds;
-  auto launched = launch(args);
+  auto launched = launch_as(args, options);
   if (!launched) {
     std::printf("  launch: %s: %s\n", launched.error().op, std::strerror(launched.error().code));
     return run;

@@ -56,6 +56,9 @@ struct RunOptions {
   std::vector<int> extra_fds;
   std::string stdin_text;
   bool copy_of_init = false;  // the sealed copy instead of the overlay
+  // Started before the plan is known (launch_spare).
+  enum class Spare { kNo, kPlain, kWithNetwork } spare = Spare::kNo;
+  std::function<void(const LaunchedOuter&)> before_plan;  // sees the spare
   int limit_ms = 20000;
 };
 

@@ -40,7 +40,7 @@ void write_seeds(const std::string& directory) {
   write_text(directory + "/init_messages/failed",
              encode_failure({1, 22, "/proc", 20, "attach", 256, "why"}));
   write_text(directory + "/init_messages/warning", encode_warning({1, 45, "oom", 13, "", 0, ""}));
-  write_text(directory + "/init_messages/proceed", encode_to_init(true));
+  write_text(directory + "/init_messages/proceed", encode_to_init({true, 7}));
 }
 
 }  // namespace bulkhead::test

@@ -241,6 +241,19 @@ describe('watchOom on v1', () => {
     vi.runAllTimers();
     expect(told).toHaveBeenCalledTimes(2);
     watch.close();
+    vi.runAllTimers();
+    expect(state.closed).toBe(1);
+  });
+
+  it('tells nothing more once it is closed', () => {
+    const { addon, state } = fakeAddon();
+    const told = vi.fn();
+    const watch = watchOom(v1View('memory'), addon, told);
+    watch.close();
+    write({ 'memory/memory.oom_control': control(3) });
+    state.notice();
+    vi.runAllTimers();
+    expect(told).not.toHaveBeenCalled();
     expect(state.closed).toBe(1);
   });
 

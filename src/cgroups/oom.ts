@@ -62,6 +62,7 @@ function watchV1(directory: string, addon: OomAddon, onOom: () => void): OomWatc
     }
   };
   const watcher = addon.watchCgroupV1Event(directory, 'memory.oom_control', () => {
+    if (closed) return;
     clearTimeout(timer);
     look(0);
   });
@@ -71,7 +72,8 @@ function watchV1(directory: string, addon: OomAddon, onOom: () => void): OomWatc
       closed = true;
       clearTimeout(timer);
       tell();
-      watcher.close();
+      // Not while an exit waits to be told: the kernel takes its time.
+      setImmediate(() => watcher.close());
     },
   };
 }

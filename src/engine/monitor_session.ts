@@ -79,7 +79,10 @@ export class MonitorSession implements TaskPeer {
       monitorPid: hello.monitorPid ?? 0,
       log: deps.log.with({ namespace: this.namespace, group: this.group }),
       shutdown: () => this.send({ shutdown: {} }),
-      leaveState: (request, response) => this.#sendWithNext({ stateAnswer: { request, response } }),
+      leaveAnswer: (method, request, response) =>
+        this.#sendWithNext({
+          leftAnswer: method === 'State' ? { request, response } : { request, response, method },
+        }),
     });
     this.send({ welcome: { protocol: PROTOCOL } });
     this.ready = recoverContainers(deps.ctx, this, hello.processes ?? [], deps.isHeld);

@@ -28,10 +28,15 @@ export async function deleteContainer(
     await init.exited;
   }
   container.stopOomWatch();
+  const forget = async (): Promise<void> => {
+    for (const { key } of execs) void container.executor.forget(key).catch(() => {});
+    await container.executor.forget(init.key).catch(() => {});
+  };
+  // On the host both go on at once. A process that lives on has to be ended first, and a guest by its own rules.
+  const forgotten = over && container.backend.wall !== 'vm' ? forget() : undefined;
   await container.backend.destroy(container.record, container.executor);
-  for (const { key } of execs) void container.executor.forget(key).catch(() => {});
   // Waited for: the container's file systems are unmounted then, and its snapshot can be mounted again.
-  await container.executor.forget(init.key).catch(() => {});
+  await (forgotten ?? forget());
   await runHooks(ctx, container, 'poststop');
   init.record.status = Status.STATUS_STOPPED;
   return init.exitStatus;

@@ -63,8 +63,8 @@ class Rig {
       monitorPid: 7,
       log: silentLogger,
       shutdown: () => (this.ended += 1),
-      leaveState: (request, response) => {
-        const key = Buffer.from(request).toString('hex');
+      leaveAnswer: (method, request, response) => {
+        const key = `${method} ${Buffer.from(request).toString('hex')}`;
         if (response.length === 0) this.left.delete(key);
         else this.left.set(key, Buffer.from(response).toString('hex'));
       },
@@ -327,14 +327,20 @@ describe('task service', () => {
 
   it('leaves with the monitor, at every change, what it would answer itself', async () => {
     const expectCurrent = (...execIds: string[]): void => {
+      const hex = (writer: { finish: () => Uint8Array }): string =>
+        Buffer.from(writer.finish()).toString('hex');
       const expected = execIds.map((execId) => {
         const request = new t.StateRequest(execId === '' ? { id: 'web' } : { id: 'web', execId });
         const answer = rig.service.state(request);
-        return [t.StateRequest.encode(request), t.StateResponse.encode(answer)].map((writer) =>
-          Buffer.from(writer.finish()).toString('hex'),
-        );
+        return [`State ${hex(t.StateRequest.encode(request))}`, hex(t.StateResponse.encode(answer))];
       });
-      expect([...rig.left]).toEqual(expected);
+      const request = new t.ConnectRequest({ id: 'web' });
+      const answer = rig.service.connect(request);
+      expected.push([
+        `Connect ${hex(t.ConnectRequest.encode(request))}`,
+        hex(t.ConnectResponse.encode(answer)),
+      ]);
+      expect(Object.fromEntries(rig.left)).toEqual(Object.fromEntries(expected));
     };
     await rig.create('web');
     expectCurrent('');

@@ -32,6 +32,7 @@ type Task = typeof containerd.task.v3;
 type Req<K extends keyof Task> = Task[K] extends { decode(...args: never[]): infer M } ? M : never;
 type Empty = google.protobuf.IEmpty;
 const empty: Empty = {};
+const nothing = new Uint8Array();
 
 /** A monitor repeats what was not answered as soon as it has a new engine; after this long it will not. */
 const REPEATED_DELETE_MS = 10_000;
@@ -48,8 +49,8 @@ export interface TaskServiceOptions {
   wall: Wall;
   monitorPid: number;
   log: Logger;
-  /** Leaves the answer to a State request with the monitor; an empty one takes it back (StateAnswer of executor.proto). */
-  leaveState: (request: Uint8Array, response: Uint8Array) => void;
+  /** Leaves the answer to a request with the monitor; an empty one takes it back (LeftAnswer of executor.proto). */
+  leaveAnswer: (method: 'State' | 'Connect', request: Uint8Array, response: Uint8Array) => void;
   /** Ends the monitor; called after the answer of Shutdown went out. */
   shutdown: () => void;
 }
@@ -81,6 +82,7 @@ export class TaskService {
   adopt(container: Container): void {
     this.#containers.set(container.id, container);
     this.#adopted.add(container.id);
+    this.#leaveConnect(container);
     for (const process of [container.init, ...container.execs.values()]) {
       if (process.record.status !== Status.STATUS_CREATED) this.#adoptedStarts.add(process);
       this.#leaveState(container, process);
@@ -141,6 +143,7 @@ export class TaskService {
         pid: container.init.pid,
       });
       this.#leaveState(container, container.init);
+      this.#leaveConnect(container);
       return { pid: container.init.pid };
     } finally {
       this.#creating.delete(id);
@@ -210,6 +213,7 @@ export class TaskService {
     ctx.store.save(container.record);
     for (const process of [container.init, ...container.execs.values()])
       this.#takeStateBack(container, process);
+    this.#o.leaveAnswer('Connect', connectRequest(container.id), nothing);
     this.#publishDelete(container);
     this.#containers.delete(container.id);
     this.#adopted.delete(container.id);
@@ -258,11 +262,17 @@ export class TaskService {
   /** From now on the monitor answers for this process; called before the answer of what changed its state. */
   #leaveState(container: Container, process: ContainerProcess): void {
     const response = containerd.task.v3.StateResponse.encode(this.#stateOf(container, process)).finish();
-    this.#o.leaveState(stateRequest(container, process), response);
+    this.#o.leaveAnswer('State', stateRequest(container, process), response);
   }
 
   #takeStateBack(container: Container, process: ContainerProcess): void {
-    this.#o.leaveState(stateRequest(container, process), new Uint8Array());
+    this.#o.leaveAnswer('State', stateRequest(container, process), nothing);
+  }
+
+  /** What Connect says stays the same until the container is deleted. */
+  #leaveConnect({ id }: Container): void {
+    const response = containerd.task.v3.ConnectResponse.encode(this.connect({ id })).finish();
+    this.#o.leaveAnswer('Connect', connectRequest(id), response);
   }
 
   async pids(request: Req<'PidsRequest'>): Promise<containerd.task.v3.IPidsResponse> {
@@ -356,7 +366,7 @@ export class TaskService {
   }
 
   /** Succeeds for an unknown id too: containerd uses it as a health check. */
-  connect(request: Req<'ConnectRequest'>): containerd.task.v3.IConnectResponse {
+  connect(request: Pick<Req<'ConnectRequest'>, 'id'>): containerd.task.v3.IConnectResponse {
     const taskPid = this.#containers.get(request.id)?.init.pid ?? 0;
     return { shimPid: this.#o.monitorPid, taskPid, version: '' };
   }
@@ -485,6 +495,10 @@ function rootfsMount(mount: containerd.types.IMount): RootfsMount {
 /** Byte for byte as containerd sends it: fields in order, empty ones left out. */
 function stateRequest({ id }: Container, { execId }: ContainerProcess): Uint8Array {
   return containerd.task.v3.StateRequest.encode(execId === '' ? { id } : { id, execId }).finish();
+}
+
+function connectRequest(id: string): Uint8Array {
+  return containerd.task.v3.ConnectRequest.encode({ id }).finish();
 }
 
 function deleteResponse(exit: ExitStatus): containerd.task.v3.IDeleteResponse {

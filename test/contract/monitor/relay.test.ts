@@ -265,12 +265,12 @@ function call(service: string, method: string, payload: Buffer): Buffer {
   return Buffer.concat([...parts, Buffer.from([4 << 3, 1])]);
 }
 
-describe('answers to State that the engine left', () => {
+describe('answers that the engine left', () => {
   const TASK = 'containerd.task.v2.Task';
   const request = Buffer.from('\n\u0003web');
   const response = Buffer.from('\n\u0003web(\u0002');
   const leave = (of: Buffer, answer: Buffer) =>
-    session.send({ stateAnswer: { request: of, response: answer } });
+    session.send({ leftAnswer: { request: of, response: answer } });
   /** Response{2: payload} */
   const answered = (stream: number, payload: Buffer) =>
     ttrpc(stream, RESPONSE, Buffer.concat([Buffer.from([(2 << 3) | 2, payload.length]), payload]));
@@ -317,6 +317,26 @@ describe('answers to State that the engine left', () => {
     await until('the question', () => session.all('streamData').length === 2);
     expect(Buffer.from(session.all('streamData')[1]?.data ?? [])).toEqual(asked);
     expect(client.received).toHaveLength(0);
+  });
+
+  it('are given to Connect apart from State, whose request has the same bytes', async () => {
+    const { client, conn } = await dialled();
+    const connected = Buffer.from('\u0008\u0007\u0010\u0009');
+    leave(request, response);
+    session.send({ leftAnswer: { request, response: connected, method: 'Connect' } });
+    session.send({ leftAnswer: { request, response: Buffer.from('no'), method: 'Delete' } });
+    reply(session, conn, ttrpc(1, RESPONSE, 'x'));
+    await until('the relay', () => client.received.length > 0);
+    client.received = Buffer.alloc(0);
+    client.send(ttrpc(3, REQUEST, call(TASK, 'Connect', request)));
+    client.send(ttrpc(5, REQUEST, call(TASK, 'State', request)));
+    const both = Buffer.concat([answered(3, connected), answered(5, response)]);
+    await until('two answers', () => client.received.length === both.length);
+    expect(client.received).toEqual(both);
+    const asked = ttrpc(7, REQUEST, call(TASK, 'Delete', request));
+    client.send(asked);
+    await until('the question', () => session.all('streamData').length === 2);
+    expect(Buffer.from(session.all('streamData')[1]?.data ?? [])).toEqual(asked);
   });
 
   it('are dropped with the engine, and the next one is asked', async () => {

@@ -27,8 +27,8 @@ import { MonitorSession } from './monitor_session.ts';
 const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 const t = containerd.task.v3;
 
-/** Enough for types to be known and baseline code to be made; what 150 lives had optimised cost 15 MB more. */
-const LIVES = 12;
+/** Enough for what every create calls to be optimised; 150 lives save no more time and cost 4 MB more (docs/decisions/008). */
+const LIVES = 40;
 /** After the last message of a real monitor: longer than the gaps within one `ctr run`. */
 const QUIET_MS = 30;
 /** Between two lives. */

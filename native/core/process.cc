@@ -252,7 +252,7 @@ void Process::kill_all() {
 void Process::proceed(uint64_t request) {
   request_ = request;
   abandoned_ = false;
-  if (phase_ == Phase::kRunning) {
+  if (executed_) {
     // Asked again by a new engine.
     table_.events_.started(request_, state());
     return;

@@ -182,7 +182,8 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
 
 void ProcessTable::proceed(uint64_t request, std::string_view key) {
   Process* process = find(key);
-  if (process == nullptr || process->exited()) {
+  // One that has executed has started, also when that was long ago.
+  if (process == nullptr || (process->exited() && !process->executed_)) {
     refuse({request, key, {}, {}}, "continue", ESRCH, "");
     return;
   }
@@ -224,6 +225,7 @@ void ProcessTable::forget(uint64_t request, std::string_view key) {
 void ProcessTable::requester_gone() {
   for (Process* process = processes_; process != nullptr; process = process->next_) {
     process->forget_request_ = 0;
+    process->request_ = 0;
     if (process->phase_ <= Process::Phase::kPaused) process->abandoned_ = true;
   }
   for (Process* process = leaving_; process != nullptr; process = process->next_) {

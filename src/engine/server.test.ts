@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../base/log.ts';
-import type { bulkhead } from '../gen/bulkhead.js';
+import { frame } from '../base/frames.ts';
+import { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import { Router } from '../rpc/router.ts';
 import { TtrpcClient } from '../rpc/ttrpc/client.ts';
@@ -17,6 +18,8 @@ import type { TaskPeer } from './bind.ts';
 import { FakeBackend } from '../../test/fakes/backend.ts';
 import { FakeMonitor } from '../../test/fakes/monitor.ts';
 import { EngineServer } from './server.ts';
+
+const { ToEngine } = bulkhead.executor.v1;
 
 const t = containerd.task.v3;
 const hello = {
@@ -214,6 +217,41 @@ describe('engine', () => {
     const monitor = await FakeMonitor.connect(rig.path, hello);
     expect((await new Task(monitor).wait('web')).exitStatus).toBe(5);
     expect(rig.events).toEqual(['exit web 5']);
+    monitor.close();
+  });
+
+  it('answers a start that got through while no engine looked, in pods too', async () => {
+    for (const [id, pid] of [
+      ['first', 77],
+      ['web', 78],
+    ] as const) {
+      const init = { status: Status.STATUS_CREATED, pid };
+      rig.store.save({
+        id,
+        namespace: 'default',
+        group: 'web',
+        wall: 'namespace',
+        bundle: rig.bundle(id),
+        init,
+      });
+    }
+    const waiting = [
+      { key: 'first', pid: 77, pausedAt: 'start' },
+      { key: 'web', pid: 78, pausedAt: 'start' },
+    ];
+    const exitedAtNs = 1_700_000_000_000_000_000;
+    const exits = waiting.map(({ key, pid }) => ({
+      exited: { key, pid, waitStatus: 5 << 8, exitedAtNs, executed: true },
+    }));
+    const messages = [{ hello: { ...hello, processes: waiting } }, ...exits];
+    const monitor = await FakeMonitor.connect(rig.path, undefined);
+    monitor.sendRaw(Buffer.concat(messages.map((message) => frame(ToEngine.encode(message).finish()))));
+    const task = new Task(monitor);
+    expect((await task.wait('web')).exitStatus).toBe(5);
+    expect((await task.start('web')).pid).toBe(78);
+    expect((await task.start('first')).pid).toBe(77);
+    expect((await task.wait('first')).exitStatus).toBe(5);
+    expect([...rig.events].sort()).toEqual(['exit first 5', 'exit web 5', 'start first', 'start web']);
     monitor.close();
   });
 

@@ -42,6 +42,8 @@ export interface ProcessExit {
   exitedAtNs: number;
   /** Its output has had no reader yet: `forget` waits for one, and a delete is not to be answered before. */
   outputWaits?: boolean;
+  /** Its execve had succeeded. */
+  executed?: boolean;
 }
 
 /** Why a launch failed: the failed step, or the operation around it when no step is to blame. */

@@ -292,6 +292,25 @@ describe('the monitor', () => {
     await answer('exited', 'runs', second);
   });
 
+  it('tells a new engine that what it takes for waiting has started meanwhile', async () => {
+    launch('web', execPlan('exit 6', [CLONE, GATE]));
+    await answer('launched', 'web');
+    // The engine that lets it through does not live to see it go on.
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await rig.engine.crash(true);
+    const second = await until('a new session', () => rig.engine.sessions[1]);
+    const exit = await until('its exit', () => {
+      const told = second.hello.processes?.find(({ key }) => key === 'web');
+      if (told?.exited === true) return { executed: told.running, waitStatus: told.waitStatus };
+      return second.all('exited').find(({ key }) => key === 'web');
+    });
+    expect(exit).toMatchObject({ executed: true, waitStatus: 6 << 8 });
+    // The request that comes again is answered, and no answer bears the number of the first.
+    second.send({ continue: { request: ++request, key: 'web' } });
+    await until('the answer', () => second.all('started').some((started) => started.request === request));
+    expect(second.all('started').filter((started) => started.request === request - 1)).toEqual([]);
+  });
+
   it('keeps an exit that happens while no engine is there', async () => {
     launch('web', execPlan('sleep 0.1; exit 4'));
     const { pid: main } = await answer('launched', 'web');

@@ -56,7 +56,7 @@ struct RunOptions {
   std::vector<int> extra_fds;
   std::string stdin_text;
   bool copy_of_init = false;  // the sealed copy instead of the overlay
-  int limit_ms = 20000;
+  int limit_ms = 120000;
 };
 
 Run run_bytes(std::string_view plan, const RunOptions& options = {});

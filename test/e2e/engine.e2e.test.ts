@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from './lib/containerd.ts';
-import { eventually } from './lib/exec.ts';
+import { eventually, run } from './lib/exec.ts';
 import { markedProcesses } from './lib/leaks.ts';
 import { isVm } from './lib/paths.ts';
 
@@ -84,7 +84,8 @@ describe('engine', () => {
       while (!stop) {
         const done = seen.length;
         await new Promise((resolve) => setTimeout(resolve, wait));
-        for (const pid of engines()) process.kill(pid, 'SIGKILL');
+        // One that has ended since it was looked for is as good.
+        for (const pid of engines()) await run('kill', ['-KILL', String(pid)]);
         wait = seen.length > done ? pause : wait * 1.5;
       }
     })();

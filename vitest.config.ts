@@ -15,7 +15,10 @@ export default defineConfig({
       'test/faults/**',
       'test/lab/**',
     ],
-    testTimeout: 30_000,
+    // A deadline ends a test that hangs; the machine may be slow and busy.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+    expect: { poll: { timeout: 60_000 } },
     // Two cores: more workers only make timing tests noisier.
     maxWorkers: 2,
   },

@@ -189,7 +189,7 @@ bool Process::settle() {
   }
   if (!main_alive_ && phase_ != Phase::kExited) {
     phase_ = Phase::kExited;
-    streams_->process_ended();
+    if (!table_.keep_streams(*this)) streams_->process_ended();
     table_.events_.exited(state());
     table_.end_dependents(key_);
     release_mounts();
@@ -206,6 +206,7 @@ void Process::settle_launch() {
   const bool first = phase_ == Phase::kStarting;
   phase_ = Phase::kRunning;
   executed_ = true;
+  abandoned_ = false;
   paused_at_.clear();
   if (first) {
     table_.events_.launched(request_, state());
@@ -250,7 +251,8 @@ void Process::kill_all() {
 
 void Process::proceed(uint64_t request) {
   request_ = request;
-  if (phase_ == Phase::kRunning) {
+  abandoned_ = false;
+  if (executed_) {
     // Asked again by a new engine.
     table_.events_.started(request_, state());
     return;

@@ -81,6 +81,12 @@ class ProcessStreams {
   virtual bool draining() const = 0;
   // Output waits for a reader that has never been there: forgotten now, it would be lost.
   virtual bool awaits_reader() const = 0;
+  // The launch was cut short together with who had asked for it, and is likely to be asked for
+  // again. True: the streams stay as they are until then, for an end of file now would be the
+  // client's last.
+  virtual bool await_next() { return false; }
+  // Those of the launch that was cut short, which go now.
+  virtual void follow(const ProcessStreams& /*earlier*/) {}
 };
 
 // Who is told. The messages are those of executor.proto.
@@ -160,6 +166,8 @@ class Process {
   bool main_alive_ = true;
   bool never_executed_ = false;  // ended before it
   bool executed_ = false;        // execve done
+  bool abandoned_ = false;       // who asked for the launch has gone, and nobody has let it through
+  uint64_t kept_until_ms_ = 0;   // its streams await the next launch; 0: they do not
   bool step_failed_ = false;
   StepFailure failure_;
   std::string paused_at_;
@@ -226,6 +234,8 @@ class ProcessTable {
   Process* find(pid_t pid);
   bool look_for_clones();
   void remove(Process* process);
+  bool keep_streams(Process& process);
+  void end_earlier(std::string_view key, ProcessStreams& streams);
   void finish_forget(Process* process);
   void finish_forgets();
   void end_dependents(std::string_view key);
@@ -240,7 +250,8 @@ class ProcessTable {
   UniqueFd init_;
   LaunchedOuter spare_;
   Process* processes_ = nullptr;
-  Process* leaving_ = nullptr;  // forgotten, but output is still being read
+  // Forgotten, but output is still being read, or the next launch of that key is awaited.
+  Process* leaving_ = nullptr;
   Timer sweep_;
   Timer forgets_;
   Timer orphans_;

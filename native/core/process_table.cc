@@ -12,6 +12,8 @@ namespace {
 constexpr uint32_t kSweepMs = 100;
 constexpr uint32_t kOrphanRetryMs = 10;
 constexpr uint32_t kForgetCheckMs = 5;
+// Until a launch that was cut short is asked for again: an engine has to start first.
+constexpr uint32_t kNextLaunchMs = 10000;
 
 }  // namespace
 
@@ -56,7 +58,7 @@ void ProcessTable::remove(Process* process) {
   Process** link = &processes_;
   while (*link != process) link = &(*link)->next_;
   *link = process->next_;
-  if (!process->streams().draining()) {
+  if (!process->streams().draining() && !keep_streams(*process)) {
     delete process;
     return;
   }
@@ -65,17 +67,55 @@ void ProcessTable::remove(Process* process) {
   sweep_.arm(kSweepMs);
 }
 
-void ProcessTable::sweep() {
+// Of a launch that was cut short. False: there is nothing to keep them for.
+bool ProcessTable::keep_streams(Process& process) {
+  if (process.kept_until_ms_ != 0) return true;
+  if (!process.abandoned_ || !process.streams().await_next()) return false;
+  process.kept_until_ms_ = Poller::now_ms() + kNextLaunchMs;
+  sweep_.arm(kSweepMs);
+  return true;
+}
+
+// The streams of a launch of that name that was cut short go when those of the next are there: the
+// client's reader sees no end of file in between.
+void ProcessTable::end_earlier(std::string_view key, ProcessStreams& streams) {
   for (Process** link = &leaving_; *link != nullptr;) {
     Process* process = *link;
-    if (process->streams().draining()) {
+    if (process->kept_until_ms_ == 0 || process->key() != key) {
       link = &process->next_;
+      continue;
+    }
+    streams.follow(process->streams());
+    *link = process->next_;
+    delete process;
+  }
+}
+
+void ProcessTable::sweep() {
+  const uint64_t now = Poller::now_ms();
+  bool more = false;
+  // Nobody has asked for it again, and who reads waits for the end.
+  for (Process* process = processes_; process != nullptr; process = process->next_) {
+    if (process->kept_until_ms_ == 0) continue;
+    if (process->kept_until_ms_ > now) {
+      more = true;
+      continue;
+    }
+    process->kept_until_ms_ = 0;
+    process->abandoned_ = false;
+    process->streams().process_ended();
+  }
+  for (Process** link = &leaving_; *link != nullptr;) {
+    Process* process = *link;
+    if (process->streams().draining() || process->kept_until_ms_ > now) {
+      link = &process->next_;
+      more = true;
       continue;
     }
     *link = process->next_;
     delete process;
   }
-  if (leaving_ != nullptr) sweep_.arm(kSweepMs);
+  if (more) sweep_.arm(kSweepMs);
 }
 
 // A supervisor has ended: what it watched over ends too, before it can go on unwatched. Here and
@@ -145,6 +185,7 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
     refuse(request, "open stdio", opened.error().code, streams->path());
     return;
   }
+  end_earlier(request.key, *streams);
   LaunchArgs args;
   args.init_fd = init_.get();
   args.plan = request.plan;
@@ -164,7 +205,8 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
 
 void ProcessTable::proceed(uint64_t request, std::string_view key) {
   Process* process = find(key);
-  if (process == nullptr || process->exited()) {
+  // One that has executed has started, also when that was long ago.
+  if (process == nullptr || (process->exited() && !process->executed_)) {
     refuse({request, key, {}, {}}, "continue", ESRCH, "");
     return;
   }
@@ -204,8 +246,14 @@ void ProcessTable::forget(uint64_t request, std::string_view key) {
 }
 
 void ProcessTable::requester_gone() {
-  for (Process* process = processes_; process != nullptr; process = process->next_)
+  for (Process* process = processes_; process != nullptr; process = process->next_) {
     process->forget_request_ = 0;
+    process->request_ = 0;
+    if (process->phase_ <= Process::Phase::kPaused) process->abandoned_ = true;
+  }
+  for (Process* process = leaving_; process != nullptr; process = process->next_) {
+    if (process->kept_until_ms_ != 0) process->kept_until_ms_ = Poller::now_ms() + kNextLaunchMs;
+  }
 }
 
 // There is no event for a reader that comes.

@@ -86,7 +86,8 @@ void Guests::launch(const ToMonitor& message) {
 void Guests::proceed(const ToMonitor& message) {
   GuestProcess* process;
   GuestLink* link = find(message.key, process);
-  if (link != nullptr && process->alive()) {
+  // One that has executed has started, also when that was long ago.
+  if (link != nullptr && (process->alive() || process->state().running)) {
     link->proceed(*process, message.request);
     return;
   }

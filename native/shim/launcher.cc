@@ -47,7 +47,9 @@ namespace bulkhead::shim {
 namespace {
 
 constexpr size_t kMaxInput = 1u << 20;
-constexpr int kAttempts = 4;
+// Under a killer that strikes every few hundred milliseconds, on a busy machine, four were not
+// enough.
+constexpr int kAttempts = 8;
 constexpr int kReplyTimeoutMs = 30000;
 // containerd gives `delete` 5 s (io.containerd.timeout.shim.cleanup): an error of ours must come
 // before its own.

@@ -113,7 +113,7 @@ std::string encode_launch_failed(const LaunchFailure& failure);
 std::string encode_launch_warning(std::string_view key, const StepFailure& warning);
 std::string encode_started(uint64_t request, std::string_view key, uint32_t pid);
 std::string encode_exited(std::string_view key, uint32_t pid, uint32_t wait_status,
-                          uint64_t exited_at_ns, bool output_waits = false);
+                          uint64_t exited_at_ns, bool output_waits = false, bool executed = false);
 std::string encode_reply(uint64_t request, int err);
 std::string encode_guest_reply(uint64_t request, int err, std::span<const uint8_t> bytes,
                                std::string_view what);

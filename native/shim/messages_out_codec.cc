@@ -149,7 +149,7 @@ std::string encode_started(uint64_t request, std::string_view key, uint32_t pid)
 }
 
 std::string encode_exited(std::string_view key, uint32_t pid, uint32_t wait_status,
-                          uint64_t exited_at_ns, bool output_waits) {
+                          uint64_t exited_at_ns, bool output_waits, bool executed) {
   std::string body;
   pbf_writer writer(body);
   put(writer, 1, key);
@@ -157,6 +157,7 @@ std::string encode_exited(std::string_view key, uint32_t pid, uint32_t wait_stat
   put(writer, 3, wait_status);
   put(writer, 4, exited_at_ns);
   put(writer, 5, output_waits);
+  put(writer, 6, executed);
   return framed(kExited, body);
 }
 

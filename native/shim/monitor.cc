@@ -77,7 +77,7 @@ class Monitor : public EngineHandler, private ProcessEvents {
   }
   void exited(const ProcessState& process) override {
     engine_.send(encode_exited(process.key, process.pid, process.wait_status, process.exited_at_ns,
-                               process.output_waits));
+                               process.output_waits, process.running));
     guests_.host_process_ended(process.key);
   }
   void reply(uint64_t request, int err) override { engine_.send(encode_reply(request, err)); }

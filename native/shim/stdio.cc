@@ -62,7 +62,12 @@ void LateReader::check() {
   if (writer_) {
     pollfd state{writer_.get(), POLLOUT, 0};
     ::poll(&state, 1, 0);
-    if ((state.revents & POLLERR) == 0) writer_.reset();
+    if ((state.revents & POLLERR) == 0) {
+      writer_.reset();
+    } else if (struct stat file{}; ::fstat(writer_.get(), &file) == 0 && file.st_nlink == 0) {
+      stop();  // removed: no reader can come any more
+      return;
+    }
   }
   if ((!writer_ && !unread()) || Poller::now_ms() >= give_up_ms_) {
     stop();
@@ -220,6 +225,22 @@ void ProcessStdio::process_ended() {
     }
     output_keepers_[i].reset();
   }
+}
+
+// Nothing was written, and nothing is read on the client's behalf: only what keeps its ends open
+// stays.
+bool ProcessStdio::await_next() {
+  if (stdin_.active()) stdin_reader_ = stdin_.take();
+  stdout_.stop();
+  master_.stop();
+  master_open_ = false;
+  return true;
+}
+
+// Our own descriptors were taken for a reader's.
+void ProcessStdio::follow(const ProcessStreams& earlier) {
+  const auto& before = static_cast<const ProcessStdio&>(earlier);
+  for (int i = 0; i < 2; i++) reader_seen_[i] = before.reader_seen_[i];
 }
 
 void ProcessStdio::update_console() {

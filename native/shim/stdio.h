@@ -67,6 +67,8 @@ class ProcessStdio final : public ProcessStreams {
     return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
   }
   bool awaits_reader() const override { return late(0) || late(1); }
+  bool await_next() override;
+  void follow(const ProcessStreams& earlier) override;
 
  private:
   bool late(int index) const {

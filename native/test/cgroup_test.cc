@@ -23,7 +23,8 @@ class CgroupDir {
   }
   ~CgroupDir() {
     for (std::string path = path_; path.size() >= top_.size(); path.resize(path.rfind('/'))) {
-      for (int attempt = 0; attempt < 100 && ::rmdir(path.c_str()) < 0 && errno == EBUSY; attempt++)
+      for (int attempt = 0; attempt < 2000 && ::rmdir(path.c_str()) < 0 && errno == EBUSY;
+           attempt++)
         ::usleep(2000);
     }
   }

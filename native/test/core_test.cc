@@ -264,7 +264,7 @@ TEST(close_elsewhere_tells_when_it_is_done) {
   auto done = close_elsewhere(UniqueFd(ends[1]));
   REQUIRE(done.ok());
   pollfd state{done->get(), POLLIN, 0};
-  CHECK_EQ(::poll(&state, 1, 10000), 1);
+  CHECK_EQ(::poll(&state, 1, 60000), 1);
   char byte;
   CHECK_EQ(::read(reader.get(), &byte, 1), 0);
 }

@@ -172,7 +172,7 @@ void waits() {
     ::usleep(100'000);
     add_dummy("eth8", kOtherMac);
   });
-  CHECK_EQ(outcome(full_setup(5000)), "done");
+  CHECK_EQ(outcome(full_setup(60000)), "done");
   late.join();
 }
 

@@ -59,7 +59,7 @@ struct RunOptions {
   // Started before the plan is known (launch_spare).
   enum class Spare { kNo, kPlain, kWithNetwork } spare = Spare::kNo;
   std::function<void(const LaunchedOuter&)> before_plan;  // sees the spare
-  int limit_ms = 20000;
+  int limit_ms = 120000;
 };
 
 Run run_bytes(std::string_view plan, const RunOptions& options = {});

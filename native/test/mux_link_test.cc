@@ -79,10 +79,10 @@ struct Channel {
       poller.run_once();
     }
   }
-  // Until `check` holds, at most ten seconds.
+  // Until `check` holds, at most a minute.
   template <class Check>
   bool until(Check check) {
-    uint64_t deadline = Poller::now_ms() + 10000;
+    uint64_t deadline = Poller::now_ms() + 60000;
     while (!check() && Poller::now_ms() < deadline) {
       tick.arm(1);
       poller.run_once();

@@ -132,7 +132,7 @@ describe('killCgroup', () => {
     const killed: number[] = [];
     const kill = (pid: number): void => void killed.push(pid);
     await expect(
-      killCgroup(v1View('freezer', 'devices'), { id: 'web-1', deadlineMs: 100, kill }),
+      killCgroup(v1View('freezer', 'devices'), { id: 'web-1', deadlineMs: 500, kill }),
     ).rejects.toMatchObject({
       code: ErrorCode.DeadlineExceeded,
       message: `kill web-1: processes did not die in time: pid ${process.pid}`,

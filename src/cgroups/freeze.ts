@@ -6,7 +6,7 @@ import { cgroupError, readText, writeText } from './files.ts';
 import { controllerPath, type CgroupView } from './path.ts';
 
 /** How long a freeze may take: a process in uninterruptible sleep holds it up. */
-const freezeDeadlineMs = 10_000;
+const freezeDeadlineMs = 30_000;
 
 /**
  * Freezes every process of the container; resolves when the kernel says that all stand still. A freeze that does not

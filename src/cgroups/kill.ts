@@ -6,7 +6,7 @@ import { containerPids, pidsBelow, walkCgroups } from './pids.ts';
 
 export interface KillOptions {
   id: string;
-  /** How long to wait until the cgroups are empty. Default 10 s. */
+  /** How long to wait until the cgroups are empty. Default 30 s. */
   deadlineMs?: number;
   /** kill(2); tests inject their own. */
   kill?: (pid: number, signal: NodeJS.Signals) => void;
@@ -18,7 +18,7 @@ export interface KillOptions {
  * DeadlineExceeded, naming the pids, when some will not die.
  */
 export async function killCgroup(view: CgroupView, options: KillOptions): Promise<void> {
-  const { id, deadlineMs = 10_000, kill = (pid, signal) => void process.kill(pid, signal) } = options;
+  const { id, deadlineMs = 30_000, kill = (pid, signal) => void process.kill(pid, signal) } = options;
   const deadline = Date.now() + deadlineMs;
   try {
     let left = killOnce(view, kill);

@@ -228,7 +228,7 @@ describe.skipIf(!hybrid)(`v1 hierarchies of this host${whyNot === undefined ? ''
     // tail keeps the last line, and /dev/zero is one endless line.
     const eater = await cgroups.exec(init, ['/usr/bin/tail', '/dev/zero']);
     expect((await eater.exited).waitStatus & 0x7f).toBe(9);
-    for (let i = 0; told === 0 && i < 100; i++) await sleep(20);
+    for (let i = 0; told === 0 && i < 3000; i++) await sleep(20);
     await sleep(100);
     expect(told).toBe(1);
     await cgroups.dispose();
@@ -324,7 +324,7 @@ describe.skipIf(!hasUnified)(
       // There is no memory controller in this hierarchy; "populated" is raised and told in the same way as "oom_kill".
       const watch = watchCounter(`${directory}/cgroup.events`, 'populated', () => told++);
       await cgroups.run(['/bin/sleep', '100']);
-      for (let i = 0; told === 0 && i < 100; i++) await sleep(10);
+      for (let i = 0; told === 0 && i < 3000; i++) await sleep(20);
       await killCgroup(cgroups.view, { id: cgroups.id });
       await sleep(50);
       watch.close();

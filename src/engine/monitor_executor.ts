@@ -95,13 +95,14 @@ export class MonitorExecutor implements Executor {
     } else if (message.reply) {
       this.#reply(message.reply.request, message.reply.errno ?? 0);
     } else if (message.exited) {
-      const { key, pid, waitStatus, exitedAtNs, outputWaits } = message.exited;
+      const { key, pid, waitStatus, exitedAtNs, outputWaits, executed } = message.exited;
       const exit = {
         key: key ?? '',
         pid: pid ?? 0,
         waitStatus: waitStatus ?? 0,
         exitedAtNs: exitedAtNs ?? 0,
         ...(outputWaits === true && { outputWaits }),
+        ...(executed === true && { executed }),
       };
       this.#tellExit(exit);
     } else {

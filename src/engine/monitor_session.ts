@@ -51,6 +51,7 @@ export class MonitorSession implements TaskPeer {
   readonly group: string;
   readonly tasks: TaskService;
   readonly ready: Promise<void>;
+  #isReady = false;
   readonly executor: MonitorExecutor;
   /** When the engine first saw it without containers and connections, ms since the epoch. */
   idleSince: number | undefined;
@@ -85,7 +86,9 @@ export class MonitorSession implements TaskPeer {
         }),
     });
     this.send({ welcome: { protocol: PROTOCOL } });
-    this.ready = recoverContainers(deps.ctx, this, hello.processes ?? [], deps.isHeld);
+    this.ready = recoverContainers(deps.ctx, this, hello.processes ?? [], deps.isHeld).then(() => {
+      this.#isReady = true;
+    });
   }
 
   send(message: IToMonitor): void {
@@ -104,6 +107,11 @@ export class MonitorSession implements TaskPeer {
   }
 
   handle(message: ToEngine): void {
+    // The exit of a container that is not found again yet would be nobody's.
+    if (message.exited && !this.#isReady) {
+      void this.ready.then(() => this.executor.handle(message));
+      return;
+    }
     if (this.executor.handle(message)) return;
     if (message.streamOpen) this.#open(message.streamOpen.conn ?? 0, message.streamOpen.protocol);
     else if (message.streamData)

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../base/log.ts';
-import type { bulkhead } from '../gen/bulkhead.js';
+import { frame } from '../base/frames.ts';
+import { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import { Router } from '../rpc/router.ts';
 import { TtrpcClient } from '../rpc/ttrpc/client.ts';
@@ -17,6 +18,8 @@ import type { TaskPeer } from './bind.ts';
 import { FakeBackend } from '../../test/fakes/backend.ts';
 import { FakeMonitor } from '../../test/fakes/monitor.ts';
 import { EngineServer } from './server.ts';
+
+const { ToEngine } = bulkhead.executor.v1;
 
 const t = containerd.task.v3;
 const hello = {
@@ -115,7 +118,7 @@ class Task {
 
 async function until(condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries++) {
-    if (tries > 500) throw new Error('did not come true within 5 s');
+    if (tries > 6000) throw new Error('did not come true within a minute');
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -217,6 +220,41 @@ describe('engine', () => {
     monitor.close();
   });
 
+  it('answers a start that got through while no engine looked, in pods too', async () => {
+    for (const [id, pid] of [
+      ['first', 77],
+      ['web', 78],
+    ] as const) {
+      const init = { status: Status.STATUS_CREATED, pid };
+      rig.store.save({
+        id,
+        namespace: 'default',
+        group: 'web',
+        wall: 'namespace',
+        bundle: rig.bundle(id),
+        init,
+      });
+    }
+    const waiting = [
+      { key: 'first', pid: 77, pausedAt: 'start' },
+      { key: 'web', pid: 78, pausedAt: 'start' },
+    ];
+    const exitedAtNs = 1_700_000_000_000_000_000;
+    const exits = waiting.map(({ key, pid }) => ({
+      exited: { key, pid, waitStatus: 5 << 8, exitedAtNs, executed: true },
+    }));
+    const messages = [{ hello: { ...hello, processes: waiting } }, ...exits];
+    const monitor = await FakeMonitor.connect(rig.path, undefined);
+    monitor.sendRaw(Buffer.concat(messages.map((message) => frame(ToEngine.encode(message).finish()))));
+    const task = new Task(monitor);
+    expect((await task.wait('web')).exitStatus).toBe(5);
+    expect((await task.start('web')).pid).toBe(78);
+    expect((await task.start('first')).pid).toBe(77);
+    expect((await task.wait('first')).exitStatus).toBe(5);
+    expect([...rig.events].sort()).toEqual(['exit first 5', 'exit web 5', 'start first', 'start web']);
+    monitor.close();
+  });
+
   it('undoes a create that was cut short, then does it anew', async () => {
     const record: ContainerRecord = {
       id: 'web',
@@ -300,10 +338,10 @@ describe('engine', () => {
   });
 
   it('ends when no monitor has come for the idle time', async () => {
-    const idle = new Rig(50);
+    const idle = new Rig(1000);
     await idle.server.listen({ path: idle.path });
     const monitor = await FakeMonitor.connect(idle.path, hello);
-    await new Promise((resolve) => setTimeout(resolve, 150));
+    await new Promise((resolve) => setTimeout(resolve, 1500));
     expect(idle.idle).toBe(0);
     monitor.close();
     await until(() => idle.idle === 1);

@@ -45,6 +45,6 @@ describe.skipIf(!existsSync(init))('writes by a process of its own', () => {
       code: ErrorCode.DeadlineExceeded,
       errno: 'ETIMEDOUT',
     });
-    expect(Date.now() - begun).toBeLessThan(5000);
+    expect(Date.now() - begun).toBeLessThan(60_000);
   });
 });

@@ -22,7 +22,7 @@ export class ContainerProcess {
   readonly exited: Promise<ExitStatus>;
   #settle: (status: ExitStatus) => void = () => {};
   /** Settled when a start in flight has been answered: an exit seen before is told after it. */
-  starting: Promise<unknown> = Promise.resolve();
+  starting: Promise<unknown> | undefined;
   /** Of an exec: its launch up to the gate, which may begin before its start is asked for. */
   launch: Promise<LaunchResult> | undefined;
   /** Pid of an exec that waits at its gate; 0 when none does. */

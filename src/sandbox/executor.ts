@@ -42,6 +42,8 @@ export interface ProcessExit {
   exitedAtNs: number;
   /** Its output has had no reader yet: `forget` waits for one, and a delete is not to be answered before. */
   outputWaits?: boolean;
+  /** Its execve had succeeded. */
+  executed?: boolean;
 }
 
 /** Why a launch failed: the failed step, or the operation around it when no step is to blame. */
@@ -158,7 +160,7 @@ const SOON_MS = 1000;
  * Kills a launched process and has the executor forget it, which it does as soon as the process has ended. A process that
  * is gone already, or was never there, is no error. Rejects after `deadlineMs` with the executor's last refusal.
  */
-export async function endProcess(executor: Executor, key: string, deadlineMs = 10_000): Promise<void> {
+export async function endProcess(executor: Executor, key: string, deadlineMs = 30_000): Promise<void> {
   const began = Date.now();
   for (;;) {
     // Each time: what the first one hit may have been the outer stage, just after it had cloned.

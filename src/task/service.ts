@@ -390,6 +390,7 @@ export class TaskService {
     const process = container?.process(execId);
     if (container === undefined && this.#creating.has(containerId)) this.#earlyExits.set(exit.key, exit);
     if (container === undefined || process === undefined || process.isStopped) return;
+    if (exit.executed === true) this.#startedBefore(container, process, exit.pid);
     if (process !== container.init && !(await this.#hasStarted(process))) return;
     process.recordExit(exit);
     await process.starting;
@@ -398,6 +399,16 @@ export class TaskService {
     saveProgress(this.#o.ctx, container.record, true);
     this.publishExit(container, process);
     process.announceExit();
+  }
+
+  /** A former engine has let it through, and did not live to see it start: it had not when this engine was told of it. */
+  #startedBefore(container: Container, process: ContainerProcess, pid: number): void {
+    const { record, starting } = process;
+    const created = record.status === Status.STATUS_CREATED;
+    if (!created || starting !== undefined || !this.#adopted.has(container.id)) return;
+    if (process.pid === 0) record.pid = pid;
+    record.status = Status.STATUS_RUNNING;
+    this.adoptStart(container, process);
   }
 
   /** An exec is launched before its start is asked for: the end of one that never started is nobody's business. */

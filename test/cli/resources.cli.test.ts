@@ -98,8 +98,8 @@ describe('events', () => {
 
   it('tells of kills by the memory limit', async () => {
     cli.configure((config) => (config.linux.resources.memory = { limit: 16 << 20, swap: 16 << 20 }));
-    // The init stays: its child is the one that grows.
-    const greedy = await cli.detached(['sh', '-c', 'sleep 1; (tail /dev/zero) ; sleep 100']);
+    // The init stays: its children are those that grow, one after the other, for a kill before the first look is not told.
+    const greedy = await cli.detached(['sh', '-c', 'while :; do sleep 1; (tail /dev/zero); done']);
     const out = join(cli.dir, 'oom.out');
     const line = `exec ${program} --root ${cli.root} events --interval 30s ${greedy} >${out}`;
     const following = run('sh', ['-c', line], { timeout: 20_000 });

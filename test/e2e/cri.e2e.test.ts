@@ -206,10 +206,11 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
     const polite = await add(fresh('polite'), [
       'sh',
       '-c',
-      "trap 'exit 5' TERM; while :; do sleep 0.05; done",
+      "trap 'exit 5' TERM; touch /ready; while :; do sleep 0.05; done",
     ]);
-    await cri.execText(polite, ['true']);
-    await cri.stopContainer({ containerId: polite, timeout: 10 });
+    const ready = ['test', '-e', '/ready'];
+    await eventually('the trap', async () => (await cri.execText(polite, ready)).exitCode === 0);
+    await cri.stopContainer({ containerId: polite, timeout: 60 });
     expect((await cri.containerStatus({ containerId: polite })).status?.exitCode).toBe(5);
     const deaf = await add(fresh('deaf'), ['sh', '-c', "trap '' TERM; while :; do sleep 0.05; done"]);
     await cri.execText(deaf, ['true']);

@@ -112,7 +112,10 @@ describe.each<[string, Version, () => Promise<RuncShim>]>([
     const client = await connectTtrpc(`unix://${served.path}`);
     const payload = ConnectRequest.encode({ id: 'contract' }).finish();
     const metadata = { 'containerd-namespace-ttrpc': 'contract' };
-    const answer = await client.call(taskService(version), 'Connect', payload, { timeoutMs: 5000, metadata });
+    const answer = await client.call(taskService(version), 'Connect', payload, {
+      timeoutMs: 60_000,
+      metadata,
+    });
     expect(ConnectResponse.decode(answer).shimPid).toBeGreaterThan(1);
     await expect(client.call(taskService(version), 'Fly', payload)).rejects.toMatchObject({ code: 12 });
     client.close();

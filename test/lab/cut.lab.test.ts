@@ -20,7 +20,7 @@ describe('after a cut of the power', () => {
       runtime: 'io.containerd.bulkhead.v2',
       env: { BULKHEAD_ROOT: STATE },
     });
-  }, 4 * MINUTE);
+  });
   afterAll(() => containerd?.stop());
 
   it('the journal is on the disk', () => {

@@ -11,11 +11,10 @@ import { PrivateContainerd } from '../e2e/lib/containerd.ts';
 import { run } from '../e2e/lib/exec.ts';
 import { scratch } from '../e2e/lib/paths.ts';
 import { vm } from '../e2e/vm/machines.ts';
+import { ON_KVM, runInMachine } from './machines.ts';
 
 const MIB = 1 << 20;
 const MINUTE = 60_000;
-/** A machine in an emulated machine on a busy host boots when it does. */
-const PATIENT = 'accelerator = "kvm"\nboot_timeout_seconds = 300\n';
 const LENGTH = String(2 * MIB);
 const MOUNT = '/mnt/pmem';
 
@@ -35,7 +34,7 @@ beforeAll(() => {
       ndctl create-namespace -f -e namespace2.0 --mode=sector >&2
       mkfs.ext4 -q -b 4096 /dev/pmem0
       mkdir -p ${MOUNT} && mount -o dax=always /dev/pmem0 ${MOUNT}`);
-}, 4 * MINUTE);
+});
 afterAll(() => {
   sh(`umount ${MOUNT}`);
 });
@@ -138,8 +137,8 @@ describe('the vm wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     const bulkheadConfig = `[engine]\ncdi_spec_dirs = [${JSON.stringify(specDir)}]\n`;
-    containerd = await PrivateContainerd.start({ runtime: vm, bulkheadConfig, vmConfig: PATIENT });
-  }, 4 * MINUTE);
+    containerd = await PrivateContainerd.start({ runtime: vm, bulkheadConfig, vmConfig: ON_KVM });
+  });
   afterAll(() => containerd?.stop());
 
   const withTools = ['--rm', '--mount', `type=bind,src=${dir},dst=/tools,options=rbind:ro`];
@@ -148,7 +147,7 @@ describe('the vm wall', () => {
     ...['--mount', `type=ext4,src=${source},dst=/data,options=${options}`],
   ];
   const inside = (id: string, script: string, flags: string[]): ReturnType<PrivateContainerd['run']> =>
-    containerd.run(id, ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
+    runInMachine(containerd, id, ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
   /** `bulkhead devices pmem format`: what a guest takes for an NVDIMM, with its data at 2 MiB. */
   const format = async (...words: string[]): Promise<void> => {
     const made = await run(program, ['devices', 'pmem', 'format', ...words]);
@@ -162,136 +161,104 @@ describe('the vm wall', () => {
     sh(`mke2fs -q -t ext4 -b 4096 -O ^has_journal -d ${tree} ${path} 16m`);
   };
 
-  it(
-    'gives an image on a DAX file system as memory: what the guest syncs is in the host’s persistent memory',
-    async () => {
-      const path = join(MOUNT, 'volume.img');
-      image(path);
-      const script = `grep ' /data ' /proc/mounts; /tools/dax_probe plain /data/file ${LENGTH} 'from the guest'; /tools/dax_probe write /data/file ${LENGTH} x`;
-      const result = await containerd.run('fsdax', ['sh', '-c', script], {
-        flags: volume(path, 'rw:dax'),
-        timeout: 4 * MINUTE,
-      });
-      expect(result.stderr).toBe('');
-      // virtio-pmem is flushed by request: the guest's kernel refuses MAP_SYNC there (Linux, virtio_pmem).
-      expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nfsync\nEOPNOTSUPP\n$/);
-      expect(sh(`debugfs -R 'cat file' ${path} 2>/dev/null | head -c 14`)).toBe('from the guest');
-    },
-    5 * MINUTE,
-  );
+  it('gives an image on a DAX file system as memory: what the guest syncs is in the host’s persistent memory', async () => {
+    const path = join(MOUNT, 'volume.img');
+    image(path);
+    const script = `grep ' /data ' /proc/mounts; /tools/dax_probe plain /data/file ${LENGTH} 'from the guest'; /tools/dax_probe write /data/file ${LENGTH} x`;
+    const result = await runInMachine(containerd, 'fsdax', ['sh', '-c', script], {
+      flags: volume(path, 'rw:dax'),
+      timeout: 4 * MINUTE,
+    });
+    expect(result.stderr).toBe('');
+    // virtio-pmem is flushed by request: the guest's kernel refuses MAP_SYNC there (Linux, virtio_pmem).
+    expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nfsync\nEOPNOTSUPP\n$/);
+    expect(sh(`debugfs -R 'cat file' ${path} 2>/dev/null | head -c 14`)).toBe('from the guest');
+  });
 
-  it(
-    'gives a volume on a DAX file system as an NVDIMM: MAP_SYNC inside, and stores are in the host’s persistent memory',
-    async () => {
-      const path = join(MOUNT, 'nvdimm.img');
-      await format('--size', '32M', path);
-      const script = `grep ' /data ' /proc/mounts; head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'by MAP_SYNC'`;
-      const result = await inside('nvdimm', script, volume(path, 'rw:dax'));
-      expect(result.stderr).toBe('');
-      expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nMAP_SYNC\n$/);
-      expect(sh(`debugfs -R 'cat file' '${path}?offset=${2 * MIB}' 2>/dev/null | head -c 11`)).toBe(
-        'by MAP_SYNC',
-      );
-      sh(`dumpe2fs -h '${path}?offset=${2 * MIB}' 2>/dev/null | grep -q 'state: *clean'`);
-    },
-    5 * MINUTE,
-  );
+  it('gives a volume on a DAX file system as an NVDIMM: MAP_SYNC inside, and stores are in the host’s persistent memory', async () => {
+    const path = join(MOUNT, 'nvdimm.img');
+    await format('--size', '32M', path);
+    const script = `grep ' /data ' /proc/mounts; head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'by MAP_SYNC'`;
+    const result = await inside('nvdimm', script, volume(path, 'rw:dax'));
+    expect(result.stderr).toBe('');
+    expect(result.stdout).toMatch(/^\/dev\/pmem\d \/data ext4 rw\S*dax=always\S* .*\nMAP_SYNC\n$/);
+    expect(sh(`debugfs -R 'cat file' '${path}?offset=${2 * MIB}' 2>/dev/null | head -c 11`)).toBe(
+      'by MAP_SYNC',
+    );
+    sh(`dumpe2fs -h '${path}?offset=${2 * MIB}' 2>/dev/null | grep -q 'state: *clean'`);
+  });
 
-  it(
-    'gives no directory as persistent memory, and no volume of a file system without DAX',
-    async () => {
-      const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace0.0'];
-      const directory = await inside('directory', 'true', [...withTools, ...annotation]);
-      expect(directory.stderr).toContain(
-        `PMEM volume ${MOUNT}: MAP_SYNC not supported (a guest has a directory over virtio-fs, without DAX); writes would not be durable`,
-      );
-      const path = join(dir, 'volatile.img');
-      await format('--size', '4M', path);
-      const plain = await inside('plain', 'true', volume(path, 'rw:dax'));
-      expect(plain.stderr).toContain(
-        `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
-      );
-    },
-    2 * MINUTE,
-  );
+  it('gives no directory as persistent memory, and no volume of a file system without DAX', async () => {
+    const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace0.0'];
+    const directory = await inside('directory', 'true', [...withTools, ...annotation]);
+    expect(directory.stderr).toContain(
+      `PMEM volume ${MOUNT}: MAP_SYNC not supported (a guest has a directory over virtio-fs, without DAX); writes would not be durable`,
+    );
+    const path = join(dir, 'volatile.img');
+    await format('--size', '4M', path);
+    const plain = await inside('plain', 'true', volume(path, 'rw:dax'));
+    expect(plain.stderr).toContain(
+      `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
+    );
+  });
 
-  it(
-    'gives device-DAX that was prepared as a node, by its name and by its CDI name',
-    async () => {
-      const flags = [...withTools, '--device', '/dev/dax1.0'];
-      const script = `ls -l /dev/dax1.0 | cut -c1; /tools/dax_probe write /dev/dax1.0 ${LENGTH} 'by the guest'`;
-      const refused = await inside('unprepared', script, flags);
-      expect(refused.stderr).toContain(
-        'device /dev/dax1.0: does not begin as device-DAX of a guest does, and would be memory without DAX there; prepare it with: bulkhead devices pmem format --mode devdax /dev/dax1.0 (this erases it)',
-      );
-      await format('--mode', 'devdax', '--force', '/dev/dax1.0');
-      expect(await inside('devdax', script, flags)).toMatchObject({
-        code: 0,
-        stderr: '',
-        stdout: 'c\nMAP_SYNC\n',
-      });
-      const read = await onHost('read', '/dev/dax1.0', LENGTH, String(2 * MIB));
-      expect(read.stdout).toBe('MAP_SYNC\nby the guest\n');
-      const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace1.0'];
-      const named = await inside('named', `/tools/dax_probe read /dev/dax1.0 ${LENGTH}`, [
-        ...withTools,
-        ...annotation,
-      ]);
-      expect(named).toMatchObject({ code: 0, stderr: '', stdout: 'MAP_SYNC\nby the guest\n' });
-    },
-    8 * MINUTE,
-  );
+  it('gives device-DAX that was prepared as a node, by its name and by its CDI name', async () => {
+    const flags = [...withTools, '--device', '/dev/dax1.0'];
+    const script = `ls -l /dev/dax1.0 | cut -c1; /tools/dax_probe write /dev/dax1.0 ${LENGTH} 'by the guest'`;
+    const refused = await inside('unprepared', script, flags);
+    expect(refused.stderr).toContain(
+      'device /dev/dax1.0: does not begin as device-DAX of a guest does, and would be memory without DAX there; prepare it with: bulkhead devices pmem format --mode devdax /dev/dax1.0 (this erases it)',
+    );
+    await format('--mode', 'devdax', '--force', '/dev/dax1.0');
+    expect(await inside('devdax', script, flags)).toMatchObject({
+      code: 0,
+      stderr: '',
+      stdout: 'c\nMAP_SYNC\n',
+    });
+    const read = await onHost('read', '/dev/dax1.0', LENGTH, String(2 * MIB));
+    expect(read.stdout).toBe('MAP_SYNC\nby the guest\n');
+    const annotation = ['--annotation', 'cdi.k8s.io/pmem=bulkhead.io/pmem=namespace1.0'];
+    const named = await inside('named', `/tools/dax_probe read /dev/dax1.0 ${LENGTH}`, [
+      ...withTools,
+      ...annotation,
+    ]);
+    expect(named).toMatchObject({ code: 0, stderr: '', stdout: 'MAP_SYNC\nby the guest\n' });
+  });
 
-  it(
-    'gives device-DAX that was prepared for a file system as one',
-    async () => {
-      await format('--mode', 'fsdax', '--force', '/dev/dax1.0');
-      const flags = volume('/dev/dax1.0', 'rw:dax');
-      const store = `head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'kept'`;
-      expect(await inside('store', store, flags)).toMatchObject({
-        code: 0,
-        stderr: '',
-        stdout: 'MAP_SYNC\n',
-      });
-      const read = `/tools/dax_probe read /data/file ${LENGTH}`;
-      expect(await inside('kept', read, flags)).toMatchObject({ code: 0, stdout: 'MAP_SYNC\nkept\n' });
-    },
-    8 * MINUTE,
-  );
+  it('gives device-DAX that was prepared for a file system as one', async () => {
+    await format('--mode', 'fsdax', '--force', '/dev/dax1.0');
+    const flags = volume('/dev/dax1.0', 'rw:dax');
+    const store = `head -c ${LENGTH} /dev/zero > /data/file; sync; /tools/dax_probe write /data/file ${LENGTH} 'kept'`;
+    expect(await inside('store', store, flags)).toMatchObject({
+      code: 0,
+      stderr: '',
+      stdout: 'MAP_SYNC\n',
+    });
+    const read = `/tools/dax_probe read /data/file ${LENGTH}`;
+    expect(await inside('kept', read, flags)).toMatchObject({ code: 0, stdout: 'MAP_SYNC\nkept\n' });
+  });
 
-  it(
-    'gives a sector device as a node, which has no DAX',
-    async () => {
-      const script = `echo 'from the guest' | dd of=/dev/pmem2s conv=fsync bs=4096 2>/dev/null; ls -l /dev/pmem2s | cut -c1; /tools/dax_probe write /dev/pmem2s ${LENGTH} x`;
-      const result = await inside('node', script, [...withTools, '--device', '/dev/pmem2s']);
-      expect(result).toMatchObject({ code: 1, stderr: '', stdout: 'b\nEOPNOTSUPP\n' });
-      expect(sh('head -c 14 /dev/pmem2s')).toBe('from the guest');
-    },
-    5 * MINUTE,
-  );
+  it('gives a sector device as a node, which has no DAX', async () => {
+    const script = `echo 'from the guest' | dd of=/dev/pmem2s conv=fsync bs=4096 2>/dev/null; ls -l /dev/pmem2s | cut -c1; /tools/dax_probe write /dev/pmem2s ${LENGTH} x`;
+    const result = await inside('node', script, [...withTools, '--device', '/dev/pmem2s']);
+    expect(result).toMatchObject({ code: 1, stderr: '', stdout: 'b\nEOPNOTSUPP\n' });
+    expect(sh('head -c 14 /dev/pmem2s')).toBe('from the guest');
+  });
 
-  it(
-    'gives a sector device as a disk',
-    async () => {
-      sh(`ndctl create-namespace -f -e namespace2.0 --mode=sector >&2`);
-      image('/dev/pmem2s');
-      const script = `grep -o '^/dev/vd. /data ext4 rw' /proc/mounts; echo 'from the guest' > /data/answer`;
-      const result = await containerd.run('sector', ['sh', '-c', script], {
-        flags: volume('/dev/pmem2s', 'rw'),
-        timeout: 4 * MINUTE,
-      });
-      expect(result).toMatchObject({ code: 0, stderr: '' });
-      expect(result.stdout).toMatch(/^\/dev\/vd\w \/data ext4 rw\n$/);
-      expect(sh(`debugfs -R 'cat answer' /dev/pmem2s 2>/dev/null`)).toBe('from the guest\n');
-    },
-    5 * MINUTE,
-  );
+  it('gives a sector device as a disk', async () => {
+    sh(`ndctl create-namespace -f -e namespace2.0 --mode=sector >&2`);
+    image('/dev/pmem2s');
+    const script = `grep -o '^/dev/vd. /data ext4 rw' /proc/mounts; echo 'from the guest' > /data/answer`;
+    const result = await runInMachine(containerd, 'sector', ['sh', '-c', script], {
+      flags: volume('/dev/pmem2s', 'rw'),
+      timeout: 4 * MINUTE,
+    });
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout).toMatch(/^\/dev\/vd\w \/data ext4 rw\n$/);
+    expect(sh(`debugfs -R 'cat answer' /dev/pmem2s 2>/dev/null`)).toBe('from the guest\n');
+  });
 
-  it(
-    'leaves nothing behind',
-    async () => {
-      expect(await containerd.leaks()).toEqual([]);
-    },
-    MINUTE,
-  );
+  it('leaves nothing behind', async () => {
+    expect(await containerd.leaks()).toEqual([]);
+  });
 });

@@ -9,10 +9,9 @@ import { PrivateContainerd } from '../e2e/lib/containerd.ts';
 import { eventually } from '../e2e/lib/exec.ts';
 import { engines, hypervisors, machineDirectories, monitors, vm } from '../e2e/vm/machines.ts';
 import { allIds, allVfio, Functions, hostDrivers, sh } from './functions.ts';
+import { ON_KVM, runInMachine } from './machines.ts';
 
 const MINUTE = 60_000;
-/** A machine in an emulated machine on a busy host boots when it does. */
-const PATIENT = 'accelerator = "kvm"\nboot_timeout_seconds = 300\n';
 const TEXT = 'written on the host';
 /** Of the disk, as tools/lab/sittings.ts has it. */
 const DISK_MIB = 64;
@@ -25,13 +24,13 @@ let containerd: PrivateContainerd;
 beforeAll(async () => {
   functions = await Functions.find();
   sh(`printf '%s' '${TEXT}' | dd of=${await functions.disk()} conv=fsync bs=4096 2>/dev/null`);
-  containerd = await PrivateContainerd.start({ runtime: vm, vmConfig: PATIENT });
-}, 4 * MINUTE);
+  containerd = await PrivateContainerd.start({ runtime: vm, vmConfig: ON_KVM });
+});
 afterAll(() => containerd?.stop());
 
 /** A pod that has all of them, and stays. */
 const pod = async (id: string): Promise<void> => {
-  const started = await containerd.run(id, ['sleep', '10000'], {
+  const started = await runInMachine(containerd, id, ['sleep', '10000'], {
     flags: ['-d', ...functions.annotation()],
     timeout: 4 * MINUTE,
   });
@@ -74,70 +73,62 @@ describe('functions of the host in a virtual machine', () => {
     expect(machineDirectories(containerd)).toEqual([]);
   });
 
-  it(
-    'are driven by a kernel that has the drivers',
-    async () => {
-      const guest = (process.env.BULKHEAD_LAB_GUEST ?? '').replace(/^(\w+)=(.*)$/gm, '$1 = "$2"');
-      const stock = await PrivateContainerd.start({
-        runtime: vm,
-        vmConfig: `template = false\n${PATIENT}${guest}`,
-      });
-      try {
-        const script = [
-          'cd /sys/bus/pci/devices',
-          'for d in *; do [ ! -e $d/driver ] || echo $(cat $d/vendor $d/device) $(basename $(readlink $d/driver)); done',
-          'cat /sys/block/nvme0n1/size',
-        ].join('; ');
-        const flags = ['--rm', ...functions.annotation()];
-        const seen = await stock.run('driven', ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
-        expect(seen).toMatchObject({ code: 0, stderr: '' });
-        const lines = seen.stdout.split('\n');
-        expect(lines).toContain('0x8086 0x10ca igbvf');
-        expect(lines).toContain('0x1b36 0x0010 nvme');
-        // Sectors of the namespace, which the guest's driver has asked the disk for.
-        expect(lines.filter((line) => line !== '').at(-1)).toBe(String((DISK_MIB << 20) / 512));
-        expect(await stock.leaks()).toEqual([]);
-      } finally {
-        await stock.stop();
-      }
-      expect(functions.drivers()).toEqual(hostDrivers);
-    },
-    8 * MINUTE,
-  );
+  it('are driven by a kernel that has the drivers', async () => {
+    const guest = (process.env.BULKHEAD_LAB_GUEST ?? '').replace(/^(\w+)=(.*)$/gm, '$1 = "$2"');
+    const stock = await PrivateContainerd.start({
+      runtime: vm,
+      vmConfig: `template = false\n${ON_KVM}${guest}`,
+    });
+    try {
+      const script = [
+        'cd /sys/bus/pci/devices',
+        'for d in *; do [ ! -e $d/driver ] || echo $(cat $d/vendor $d/device) $(basename $(readlink $d/driver)); done',
+        'cat /sys/block/nvme0n1/size',
+      ].join('; ');
+      const flags = ['--rm', ...functions.annotation()];
+      const seen = await runInMachine(stock, 'driven', ['sh', '-c', script], { flags, timeout: 4 * MINUTE });
+      expect(seen).toMatchObject({ code: 0, stderr: '' });
+      const lines = seen.stdout.split('\n');
+      expect(lines).toContain('0x8086 0x10ca igbvf');
+      expect(lines).toContain('0x1b36 0x0010 nvme');
+      // Sectors of the namespace, which the guest's driver has asked the disk for.
+      expect(lines.filter((line) => line !== '').at(-1)).toBe(String((DISK_MIB << 20) / 512));
+      expect(await stock.leaks()).toEqual([]);
+    } finally {
+      await stock.stop();
+    }
+    expect(functions.drivers()).toEqual(hostDrivers);
+  });
 
-  it(
-    'may have memory of huge pages, which are counted before and given back after',
-    async () => {
-      const pages = '/sys/kernel/mm/hugepages/hugepages-2048kB';
-      const free = (): number => Number(sh(`cat ${pages}/free_hugepages`));
-      const huge = await PrivateContainerd.start({ runtime: vm, vmConfig: `huge_pages = "2M"\n${PATIENT}` });
-      try {
-        const flags = ['-d', ...functions.annotation()];
-        const refused = await huge.run('none', ['true'], { flags: ['--rm', ...functions.annotation()] });
-        expect(refused.stderr).toMatch(/create none: huge pages of 2 MiB: .*0 .*free/);
-        await eventually(
-          'the host’s drivers',
-          () => JSON.stringify(functions.drivers()) === JSON.stringify(hostDrivers),
-          30_000,
-        );
-        sh(`echo ${HUGE_PAGES} > ${pages}/nr_hugepages`);
-        expect(free()).toBe(HUGE_PAGES);
-        const started = await huge.run('huge', ['sleep', '10000'], { flags, timeout: 4 * MINUTE });
-        expect(started).toMatchObject({ code: 0, stderr: '' });
-        // All of the guest's memory, taken before its first instruction.
-        expect(HUGE_PAGES - free()).toBe(GUEST_MIB / 2);
-        expect(functions.drivers()).toEqual(allVfio);
-        await huge.remove('huge');
-        expect(free()).toBe(HUGE_PAGES);
-        expect(await huge.leaks()).toEqual([]);
-      } finally {
-        sh(`echo 0 > ${pages}/nr_hugepages`);
-        await huge.stop();
-      }
-      expect(functions.drivers()).toEqual(hostDrivers);
-    },
-    8 * MINUTE,
-  );
+  it('may have memory of huge pages, which are counted before and given back after', async () => {
+    const pages = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+    const free = (): number => Number(sh(`cat ${pages}/free_hugepages`));
+    const huge = await PrivateContainerd.start({ runtime: vm, vmConfig: `huge_pages = "2M"\n${ON_KVM}` });
+    try {
+      const flags = ['-d', ...functions.annotation()];
+      const refused = await huge.run('none', ['true'], { flags: ['--rm', ...functions.annotation()] });
+      expect(refused.stderr).toMatch(/create none: huge pages of 2 MiB: .*0 .*free/);
+      await eventually(
+        'the host’s drivers',
+        () => JSON.stringify(functions.drivers()) === JSON.stringify(hostDrivers),
+        30_000,
+      );
+      sh(`echo ${HUGE_PAGES} > ${pages}/nr_hugepages`);
+      expect(free()).toBe(HUGE_PAGES);
+      const started = await runInMachine(huge, 'huge', ['sleep', '10000'], { flags, timeout: 4 * MINUTE });
+      expect(started).toMatchObject({ code: 0, stderr: '' });
+      // All of the guest's memory, taken before its first instruction.
+      expect(HUGE_PAGES - free()).toBe(GUEST_MIB / 2);
+      expect(functions.drivers()).toEqual(allVfio);
+      await huge.remove('huge');
+      expect(free()).toBe(HUGE_PAGES);
+      expect(await huge.leaks()).toEqual([]);
+    } finally {
+      sh(`echo 0 > ${pages}/nr_hugepages`);
+      await huge.stop();
+    }
+    expect(functions.drivers()).toEqual(hostDrivers);
+  });
 
   const killed = async (what: string, pids: () => number[]): Promise<void> => {
     const id = `killed-${what}`;
@@ -159,21 +150,14 @@ describe('functions of the host in a virtual machine', () => {
   it.each([
     ['hypervisor', () => hypervisors(containerd)],
     ['engine', () => engines(containerd)],
-  ])('are the host’s again after SIGKILL of the %s and delete', killed, 8 * MINUTE);
+  ])('are the host’s again after SIGKILL of the %s and delete', killed);
 
-  it(
-    'leave nothing behind',
-    async () => {
-      expect(await containerd.leaks()).toEqual([]);
-    },
-    MINUTE,
-  );
+  it('leave nothing behind', async () => {
+    expect(await containerd.leaks()).toEqual([]);
+  });
 
   // containerd gives the clean-up after a dead shim five seconds, which drivers may need longer than under emulation: it
   // then keeps its own directory of the pod until it starts again, so that there is no look for leaks behind this.
-  it(
-    'are the host’s again after SIGKILL of the monitor',
-    () => killed('monitor', () => monitors(containerd)),
-    8 * MINUTE,
-  );
+  it('are the host’s again after SIGKILL of the monitor', () =>
+    killed('monitor', () => monitors(containerd)));
 });

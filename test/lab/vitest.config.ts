@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { defineConfig } from 'vitest/config';
 
 /**
@@ -7,8 +8,10 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/lab/**/*.lab.test.ts', 'test/e2e/**/*.e2e.test.ts', 'test/cli/**/*.cli.test.ts'],
-    testTimeout: 240_000,
-    hookTimeout: 240_000,
+    setupFiles: [join(import.meta.dirname, '../e2e/lib/failures.ts')],
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
+    expect: { poll: { timeout: 60_000 } },
     fileParallelism: false,
   },
 });

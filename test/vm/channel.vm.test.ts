@@ -38,14 +38,14 @@ const connect = () =>
   }));
 type Answered = 'launched' | 'launchFailed' | 'started' | 'exited';
 const answer = <K extends Answered>(kind: K, key: string) =>
-  until(`${kind} of ${key}`, () => messageFor(session, kind, key), 60_000);
+  until(`${kind} of ${key}`, () => messageFor(session, kind, key), 120_000);
 async function ask<K extends 'reply' | 'guestReply'>(
   kind: K,
   message: (request: number) => Parameters<Session['send']>[0],
 ): Promise<NonNullable<FromMonitor[K]>> {
   const id = ++request;
   session.send(message(id));
-  const found = await until(kind, () => session.all(kind).find((one) => one.request === id), 40_000);
+  const found = await until(kind, () => session.all(kind).find((one) => one.request === id), 120_000);
   return found;
 }
 function launch(script: string, stdio = {}): string {
@@ -132,7 +132,7 @@ describe('through the virtio port', () => {
     const known = rig.engine.sessions.length;
     await rig.engine.crash(true);
     expect((await drain(stdout)).bytes).toBe(size);
-    session = await until('hello again', () => rig.engine.sessions[known], 10_000);
+    session = await until('hello again', () => rig.engine.sessions[known], 120_000);
     expect(session.hello.guests).toEqual(['vm']);
     const before = session.hello.processes?.find((process) => process.key === key);
     if (before?.exited === true) expect(before.waitStatus).toBe(5 << 8);

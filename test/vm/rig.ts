@@ -185,8 +185,8 @@ export class VmRig {
     }).finish();
     this.host.launch(key, plan, { stdout: stream, stderr: 0 });
     const done = (async () => {
-      await this.host.answer('launched', key, 20_000);
-      const waitStatus = (await this.host.answer('exited', key, 60_000)).waitStatus ?? 0;
+      await this.host.answer('launched', key, 120_000);
+      const waitStatus = (await this.host.answer('exited', key, 120_000)).waitStatus ?? 0;
       await until('the end of its output', () => this.host.incoming(stream).eof);
       const signal = waitStatus & 0x7f;
       return { status: signal === 0 ? waitStatus >> 8 : 128 + signal, out: this.host.incoming(stream).text };

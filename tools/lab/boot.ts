@@ -11,6 +11,8 @@ export interface BootInput {
   /** The job: a script for bash, run in the source tree. */
   job: string;
   deadlineMs: number;
+  /** Until the job begins. */
+  readyMs: number;
   /** Told of every piece of the console's text. */
   onConsole: (text: string) => void;
   /** When this file appears in the directory, the power is cut. */
@@ -22,6 +24,8 @@ export interface BootResult {
   status: number | undefined;
   /** Why there is no status, for people; undefined too when the power was cut as asked. */
   failure: string | undefined;
+  /** The job has begun. When it has not, the machine may be started again: nobody has seen anything of it. */
+  ready: boolean;
   /** The power was cut, as the job had asked. */
   cut: boolean;
   seconds: number;
@@ -32,6 +36,8 @@ export interface BootResult {
 const LAST_LINES = 40;
 const LAST_BYTES = 64 << 10;
 const POLL_MS = 100;
+/** What init.sh says before the job. */
+const READY = 'lab: ready after';
 
 /** Boots, waits for the end or the deadline, and kills what is left of the machine. */
 export async function boot(input: BootInput): Promise<BootResult> {
@@ -43,9 +49,11 @@ export async function boot(input: BootInput): Promise<BootResult> {
   const env = { ...process.env, QEMU_MODULE_DIR: '/nonexistent' };
   const child = spawn('setpriv', words, { stdio: ['ignore', 'pipe', 'pipe'], env });
   let console = '';
+  let ready = false;
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
       console = (console + text).slice(-LAST_BYTES);
+      ready ||= console.includes(READY);
       input.onConsole(text);
     });
   }
@@ -58,6 +66,9 @@ export async function boot(input: BootInput): Promise<BootResult> {
     () => end(`no end within ${Math.round(input.deadlineMs / 1000)} s`),
     input.deadlineMs,
   );
+  const start = setTimeout(() => {
+    if (!ready) end(`has not come up within ${Math.round(input.readyMs / 1000)} s`);
+  }, input.readyMs);
   const cut = input.cutAt === undefined ? undefined : join(input.dir, input.cutAt);
   const watch = setInterval(() => cut !== undefined && existsSync(cut) && child.kill('SIGKILL'), POLL_MS);
   const code = await new Promise<number | null>((resolve) => {
@@ -65,6 +76,7 @@ export async function boot(input: BootInput): Promise<BootResult> {
     child.once('close', resolve);
   });
   clearTimeout(deadline);
+  clearTimeout(start);
   clearInterval(watch);
   const status = readStatus(join(input.dir, 'status'));
   const wasCut = failure === undefined && cut !== undefined && existsSync(cut);
@@ -72,6 +84,7 @@ export async function boot(input: BootInput): Promise<BootResult> {
   return {
     status: failure === undefined ? status : undefined,
     failure,
+    ready,
     cut: wasCut,
     seconds: (performance.now() - started) / 1000,
     lastWords: lastLines(console),

@@ -97,13 +97,23 @@ describe('a boot', () => {
     const qemu = join(dir, 'qemu');
     writeFileSync(qemu, `#!/bin/sh\n${script}\n`);
     chmodSync(qemu, 0o755);
-    return boot({ qemu, args: [dir], dir, job: 'true', deadlineMs: 30_000, onConsole: () => {}, ...more });
+    return boot({
+      qemu,
+      args: [dir],
+      dir,
+      job: 'true',
+      deadlineMs: 300_000,
+      readyMs: 300_000,
+      onConsole: () => {},
+      ...more,
+    });
   };
 
   it('ends with the status of its job', async () => {
     expect(await machine('echo hello; echo 3 > $1/status')).toMatchObject({
       status: 3,
       failure: undefined,
+      ready: false,
       cut: false,
       lastWords: 'hello',
     });
@@ -126,6 +136,13 @@ describe('a boot', () => {
     expect(hung).toMatchObject({ status: undefined, failure: 'no end within 5 s' });
     expect(hung.lastWords.split('\n')).toHaveLength(40);
     expect(hung.lastWords).toMatch(/^61\n[^]*\n100$/);
+  });
+
+  it('that does not come so far as its job is ended sooner', async () => {
+    const stuck = await machine('echo panic; exec sleep 1000', { readyMs: 5000 });
+    expect(stuck).toMatchObject({ ready: false, failure: 'has not come up within 5 s', lastWords: 'panic' });
+    const late = await machine('echo "lab: ready after 3 s"; sleep 7; echo 0 > $1/status', { readyMs: 5000 });
+    expect(late).toMatchObject({ ready: true, failure: undefined, status: 0 });
   });
 
   it('without a QEMU is a failure', async () => {

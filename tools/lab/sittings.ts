@@ -67,7 +67,7 @@ export const sittings: readonly Sitting[] = [
       ...['run', 'lifecycle', 'exec'].map((name) => `test/e2e/${name}.e2e.test.ts`),
     ],
     privately: true,
-    deadlineMinutes: 12,
+    deadlineMinutes: 25,
   },
   {
     name: 'kvm',
@@ -77,7 +77,7 @@ export const sittings: readonly Sitting[] = [
     prepare: KVM_RULE,
     files: ['test/lab/kvm.lab.test.ts', 'test/lab/kvm_memory.lab.test.ts'],
     privately: true,
-    deadlineMinutes: 18,
+    deadlineMinutes: 30,
   },
   {
     name: 'pmem',
@@ -92,7 +92,7 @@ export const sittings: readonly Sitting[] = [
     prepare: KVM_RULE,
     files: ['test/lab/pmem.lab.test.ts'],
     privately: true,
-    deadlineMinutes: 12,
+    deadlineMinutes: 25,
   },
   {
     name: 'vfio',
@@ -107,7 +107,7 @@ export const sittings: readonly Sitting[] = [
     stockGuest: true,
     files: ['test/lab/vfio.lab.test.ts'],
     privately: true,
-    deadlineMinutes: 12,
+    deadlineMinutes: 25,
   },
   {
     name: 'cut',
@@ -122,6 +122,6 @@ export const sittings: readonly Sitting[] = [
     untilCut: ['test/lab/cut_before.lab.test.ts'],
     files: ['test/lab/cut.lab.test.ts'],
     privately: true,
-    deadlineMinutes: 12,
+    deadlineMinutes: 25,
   },
 ];

@@ -54,7 +54,7 @@ it('leaves nothing of servers whose connections are gone', async () => {
     collect();
     return peers.filter((peer) => peer.deref() !== undefined).length;
   };
-  await expect.poll(left, { timeout: 5000 }).toBeLessThanOrEqual(1);
+  await expect.poll(left).toBeLessThanOrEqual(1);
   listener.close();
   rmSync(dir, { recursive: true, force: true });
 });

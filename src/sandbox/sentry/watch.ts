@@ -57,7 +57,7 @@ const COUNTER_SIZE = 16;
 const REFUSAL_SIZE = 56;
 const HEADER_SIZE = 24;
 const MAGIC = 'BSCOUNT1';
-const TIMEOUT_MS = 5_000;
+const TIMEOUT_MS = 20_000;
 
 /** Asks a supervisor for its counters. Rejects with the socket's error, or when what came is no answer. */
 export function readCounts(path: string): Promise<Counts> {

@@ -23,9 +23,9 @@ import type {
 import { Volumes } from './volumes.ts';
 
 /** The guest has found its network cards and configured them. */
-const NETWORK_DEADLINE_MS = 15_000;
+const NETWORK_DEADLINE_MS = 60_000;
 /** Its kernel starts each processor by itself. */
-const CPUS_DEADLINE_MS = 10_000;
+const CPUS_DEADLINE_MS = 30_000;
 
 export class BulkheadAgent implements PodAgent {
   readonly places = { shareTag: SHARE_TAG, share: GUEST_SHARE, shm: GUEST_SHM };

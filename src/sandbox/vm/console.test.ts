@@ -40,13 +40,15 @@ function open(): GuestConsole {
   return console;
 }
 
+const SOON = { timeout: 60_000 };
+
 describe('console of a guest', () => {
   it('has what was said before and after it is opened, in order', async () => {
     writeSync(monitor, 'early\n');
     const console = open();
-    await vi.waitFor(() => expect(readFileSync(log(), 'utf8')).toBe('early\n'));
+    await vi.waitFor(() => expect(readFileSync(log(), 'utf8')).toBe('early\n'), SOON);
     writeSync(monitor, 'late\n');
-    await vi.waitFor(() => expect(readFileSync(log(), 'utf8')).toBe('early\nlate\n'));
+    await vi.waitFor(() => expect(readFileSync(log(), 'utf8')).toBe('early\nlate\n'), SOON);
     expect(console.tail(1)).toEqual(['late']);
   });
 

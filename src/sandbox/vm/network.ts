@@ -19,7 +19,7 @@ const { NetworkSetup } = bulkhead.agent.v1;
 type INetworkSetup = bulkhead.agent.v1.INetworkSetup;
 
 /** How long the guest may take to find a card that was plugged in. */
-const LINK_DEADLINE_MS = 10_000;
+const LINK_DEADLINE_MS = 40_000;
 
 export type NetworkAddon = Pick<Addon, 'netnsInventory' | 'tapBridge' | 'tapUnbridge'>;
 

@@ -207,10 +207,11 @@ describe('WaitDevice', () => {
   });
 
   it('keeps nothing else waiting', async () => {
-    const waiting = host.call({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 300 } });
-    const began = performance.now();
+    const waiting = host.call({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 3000 } });
+    let over = false;
+    void waiting.then(() => (over = true));
     await done({ readFiles: { paths: ['/proc/1/comm'] } });
-    expect(performance.now() - began).toBeLessThan(250);
+    expect(over).toBe(false);
     expect((await waiting).errno).toBe(ETIMEDOUT);
   });
 });
@@ -269,7 +270,7 @@ describe('a call', () => {
   });
 
   it('whose worker dies is answered', async () => {
-    const waiting = host.call({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 5000 } });
+    const waiting = host.call({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 60_000 } });
     host.launch('kill', execPlan('sleep 0.1; kill -9 $(pgrep -P 1 -f bulkhead-agent)'));
     expect((await waiting).reply.failure).toMatchObject({ op: 'worker', errno: 5 });
   });

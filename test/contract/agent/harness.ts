@@ -133,7 +133,7 @@ export class HostSession {
   answer<K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(
     kind: K,
     key: string,
-    timeoutMs = 5000,
+    timeoutMs = 60_000,
   ): Promise<NonNullable<FromAgentMessage[K]>> {
     return until(
       `${kind} of ${key}`,
@@ -153,7 +153,7 @@ export class HostSession {
 
   async callBytes(
     bytes: Uint8Array,
-    timeoutMs = 5000,
+    timeoutMs = 60_000,
   ): Promise<{ errno: number; reply: bulkhead.agent.v1.CallReply }> {
     const request = ++this.#request;
     this.send({ call: { request, call: bytes } });
@@ -164,7 +164,7 @@ export class HostSession {
     );
     return { errno: answer.errno ?? 0, reply: CallReply.decode(answer.reply ?? new Uint8Array()) };
   }
-  call(call: CallMessage, timeoutMs = 5000): ReturnType<HostSession['callBytes']> {
+  call(call: CallMessage, timeoutMs = 60_000): ReturnType<HostSession['callBytes']> {
     return this.callBytes(Call.encode(call).finish(), timeoutMs);
   }
 
@@ -206,7 +206,7 @@ export class AgentRig {
   }
 
   async dial(): Promise<Socket> {
-    const deadline = Date.now() + 5000;
+    const deadline = Date.now() + 60_000;
     for (;;) {
       const socket = connect(this.socketPath);
       const failed = await new Promise<Error | undefined>((done) => {

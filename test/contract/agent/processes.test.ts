@@ -168,7 +168,7 @@ describe('streams', () => {
     host.launch('slow', execPlan('exec cat /dev/zero'), { stdout: 1 });
     await until('a full window', () => host.incoming(1).bytes >= 256 * 1024);
     host.launch('fast', execPlan('head -c 3000000 /dev/zero'), { stdout: 2 });
-    await until('the other to end', () => host.incoming(2).eof, 10_000);
+    await until('the other to end', () => host.incoming(2).eof, 120_000);
     expect(host.incoming(2).bytes).toBe(3_000_000);
     expect(host.incoming(1).bytes).toBe(256 * 1024);
     host.release(1);
@@ -186,7 +186,7 @@ describe('streams', () => {
       sent += block.length;
     }
     host.end(1);
-    await host.answer('exited', 'cat', 20_000);
+    await host.answer('exited', 'cat', 120_000);
     await until('its output', () => host.incoming(2).eof);
     const { createHash } = await import('node:crypto');
     const sum = createHash('md5');

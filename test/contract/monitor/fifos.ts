@@ -33,7 +33,7 @@ export class FifoReader {
     }
   }
   until(what: string, check: (text: string) => boolean): Promise<boolean> {
-    return until(what, () => check(this.poll()), 10_000);
+    return until(what, () => check(this.poll()), 120_000);
   }
   /** The end of file; only to be asked for once somebody has the other end, without whom it looks the same. */
   toEnd(): Promise<boolean> {

@@ -39,7 +39,7 @@ export interface Finished {
 export async function until<T>(
   what: string,
   check: () => T | undefined | false | null,
-  timeoutMs = 5000,
+  timeoutMs = 60_000,
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {

@@ -96,7 +96,7 @@ describe('a launch', () => {
     expect(story('web')).toEqual(['launched', 'exited']);
     expect(exited.waitStatus).toBe(7 << 8);
     expect(exited.pid).toBe(messageFor(session, 'launched', 'web')?.pid);
-    expect(Math.abs((exited.exitedAtNs ?? 0) / 1e6 - Date.now())).toBeLessThan(5000);
+    expect(Math.abs((exited.exitedAtNs ?? 0) / 1e6 - Date.now())).toBeLessThan(60_000);
   });
 
   it.each([
@@ -242,7 +242,7 @@ describe('a launch', () => {
 
   it('fifty at once: each has its own status', async () => {
     for (let i = 0; i < 50; i++) launch(`p${i}`, execPlan(`exit ${i}`, i % 2 === 0 ? [CLONE] : []));
-    await until('all exits', () => session.all('exited').length === 50, 20_000);
+    await until('all exits', () => session.all('exited').length === 50, 120_000);
     for (let i = 0; i < 50; i++) {
       expect(messageFor(session, 'exited', `p${i}`)?.waitStatus).toBe(i << 8);
       expect(story(`p${i}`)).toEqual(['launched', 'exited']);
@@ -292,11 +292,30 @@ describe('the monitor', () => {
     await answer('exited', 'runs', second);
   });
 
+  it('tells a new engine that what it takes for waiting has started meanwhile', async () => {
+    launch('web', execPlan('exit 6', [CLONE, GATE]));
+    await answer('launched', 'web');
+    // The engine that lets it through does not live to see it go on.
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await rig.engine.crash(true);
+    const second = await until('a new session', () => rig.engine.sessions[1]);
+    const exit = await until('its exit', () => {
+      const told = second.hello.processes?.find(({ key }) => key === 'web');
+      if (told?.exited === true) return { executed: told.running, waitStatus: told.waitStatus };
+      return second.all('exited').find(({ key }) => key === 'web');
+    });
+    expect(exit).toMatchObject({ executed: true, waitStatus: 6 << 8 });
+    // The request that comes again is answered, and no answer bears the number of the first.
+    second.send({ continue: { request: ++request, key: 'web' } });
+    await until('the answer', () => second.all('started').some((started) => started.request === request));
+    expect(second.all('started').filter((started) => started.request === request - 1)).toEqual([]);
+  });
+
   it('keeps an exit that happens while no engine is there', async () => {
     launch('web', execPlan('sleep 0.1; exit 4'));
-    await answer('launched', 'web');
+    const { pid: main } = await answer('launched', 'web');
     await rig.engine.crash(false);
-    await pause(250);
+    await until('its end', () => !alive(main ?? 0));
     await rig.engine.listen();
     const second = await until('a new session', () => rig.engine.sessions[1]);
     expect(second.hello.processes).toMatchObject([{ key: 'web', exited: true, waitStatus: 4 << 8 }]);

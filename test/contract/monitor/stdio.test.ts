@@ -1,11 +1,16 @@
-import { readFileSync, readlinkSync, readdirSync, writeSync } from 'node:fs';
+import { readFileSync, readlinkSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
 import type { bulkhead } from '../../../src/gen/bulkhead.js';
 import type { Session } from './fake_engine.ts';
 import { Fifos } from './fifos.ts';
 import type { FifoReader } from './fifos.ts';
-import { ShimRig, execPlan, messageFor, pause, until } from './harness.ts';
+import { ShimRig, childrenOf, execPlan, messageFor, pause, until } from './harness.ts';
+
+const EBUSY = 16;
+const GATE: bulkhead.plan.v1.IStep = { gate: { point: 'start' } };
+const CLONE: bulkhead.plan.v1.IStep = { clone: { namespaces: CLONE_NEWPID | CLONE_NEWNS } };
 
 let rig: ShimRig;
 let session: Session;
@@ -108,6 +113,61 @@ describe('without a terminal', () => {
     expect(monitorHolds(stdout)).toBeGreaterThan(0);
     expect(await reply((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
     expect(monitorHolds(stdout)).toBe(0);
+  });
+
+  it.each([
+    ['waits at its gate', []],
+    ['is on its way there', [{ writeFile: { path: 'hang', data: new Uint8Array([0]) } }]],
+  ])(
+    'a launch that %s when the engine dies is asked for again: its reader sees no end between',
+    async (_where, steps) => {
+      const paths = { stdout: fifo('out'), stderr: fifo('err') };
+      const out = fifos.reader(paths.stdout);
+      // Opening a fifo that nobody reads does not return.
+      for (const step of steps) step.writeFile.path = fifo('hang');
+      launch('web', execPlan('echo first', [CLONE, ...steps, GATE]), paths);
+      await until('the process', () => childrenOf(pid).length > 0);
+      if (steps.length === 0) await answer('launched', 'web');
+      await until('the fifo to be held', () => monitorHolds(paths.stdout) > 0);
+      await rig.engine.crash(true);
+      session = await until('a new session', () => rig.engine.sessions[1]);
+      await until('the launch to be forgotten', async () => {
+        await reply((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
+        return (await reply((id) => ({ forget: { request: id, key: 'web' } }))) !== EBUSY;
+      });
+      out.ended = false;
+      out.poll();
+      launch('web', execPlan('echo second', [CLONE, GATE]), paths);
+      await answer('launched', 'web');
+      out.poll();
+      expect(out.ended).toBe(false);
+      session.send({ continue: { request: ++request, key: 'web' } });
+      await out.toEnd();
+      expect(out.text).toBe('second\n');
+      await until('its exit', () => session.all('exited').some(({ waitStatus }) => (waitStatus ?? 0) === 0));
+      await until('the fifos to be let go', () => monitorHolds(paths.stdout) === 0);
+    },
+  );
+
+  it('a launch that was never let through ends its reader when nobody asks for it again', async () => {
+    const stdout = fifo('out');
+    const out = fifos.reader(stdout);
+    launch('web', execPlan('exit 0', [CLONE, GATE]), { stdout });
+    await answer('launched', 'web');
+    await rig.engine.crash(true);
+    session = await until('a new session', () => rig.engine.sessions[1]);
+    await reply((id) => ({ signal: { request: id, key: 'web', signal: 9 } }));
+    await answer('exited', 'web');
+    await out.toEnd();
+    expect(await reply((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
+  });
+
+  it('Forget waits for no reader of a fifo that has been removed', async () => {
+    const stdout = fifo('out');
+    launch('web', execPlan('echo lost'), { stdout });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    rmSync(stdout);
+    expect(await reply((id) => ({ forget: { request: id, key: 'web' } }))).toBe(0);
   });
 
   it('Forget waits for a reader that is there and has read nothing yet', async () => {

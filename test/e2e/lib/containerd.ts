@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { basename, join } from 'node:path';
 import { containerdConfig, type CriOptions } from './config.ts';
 import { EventStream } from './events.ts';
-import { eventually, onTerminal, run, type RunOptions, type RunResult } from './exec.ts';
+import { eventually, onTerminal, patience, run, type RunOptions, type RunResult } from './exec.ts';
 import { images, testImage } from './image.ts';
 import { findLeaks, killAll, markedProcesses, mountsBelow, sharedFiles } from './leaks.ts';
 import { guestCache, peers, prefix, runtime, scratch } from './paths.ts';
@@ -51,6 +51,8 @@ const binaries: Record<Version, string> = {
 
 /** A containerd with its own root, state, sockets and cgroups, whose shims come from the installation under test. */
 export class PrivateContainerd {
+  /** Those that have been started and not stopped: a test that fails shows their logs (failures.ts). */
+  static readonly running = new Set<PrivateContainerd>();
   readonly dir: string;
   /** containerd namespace of `ctr`, unique on this machine, and so the first part of every cgroup path. */
   readonly namespace: string;
@@ -72,9 +74,11 @@ export class PrivateContainerd {
     this.address = join(this.dir, 'containerd.sock');
     this.bulkheadRoot = join(this.dir, 'bulkhead');
     const config = join(this.dir, 'bulkhead.toml');
+    const { vmConfig = '' } = options;
+    const patient = vmConfig.includes('boot_timeout_seconds') ? '' : 'boot_timeout_seconds = 240\n';
     writeFileSync(
       config,
-      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(options.cache ?? guestCache)}\n${options.vmConfig ?? ''}`,
+      `${options.bulkheadConfig ?? ''}\n[vm]\ncache = ${JSON.stringify(options.cache ?? guestCache)}\n${patient}${vmConfig}`,
     );
     this.env = {
       PATH: `${join(options.prefix ?? prefix, 'bin')}:${binaries[this.version]}:/usr/sbin:/usr/bin:/sbin:/bin`,
@@ -87,6 +91,7 @@ export class PrivateContainerd {
   /** Starts containerd, waits until it answers and imports the test images. */
   static async start(options: StartOptions = {}): Promise<PrivateContainerd> {
     const containerd = new PrivateContainerd(options);
+    PrivateContainerd.running.add(containerd);
     try {
       await containerd.#mountRun();
       const { dir, version, address } = containerd;
@@ -206,6 +211,15 @@ export class PrivateContainerd {
     );
   }
 
+  /** Waits until the command of a container has made /ready: process 1 is deaf to a signal that comes before its trap. */
+  async ready(id: string): Promise<void> {
+    let tries = 0;
+    await eventually(`${id} to be ready`, async () => {
+      const { code } = await this.exec(id, `ready-${tries++}`, ['test', '-e', '/ready']);
+      return code === 0;
+    });
+  }
+
   /** Kills, deletes and removes a detached container. */
   async remove(id: string): Promise<void> {
     await this.ctr(['task', 'kill', '--signal', 'SIGKILL', id]);
@@ -250,7 +264,7 @@ export class PrivateContainerd {
    */
   async leaks(): Promise<string[]> {
     let found = findLeaks(this);
-    const end = performance.now() + 5_000;
+    const end = performance.now() + 5_000 * patience;
     while (found.length > 0 && performance.now() < end) {
       await new Promise((resolve) => setTimeout(resolve, 50));
       found = findLeaks(this);
@@ -270,6 +284,7 @@ export class PrivateContainerd {
 
   /** Ends everything that was started here and removes its files; safe to call twice. */
   async stop(): Promise<void> {
+    PrivateContainerd.running.delete(this);
     for (const stream of this.streams) stream.close();
     await this.kill('SIGTERM');
     await killAll(() => markedProcesses(this));

@@ -21,7 +21,7 @@ interface Message<Properties, Shape> {
 }
 
 /** A call of the kubelet that takes longer than this has hung. */
-const DEADLINE_MS = 60_000;
+const DEADLINE_MS = 240_000;
 
 /** Error of a call: `code` is grpc.status. */
 export type CriError = grpc.ServiceError;
@@ -125,7 +125,7 @@ export class CriClient {
   async execText(
     containerId: string,
     cmd: string[],
-    timeout = 10,
+    timeout = 120,
   ): Promise<{ stdout: string; stderr: string; exitCode: number }> {
     const { stdout, stderr, exitCode } = await this.execSync({ containerId, cmd, timeout });
     const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();

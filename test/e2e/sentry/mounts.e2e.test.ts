@@ -23,7 +23,7 @@ describe('mounts behind the sentry wall', () => {
       expect(lines.at(-1)).toBe('races over the target ok');
       expect(result).toMatchObject({ code: 0, stderr: '' });
     },
-    90_000,
+    600_000,
   );
 
   it('are seen by an exec, and by nobody on the host', async () => {

@@ -125,7 +125,7 @@ describe('servers behind the sentry wall', () => {
       await python(`
 import concurrent.futures, http.client, hashlib
 def one(n):
-    c = http.client.HTTPConnection("${ip}", timeout=20); seen = set()
+    c = http.client.HTTPConnection("${ip}", timeout=60); seen = set()
     for _ in range(10):
         c.request("GET", "/large.txt"); seen.add(hashlib.sha256(c.getresponse().read()).hexdigest())
     return seen
@@ -197,7 +197,7 @@ print(len(everything), everything == {hashlib.sha256("".join(f"{i}\\n" for i in 
 function get(host: string, path: string): string {
   return `
 import http.client
-c = http.client.HTTPConnection("${host}", timeout=5); c.request("GET", "${path}"); r = c.getresponse(); b = r.read()
+c = http.client.HTTPConnection("${host}", timeout=60); c.request("GET", "${path}"); r = c.getresponse(); b = r.read()
 print(r.status, len(b), b.decode())
 `;
 }

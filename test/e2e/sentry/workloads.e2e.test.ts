@@ -104,7 +104,7 @@ asyncio.run(main())
       if (typeof output === 'string') expect(result.stdout).toBe(output);
       else expect(result.stdout).toMatch(output);
     },
-    120_000,
+    600_000,
   );
 
   it('leaves nothing behind', async () => {

@@ -13,7 +13,7 @@ describe('bulkhead guest exec', () => {
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: vm });
     await containerd.detached('pod', ['sleep', '1000']);
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   const words = (...more: string[]): string[] => ['guest', 'exec', ...more];
@@ -42,14 +42,14 @@ describe('bulkhead guest exec', () => {
     expect(await processes()).toMatch(/sleep 1000/);
     const inside = await containerd.exec('pod', 'inside', ['ps']);
     expect(inside.stdout).not.toMatch(/bulkhead-agent|\binit\b/);
-  }, 120_000);
+  });
 
   it('passes input on to its end, and output of any length', async () => {
     const counted = await exec(['pod', '--', 'wc', '-c'], { stdin: 'x'.repeat(300_000) });
     expect(counted).toMatchObject({ code: 0, stdout: '300000\n' });
     const long = await exec(['pod', '--', 'head', '-c', '1000000', '/dev/zero']);
     expect(long.stdout).toHaveLength(1_000_000);
-  }, 120_000);
+  });
 
   it('gives it a terminal', async () => {
     const [file, args] = onTerminal(
@@ -60,7 +60,7 @@ describe('bulkhead guest exec', () => {
     );
     const result = await run(file, args, { env: containerd.env, timeout: 60_000 });
     expect(result.stdout).toMatch(/\/dev\/pts\/\d+\r?\n30 90\r?\n$/);
-  }, 120_000);
+  });
 
   it('executes a file of the guest by its path, and says when there is none', async () => {
     const missing = await exec(['pod', '/nowhere/at-all']);
@@ -73,14 +73,14 @@ describe('bulkhead guest exec', () => {
     const pod = await exec(['nobody', 'ps']);
     expect(pod.stderr).toContain('guest exec nobody: virtual machine: none below');
     expect(await containerd.status('pod')).toBe('RUNNING');
-  }, 120_000);
+  });
 
   it('ends with the command that asked for it', async () => {
     const child = spawn(bulkhead, words('pod', 'sleep', '4321'), { env: containerd.env, stdio: 'ignore' });
     await eventually('the process', async () => (await processes()).includes('sleep 4321'));
     child.kill('SIGKILL');
     await eventually('its end', async () => !(await processes()).includes('sleep 4321'));
-  }, 120_000);
+  });
 
   it('says so when the engine goes; the next one takes the next command', async () => {
     const asked = exec(['pod', 'sleep', '4322']);
@@ -93,5 +93,5 @@ describe('bulkhead guest exec', () => {
     expect(await containerd.status('pod')).toBe('RUNNING');
     await containerd.remove('pod');
     expect(await containerd.leaks()).toEqual([]);
-  }, 120_000);
+  });
 });

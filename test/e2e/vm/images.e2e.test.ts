@@ -8,7 +8,7 @@ describe('a root file system in an image, behind the vm wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: vm, version: '1.7', blockfile: true });
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   it('is a disk of the guest, which needs no directory of the host', async () => {
@@ -25,13 +25,13 @@ describe('a root file system in an image, behind the vm wall', () => {
     await containerd.remove('root');
     expect(await containerd.leaks()).toEqual([]);
     expect(machineDirectories(containerd)).toEqual([]);
-  }, 120_000);
+  });
 
   it('goes with a directory of the host when there is something to share', async () => {
     const flags = ['--rm', '--mount', 'type=bind,src=/etc/hostname,dst=/given,options=rbind:ro'];
     const result = await containerd.run('shared', ['cat', '/given'], { flags });
     expect(result).toMatchObject({ code: 0, stdout: readFileSync('/etc/hostname', 'utf8'), stderr: '' });
-  }, 120_000);
+  });
 
   it('has its limits enforced in private memory as well', async () => {
     const result = await containerd.run('limited', ['tail', '/dev/zero'], {
@@ -40,5 +40,5 @@ describe('a root file system in an image, behind the vm wall', () => {
     });
     expect(result.code).toBe(137);
     expect(await containerd.leaks()).toEqual([]);
-  }, 120_000);
+  });
 });

@@ -45,7 +45,7 @@ describe("a guest with Kata's agent", () => {
     writeMachine();
     for (const name of ['vmlinux', 'kata.img']) writeFileSync(join(dir, name), '');
     containerd = await start(60);
-  }, 180_000);
+  });
   afterAll(async () => {
     await containerd?.stop();
     rmSync(dir, { recursive: true, force: true });
@@ -166,7 +166,7 @@ describe("a guest with Kata's agent", () => {
 
   it(
     'that never says what an agent says is one error, and nothing is left',
-    { timeout: 180_000 },
+    { timeout: 600_000 },
     async () => {
       const impatient = await start(3);
       try {

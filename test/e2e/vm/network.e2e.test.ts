@@ -23,7 +23,7 @@ describe('the network of a pod, behind the vm wall', () => {
       ip -n vm-far addr add 192.0.2.7/32 dev lo
       ip -n vm-far link set far0 up
       ip -n vm-far link set lo up`);
-  }, 180_000);
+  });
   afterAll(async () => {
     await run('sh', ['-c', 'ip netns del vm-pod; ip netns del vm-far']);
     await containerd?.stop();
@@ -71,7 +71,7 @@ describe('the network of a pod, behind the vm wall', () => {
           ]);
           return got.stdout === 'from the guest\n';
         },
-        30_000,
+        600_000,
       );
       const seen = await containerd.exec('web', 'seen', [
         'sh',

@@ -17,7 +17,7 @@ describe('NVDIMMs behind the vm wall', () => {
     mkdirSync(tools);
     const source = join(import.meta.dirname, '../../lab/dax_probe.c');
     execFileSync('gcc', ['-O1', '-static', '-o', join(tools, 'dax_probe'), source]);
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   const LENGTH = String(2 << 20);
@@ -62,7 +62,7 @@ describe('NVDIMMs behind the vm wall', () => {
       flags: ['--rm', ...flags],
     });
     expect(again).toMatchObject({ code: 0, stdout: 'MAP_SYNC\nfrom the guest\n' });
-  }, 180_000);
+  });
 
   it('take no stores when they are read-only', async () => {
     const path = await volume('read-only.img');
@@ -70,7 +70,7 @@ describe('NVDIMMs behind the vm wall', () => {
     const result = await containerd.run('read-only', ['sh', '-c', 'ls /data; touch /data/x'], { flags });
     expect(result.stdout).toBe('lost+found\n');
     expect(result.stderr).toContain('Read-only file system');
-  }, 120_000);
+  });
 
   it('are refused where stores would not last, and where they are none', async () => {
     const path = await volume('volatile.img');

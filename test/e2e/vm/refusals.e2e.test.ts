@@ -17,7 +17,7 @@ describe('what the vm wall refuses', () => {
     rootfs = join(containerd.dir, 'rootfs');
     mkdirSync(rootfs);
     await makeRootfs(rootfs);
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   const bind = (source: string, options: string[] = ['rbind']): object => ({

@@ -19,7 +19,7 @@ describe('a root file system in persistent memory', () => {
   beforeAll(async () => {
     const vmConfig = 'root_device = "pmem"\n';
     containerd = await PrivateContainerd.start({ runtime: vm, version: '1.7', blockfile: true, vmConfig });
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   /** An ext4 image whose root has a shell. */
@@ -57,7 +57,7 @@ describe('a root file system in persistent memory', () => {
     expect(result).toMatchObject({ code: 0, stderr: '' });
     expect(result.stdout).toMatch(/^\/dev\/pmem\d+ \/ ext4 rw,.*\bdax=always\b.*\nkept\n$/);
     expect(await containerd.leaks()).toEqual([]);
-  }, 120_000);
+  });
 
   it('is one file of the host, whose pages all clones map', async () => {
     const path = image('root.img', '-b', '4096');
@@ -86,7 +86,7 @@ describe('a root file system in persistent memory', () => {
     await eventually('the machines to be gone', () => machineDirectories(containerd).length === 0);
     expect(readFileSync(path).equals(before)).toBe(true);
     expect(await containerd.leaks()).toEqual([]);
-  }, 180_000);
+  });
 
   it('is refused when its blocks are no pages, and when the file is no image', async () => {
     const odd = await run('odd', image('odd.img', '-b', '1024'), ['--rm'], 'true');
@@ -101,5 +101,5 @@ describe('a root file system in persistent memory', () => {
     );
     expect(await containerd.leaks()).toEqual([]);
     expect(machineDirectories(containerd)).toEqual([]);
-  }, 120_000);
+  });
 });

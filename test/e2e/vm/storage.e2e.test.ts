@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { eventually } from '../lib/exec.ts';
 import { PrivateContainerd } from '../lib/containerd.ts';
 import { vm } from './machines.ts';
 
@@ -10,7 +11,7 @@ describe('volumes in images, behind the vm wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: vm });
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   /** An ext4 image with a file "hello". */
@@ -55,10 +56,7 @@ describe('volumes in images, behind the vm wall', () => {
     const script =
       'grep " /data " /proc/mounts > /data/mounts; echo from the guest > /data/answer; sync; echo done > /data/ready; sync; sleep 1000';
     expect((await containerd.run('pmem', ['sh', '-c', script], { flags })).stderr).toBe('');
-    const until = Date.now() + 20_000;
-    while (!readFileSync(path).includes('from the guest\n') && Date.now() < until)
-      await new Promise((done) => setTimeout(done, 100));
-    expect(readFileSync(path).includes('from the guest\n')).toBe(true);
+    await eventually('what the guest writes', () => readFileSync(path).includes('from the guest\n'));
     await containerd.remove('pmem');
     expect(contentOf(path, 'mounts')).toMatch(/^\/dev\/pmem\d \/data ext4 rw,.*dax=always/);
     expect(contentOf(path, 'answer')).toBe('from the guest\n');

@@ -16,7 +16,7 @@ describe('the vm wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
     containerd = await PrivateContainerd.start({ runtime: vm });
-  }, 180_000);
+  });
   afterAll(() => containerd?.stop());
 
   const directory = (name: string): string => {
@@ -112,7 +112,7 @@ describe('the vm wall', () => {
     const [processors, memory] = result.stdout.trim().split('\n').map(Number);
     expect(processors).toBe(2);
     expect(memory).toBeGreaterThan(500 << 10);
-  }, 120_000);
+  });
 
   it('limits memory in the guest, and tells when the limit kills', async () => {
     const events = await containerd.events();
@@ -132,7 +132,7 @@ describe('the vm wall', () => {
     for (const [, , seconds] of lines) {
       expect(Math.abs(Number(seconds) - Date.now() / 1000)).toBeLessThan(60);
     }
-  }, 120_000);
+  });
 
   it('runs ten pods at once', async () => {
     const results = await Promise.all(
@@ -144,7 +144,7 @@ describe('the vm wall', () => {
       results.map((_, n) => ({ code: n, stdout: `${n}\n`, stderr: '' })),
     );
     expect(await containerd.leaks()).toEqual([]);
-  }, 180_000);
+  });
 
   it('boots without a template when it is told to', async () => {
     const cold = await PrivateContainerd.start({ runtime: vm, vmConfig: 'template = false\n' });
@@ -154,7 +154,7 @@ describe('the vm wall', () => {
     } finally {
       await cold.stop();
     }
-  }, 120_000);
+  });
 
   it('leaves nothing behind', async () => {
     expect(await containerd.leaks()).toEqual([]);

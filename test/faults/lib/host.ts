@@ -74,7 +74,7 @@ const descriptors = (pid: number): string[] => {
 
 /** Resolves when a launch waits in the fifo of a hanging step (`wait_for_partner` of the kernel's fs/pipe.c). */
 export const untilHung = async (): Promise<void> => {
-  const end = performance.now() + 5000;
+  const end = performance.now() + 60_000;
   const hangs = (path: string): boolean =>
     read(`${path}/comm`) === 'bulkhead-init\n' && read(`${path}/wchan`) === 'wait_for_partner';
   while (!list('/proc').some((path) => /\/\d+$/.test(path) && hangs(path))) {
@@ -115,7 +115,7 @@ const explain = (line: string): string => {
  * What has changed since `before`; waits a moment for what is on its way out. Processes are gone when they are reaped:
  * a zombie counts.
  */
-export const changesSince = async (before: Snapshot, watched: Watched, ms = 3000): Promise<string[]> => {
+export const changesSince = async (before: Snapshot, watched: Watched, ms = 30_000): Promise<string[]> => {
   const end = performance.now() + ms;
   for (;;) {
     const changes = difference(before, look(watched));

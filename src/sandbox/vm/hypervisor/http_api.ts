@@ -10,13 +10,13 @@ export interface HttpApiOptions {
   socketPath: string;
   /** Before every path: "/api/v1". */
   base?: string;
-  /** Milliseconds that a request gets; default 10 s. */
+  /** Milliseconds that a request gets; default 30 s. */
   deadlineMs?: number;
   /** The reason in the body of a refusal. */
   reasonIn: (body: string) => string;
 }
 
-const DEFAULT_DEADLINE_MS = 10_000;
+const DEFAULT_DEADLINE_MS = 30_000;
 /** Configurations come back whole; nothing we ask for is near this. */
 const MAX_BODY = 1 << 20;
 const RETRY_MS = 5;

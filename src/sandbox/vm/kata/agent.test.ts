@@ -4,7 +4,7 @@ import { constants, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode, type RuntimeError } from '../../../base/errors.ts';
 import type { Spec } from '../../../oci/types.ts';
 import type { StdioPaths } from '../../executor.ts';
@@ -441,9 +441,9 @@ describe('another engine', () => {
       ['web/runs', true],
     ]);
     await rig.holder.process('web/runs').signal(9);
-    await vi.waitFor(() =>
-      expect(rig.holder.exits.filter(({ waitStatus }) => waitStatus === exited(137))).toHaveLength(1),
-    );
+    await expect
+      .poll(() => rig.holder.exits.filter(({ waitStatus }) => waitStatus === exited(137)))
+      .toHaveLength(1);
     await rig.holder.process('web/runs').forget();
     expect(rig.record.started).toEqual([]);
   });

@@ -32,7 +32,7 @@ import { KataVolumes } from './volumes.ts';
 const ENTROPY_BYTES = 256;
 /** Storages are waited for by the agent, and a snapshot's first mount may be slow. */
 const CREATE_DEADLINE_MS = 60_000;
-const END_DEADLINE_MS = 5_000;
+const END_DEADLINE_MS = 15_000;
 /** Of a machine that an earlier engine has left; when there are many, all are asked at once. */
 const RESUME_DEADLINE_MS = 30_000;
 

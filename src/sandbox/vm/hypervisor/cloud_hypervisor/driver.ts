@@ -28,14 +28,14 @@ export interface CloudHypervisorOptions {
   /** Port on which the guest's agent listens on its vsock. */
   agentPort: number;
   deadlineMs?: number;
-  /** Until a guest must have let go of a device; default 10 s. */
+  /** Until a guest must have let go of a device; default 30 s. */
   unplugDeadlineMs?: number;
 }
 
 const WHO = 'cloud-hypervisor';
 const API_FD = 3;
 const MIB = 2 ** 20;
-const UNPLUG_DEADLINE_MS = 10_000;
+const UNPLUG_DEADLINE_MS = 30_000;
 /** There are no events. */
 const UNPLUG_POLL_MS = 20;
 

@@ -20,7 +20,7 @@ export interface QemuOptions {
   addon: MachineTools['addon'] & MemoryAddon & Pick<Addon, 'sendFdOver' | 'mkfifo'>;
   /** bulkhead-init's; without it persistent memory must be readable by the machine's credentials. */
   launcher?: Launcher | undefined;
-  /** Milliseconds that QEMU gets for an answer; default 20 s. */
+  /** Milliseconds that QEMU gets for an answer; default 60 s. */
   deadlineMs?: number;
   /**
    * The same for a machine with functions of the host; the longer one counts. Before it answers at all, QEMU locks the
@@ -29,8 +29,8 @@ export interface QemuOptions {
   pinDeadlineMs?: number;
 }
 
-/** A start on a loaded machine: dynamic linking alone takes some 15 ms. */
-const START_DEADLINE_MS = 20_000;
+/** The first start after a boot comes from the disk; on a busy machine that takes its time. */
+const START_DEADLINE_MS = 60_000;
 
 export class QemuHypervisor implements Hypervisor {
   readonly name = 'qemu';

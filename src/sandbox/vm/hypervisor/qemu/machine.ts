@@ -25,7 +25,7 @@ import { QmpCommandError, type Qmp, type QmpEvent } from './qmp.ts';
 
 /** Prefix of our devices' ids: QEMU wants a letter first. */
 const PREFIX = 'dev-';
-const UNPLUG_DEADLINE_MS = 10_000;
+const UNPLUG_DEADLINE_MS = 30_000;
 
 /** What is plugged onto a port: all but NVDIMMs. */
 type PortDevice = Exclude<MachineDevice, NvdimmDevice>;

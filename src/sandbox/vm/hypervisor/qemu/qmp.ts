@@ -16,7 +16,7 @@ export interface QmpEvent {
 export interface QmpOptions {
   /** For messages. */
   id: string;
-  /** Milliseconds that a request gets; default 10 s. */
+  /** Milliseconds that a request gets; default 30 s. */
   deadlineMs?: number;
   /** Connects to a unix socket; the descriptor is the caller's. src/native: addon().connectUnix. */
   connect: (path: string) => number;
@@ -31,7 +31,7 @@ interface Pending {
   timer: NodeJS.Timeout;
 }
 
-const DEFAULT_DEADLINE_MS = 10_000;
+const DEFAULT_DEADLINE_MS = 30_000;
 /** The longest answers we ask for (query-pci, qom-list) have some 100 KiB. */
 const MAX_LINE = 4 << 20;
 /** Events beyond this many before anybody listens are a flood. */

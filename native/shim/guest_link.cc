@@ -373,7 +373,7 @@ void GuestLink::forget(GuestProcess& process, uint64_t request) {
   }
 }
 
-// There is no event for a reader that comes.
+// There is no event for a reader that comes, or has read.
 void GuestLink::finish_forgets() {
   bool more = false;
   for (GuestProcess* process = processes_; process != nullptr;) {

@@ -476,6 +476,40 @@ describe('output of a process that ended before anybody opened its fifo', () => 
     expect(await forget()).toBe(0);
   });
 
+  it.each([
+    ['all of it in the fifo', 4, true],
+    ['more than a fifo holds', 131_072, true],
+    ['from a process whose descendants still hold its output', 4, false],
+  ])('is waited for when a reader is there that has not read yet: %s', async (_, bytes, ends) => {
+    const stdout = fifos.make('out');
+    const reader = fifos.reader(stdout);
+    const launch = await runs('web', { stdout });
+    for (let left = bytes; left > 0; left -= 65_536)
+      agent.data(launch.stdout ?? 0, Buffer.alloc(Math.min(left, 65_536), 'x'));
+    if (ends) agent.eof(launch.stdout ?? 0);
+    else agent.data(launch.stdout ?? 0, '');
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    expect(await Promise.race([forgotten, pause(100)])).toBeUndefined();
+    await reader.until('all of it', (text) => text.length === bytes);
+    expect(await forgotten).toBe(0);
+  });
+
+  it('is not waited for when its reader leaves with something unread', async () => {
+    const stdout = fifos.make('out');
+    const reader = fifos.reader(stdout);
+    const launch = await runs('web', { stdout });
+    agent.data(launch.stdout ?? 0, Buffer.alloc(4, 'x'));
+    agent.eof(launch.stdout ?? 0);
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    expect(await Promise.race([forgotten, pause(50)])).toBeUndefined();
+    reader.close();
+    expect(await forgotten).toBe(0);
+  });
+
   it('is forgotten by a new engine that asks again', async () => {
     const stdout = fifos.make('out');
     const launch = await runs('web', { stdout });
@@ -605,7 +639,7 @@ describe('a guest that ends or misbehaves', () => {
     expect((await killing).errno).toBe(ESRCH);
     expect(session.received.at(-1)?.guestClosed).toBeTruthy();
     await until('the connection to be closed', () => agent.closed);
-    if (!reason.startsWith('more data')) await out.toEnd();
+    await out.toEnd();
     for (const key of ['web', 'gated']) {
       expect((await ask('reply', (request) => ({ forget: { request, key } }))).errno ?? 0).toBe(0);
     }

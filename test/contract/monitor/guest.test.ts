@@ -130,6 +130,17 @@ describe('connecting', () => {
     expect(await connect('vm', { socketPath: long })).toMatchObject({ errno: 36, what: 'connect' });
   });
 
+  it('waits for an agent behind vsock as well, and says that it is in vain', async () => {
+    // 97: a kernel that has no vsock at all.
+    const nobody = await connect('vm', { socketPath: 'vsock://4294967290:1024', deadlineMs: 100 });
+    expect(nobody).toMatchObject({ what: 'connect' });
+    expect([ETIMEDOUT, 97]).toContain(nobody.errno);
+    expect(await connect('vm', { socketPath: 'vsock://7', deadlineMs: 100 })).toMatchObject({
+      errno: ETIMEDOUT,
+      what: 'connect',
+    });
+  });
+
   it('ends with the hypervisor', async () => {
     session.send({ launch: { request: ++request, key: 'vm', plan: execPlan('sleep 0.1'), stdio: {} } });
     await answer('launched', 'vm');

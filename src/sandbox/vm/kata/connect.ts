@@ -63,7 +63,7 @@ async function attempt(
   } catch (error) {
     stream?.destroy();
     const { code = '' } = error as NodeJS.ErrnoException;
-    if (runs && ['ENOENT', 'ECONNREFUSED'].includes(code))
+    if (runs && ['ENOENT', 'ECONNREFUSED', 'ENODEV'].includes(code))
       throw failure(id, ErrorCode.Unavailable, 'the machine has ended');
     return undefined;
   }

@@ -45,7 +45,13 @@ describe('dialAgent', () => {
 
   it('takes no other address for vsock', async () => {
     const { signal } = new AbortController();
-    for (const address of ['vsock://1', 'vsock://1:', 'vsock://-1:5', 'vsock://99999999999:5', 'vsock://1:5x'])
+    for (const address of [
+      'vsock://1',
+      'vsock://1:',
+      'vsock://-1:5',
+      'vsock://99999999999:5',
+      'vsock://1:5x',
+    ])
       await expect(dialAgent(address, signal)).rejects.toThrow('expected vsock://CID:PORT');
   });
 });

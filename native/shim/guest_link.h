@@ -91,6 +91,7 @@ class GuestLink final : private MuxHandler {
   void attempt_later(uint32_t left_ms);
   void begin_session(UniqueFd connection, uint32_t left_ms);
   void refuse_connection(int err, const char* what);
+  void greeting_lost(const char* reason);
   const char* greet(const FromAgent& hello);
   const char* dispatch(const FromAgent& message);
   void answer(const FromAgent& message);

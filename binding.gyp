@@ -54,6 +54,7 @@
         'native/addon/seccomp.cc',
         'native/addon/sockets.cc',
         'native/addon/terminal.cc',
+        'native/addon/vsock.cc',
         'native/core/bpf_device.cc',
         'native/core/bpf_socket.cc',
         'native/core/init_event.cc',
@@ -66,6 +67,7 @@
         'native/core/seccomp_compile.cc',
         'native/core/seccomp_join.cc',
         'native/core/slow_close.cc',
+        'native/core/vsock.cc',
       ],
     },
     {

@@ -22,6 +22,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define_memory(env, exports);
   define_mapped(env, exports);
   define_sockets(env, exports);
+  define_vsock(env, exports);
   define_terminal(env, exports);
   define_cgroup(env, exports);
   define_seccomp(env, exports);

@@ -11,6 +11,7 @@ void define_lend(Napi::Env env, Napi::Object exports);      // files for other c
 void define_memory(Napi::Env env, Napi::Object exports);    // anonymous files
 void define_mapped(Napi::Env env, Napi::Object exports);    // device-DAX nodes
 void define_sockets(Napi::Env env, Napi::Object exports);   // SCM_RIGHTS, SO_PEERCRED
+void define_vsock(Napi::Env env, Napi::Object exports);     // connections to guests
 void define_terminal(Napi::Env env, Napi::Object exports);  // window size, raw mode
 void define_cgroup(Napi::Env env, Napi::Object exports);    // device programs, v1 events
 void define_seccomp(Napi::Env env, Napi::Object exports);

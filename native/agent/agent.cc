@@ -26,6 +26,7 @@
 #include "core/mux_link.h"
 #include "core/poller.h"
 #include "core/process.h"
+#include "core/vsock.h"
 #include "shim/messages.h"
 
 namespace bulkhead::agent {
@@ -35,6 +36,8 @@ namespace {
 constexpr const char* kPortName = "bulkhead.agent";
 constexpr const char* kVersion = "1";
 constexpr uint32_t kPortTimeoutMs = 60000;
+// Where the host looks for the agent (src/sandbox/vm/hypervisor/agent_socket.ts), as for Kata's.
+constexpr uint32_t kVsockPort = 1024;
 constexpr uint32_t kTrimMs = 1000;
 constexpr uint32_t kSyncMs = 2000;
 constexpr uint32_t kFlushMs = 200;
@@ -66,6 +69,7 @@ class Agent : private MuxHandler, private ProcessEvents, private CallsOwner {
   void signal_ready(uint32_t events);
   bool open_channel();
   bool open_socket();
+  bool open_vsock();
   void serve_next();
   void accept_ready(uint32_t events);
   void await_host();
@@ -176,9 +180,22 @@ bool Agent::open_socket() {
   return link_.serve(std::move(fd));
 }
 
+bool Agent::open_vsock() {
+  auto fd = listen_vsock(kVsockPort);
+  if (!fd) {
+    log_error(describe("vsock", fd.error().code));
+    return false;
+  }
+  return listener_.start(poller_, fd.take(), EPOLLIN, on_ready<Agent, &Agent::accept_ready>, this);
+}
+
 void Agent::accept_ready(uint32_t) {
   UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd) return;
+  if (options_.vsock && !is_from_host(fd.get())) {
+    log_warning("vsock: somebody who is not the host's root was turned away");
+    return;
+  }
   listener_.mute();
   port_.reset(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
   link_.serve(std::move(fd));
@@ -192,6 +209,7 @@ void Agent::serve_next() {
 
 bool Agent::open_channel() {
   if (!machine()) return open_socket();
+  if (options_.vsock) return open_vsock();
   auto port = open_port(kPortName, kPortTimeoutMs);
   if (!port) {
     log_error(describe("port bulkhead.agent", port.error().code));
@@ -232,6 +250,11 @@ void Agent::mux_session() {
 
 void Agent::mux_lost(const char* reason) {
   session_ended();
+  // A connection that is lost is lost, and nothing tells that its other end has gone for good.
+  if (options_.vsock) {
+    reopen_.arm(0);
+    return;
+  }
   pollfd state{port_.get(), 0, 0};
   if (::poll(&state, 1, 0) == 0 || (state.revents & (POLLHUP | POLLERR)) == 0) {
     // The host is there: it said what cannot be, or went and came back. Everything up to its next

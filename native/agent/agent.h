@@ -18,6 +18,8 @@ struct AgentOptions {
   std::string connect;
   // … or serves one connection after the other on it.
   std::string listen;
+  // In a machine: serves the host's connections by vsock, one after the other, instead of the port.
+  bool vsock = false;
 };
 
 // Returns the exit status.

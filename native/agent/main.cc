@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "agent/agent.h"
@@ -18,6 +19,9 @@ int main(int argc, char** argv) {
   // The kernel hands unknown words of its command line to init: as PID 1 of a machine they say
   // nothing to us.
   const bool machine = ::getpid() == 1 && argc > 0 && std::strcmp(argv[0], "/init") == 0;
+  // Of its assignments it makes our environment.
+  const char* channel = machine ? ::getenv("bulkhead_channel") : nullptr;
+  options.vsock = channel != nullptr && std::strcmp(channel, "vsock") == 0;
   for (int i = 1; i < argc && !machine; i++) {
     std::string* value = nullptr;
     if (std::strcmp(argv[i], "--init") == 0) value = &options.init;

@@ -1,35 +1,23 @@
 #include "shim/guest_link.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <memory>
 #include <utility>
 
 #include "shim/guest_messages.h"
 #include "shim/log.h"
-#include "shim/unix_socket.h"
 
 namespace bulkhead::shim {
 
 namespace {
 
-constexpr uint32_t kConnectMs = 10000;
 constexpr uint32_t kCallMs = 30000;
 // Signal and Resize: an agent that takes longer is not one that anybody should wait for.
 constexpr uint32_t kCommandMs = 5000;
-// A hypervisor makes its socket some 20 ms after its start: tried often at first.
-constexpr uint32_t kFirstRetryMs = 2;
-constexpr uint32_t kLaterRetryMs = 20;
-constexpr uint32_t kFirstRetries = 100;
 constexpr size_t kMostPending = 1024;
 constexpr uint32_t kForgetCheckMs = 5;
 // What else a GuestReply holds, which is a frame of the engine's protocol.
 constexpr size_t kReplyOverhead = 256;
-
-bool worth_another_try(int err) {
-  return err == ENOENT || err == ECONNREFUSED || err == EAGAIN;
-}
 
 void unlink_from(GuestProcess** list, GuestProcess* process) {
   while (*list != process) list = &(*list)->next;
@@ -56,61 +44,6 @@ GuestLink::~GuestLink() {
       *list = process->next;
       delete process;
     }
-  }
-}
-
-void GuestLink::connect(const ToMonitor& message) {
-  socket_path_ = message.socket_path;
-  hypervisor_ = message.dies_with;
-  connect_request_ = message.request;
-  uint32_t deadline = message.deadline_ms != 0 ? message.deadline_ms : kConnectMs;
-  connect_due_ms_ = Poller::now_ms() + deadline;
-  attempt();
-}
-
-// Also the deadline of the greeting: `retry_` fires when it is over.
-void GuestLink::attempt() {
-  uint64_t now = Poller::now_ms();
-  if (now >= connect_due_ms_) {
-    refuse_connection(ETIMEDOUT, phase_ == Phase::kConnecting ? "connect" : "handshake");
-    return;
-  }
-  auto left = static_cast<uint32_t>(connect_due_ms_ - now);
-  auto connection = connect_unix(socket_path_, true);
-  if (!connection) {
-    if (!worth_another_try(connection.error().code)) {
-      refuse_connection(connection.error().code, "connect");
-      return;
-    }
-    uint32_t delay = attempts_++ < kFirstRetries ? kFirstRetryMs : kLaterRetryMs;
-    retry_.arm(std::min(delay, left));
-    return;
-  }
-  MuxNonce nonce;
-  if (::getrandom(nonce.data(), nonce.size(), 0) != static_cast<ssize_t>(nonce.size()) ||
-      !link_.start(connection.take(), nonce)) {
-    refuse_connection(errno != 0 ? errno : EIO, "connect");
-    return;
-  }
-  // The agent reads our message right behind the preamble; there is no need to wait for its own.
-  std::string hello = encode_host_hello();
-  link_.writer().control({reinterpret_cast<const uint8_t*>(hello.data()), hello.size()});
-  phase_ = Phase::kGreeting;
-  retry_.arm(left);
-}
-
-void GuestLink::refuse_connection(int err, const char* what) {
-  retry_.cancel();
-  link_.stop();
-  phase_ = Phase::kGone;
-  events_.guest_reply(connect_request_, err, {}, what);
-  events_.guest_settled();
-}
-
-void GuestLink::host_process_ended(std::string_view key) {
-  bool waiting = phase_ == Phase::kConnecting || phase_ == Phase::kGreeting;
-  if (waiting && !hypervisor_.empty() && key == hypervisor_) {
-    refuse_connection(ECONNRESET, phase_ == Phase::kConnecting ? "connect" : "handshake");
   }
 }
 
@@ -252,8 +185,7 @@ void GuestLink::send(const std::string& message) {
 
 void GuestLink::mux_lost(const char* reason) {
   if (phase_ == Phase::kGreeting) {
-    log_warning("guest " + name_ + ": handshake: " + reason);
-    refuse_connection(ECONNRESET, "handshake");
+    greeting_lost(reason);
     return;
   }
   if (phase_ != Phase::kOpen) return;
@@ -373,7 +305,7 @@ void GuestLink::forget(GuestProcess& process, uint64_t request) {
   }
 }
 
-// There is no event for a reader that comes.
+// There is no event for a reader that comes, or has read.
 void GuestLink::finish_forgets() {
   bool more = false;
   for (GuestProcess* process = processes_; process != nullptr;) {

@@ -14,6 +14,7 @@
 #include "core/mux_link.h"
 #include "core/poller.h"
 #include "core/process.h"
+#include "core/vsock.h"
 #include "shim/guest_process.h"
 #include "shim/messages.h"
 
@@ -81,12 +82,16 @@ class GuestLink final : private MuxHandler {
     bool call;
   };
 
-  void mux_session() override {}
+  void mux_session() override { answered_ = true; }
   const char* mux_control(std::span<const uint8_t> message) override;
   void mux_lost(const char* reason) override;
 
   void attempt();
+  void dialed(uint32_t events);
+  void attempt_later(uint32_t left_ms);
+  void begin_session(UniqueFd connection, uint32_t left_ms);
   void refuse_connection(int err, const char* what);
+  void greeting_lost(const char* reason);
   const char* greet(const FromAgent& hello);
   const char* dispatch(const FromAgent& message);
   void answer(const FromAgent& message);
@@ -108,6 +113,12 @@ class GuestLink final : private MuxHandler {
   MuxLink link_;
 
   std::string socket_path_;
+  // By vsock: a guest that has just been copied may drop a connection without a word.
+  bool vsock_ = false;
+  VsockAddress vsock_address_;
+  Watch dial_;  // a connection that is not there yet
+  uint32_t patience_ms_ = 0;
+  bool answered_ = false;   // the agent's preamble came
   std::string hypervisor_;  // key; empty: unknown
   uint64_t connect_request_ = 0;
   uint64_t connect_due_ms_ = 0;

@@ -46,7 +46,7 @@ class GuestProcess {
   // The guest is gone. True: as above.
   bool lost();
 
-  // Forgotten now, what it wrote would be lost: nobody has had a chance to read it.
+  // Forgotten now, what it wrote could be lost: not all of it was read.
   bool awaits_reader() const;
   // The engine waits for that to be over. 0: it does not.
   uint64_t forgetting() const { return forget_request_; }

@@ -1,6 +1,7 @@
 #include "shim/guest_stdio.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 
 #include <utility>
 
@@ -57,7 +58,7 @@ Status GuestStdio::open_output(int index, std::string_view name, bool append) {
   UniqueFd keeper(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | create, 0644));
   if (!keeper) return fail(name, "open");
   if (is_fifo(keeper.get())) {
-    unread_[index] = !reader_is_there;
+    readerless_[index] = !reader_is_there;
   } else {
     keeper = reopen(keeper.get(), O_WRONLY | O_NONBLOCK | O_APPEND);
     if (!keeper) return fail(name, "open");
@@ -143,9 +144,24 @@ bool GuestStdio::draining() const {
 bool GuestStdio::awaits_reader() const {
   if (!ended_) return false;
   for (int i = 0; i < kOutputs; i++) {
-    if (unread_[i] && (late_readers_[i].waits() || !outputs_[i].settled())) return true;
+    if (has_output_[i] && (late(i) || unread(i))) return true;
   }
   return false;
+}
+
+// Nobody has ever opened it for reading.
+bool GuestStdio::late(int index) const {
+  return readerless_[index] && late_readers_[index].waits();
+}
+
+// On its way into the fifo, or in there. Who reads the fifo beside the keeper cannot be told: a
+// reader that left is waited for like one that is slow, until the stream is done.
+bool GuestStdio::unread(int index) const {
+  const StreamSink& output = outputs_[index];
+  if (!output.settled() || late_readers_[index].unread()) return true;
+  int bytes = 0;
+  return !output.done() && output.fd() >= 0 && is_fifo(output.fd()) &&
+         ::ioctl(output.fd(), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 }  // namespace bulkhead::shim

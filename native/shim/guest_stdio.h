@@ -40,7 +40,8 @@ class GuestStdio {
   uint64_t written() const;
   // Output is still to come, from descendants or because its reader is slow.
   bool draining() const;
-  // The process has ended, and what it wrote waits for a reader that has never been there.
+  // The process has ended, and what it wrote waits for a reader that has never been there, or one
+  // that has not read all of it.
   bool awaits_reader() const;
 
  private:
@@ -51,6 +52,8 @@ class GuestStdio {
   Status fail(std::string_view path, const char* op);
   static void output_changed(void* self);
   void release_outputs();
+  bool late(int index) const;
+  bool unread(int index) const;
 
   StreamOwner owner_;
   std::string failed_path_;
@@ -65,7 +68,7 @@ class GuestStdio {
   StreamSink outputs_[kOutputs];
   LateReader late_readers_[kOutputs];
   // A fifo that nobody had open for reading when it was opened here.
-  bool unread_[kOutputs] = {false, false};
+  bool readerless_[kOutputs] = {false, false};
 };
 
 }  // namespace bulkhead::shim

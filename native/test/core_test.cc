@@ -11,6 +11,7 @@
 #include "core/frame.h"
 #include "core/init_codec.h"
 #include "core/slow_close.h"
+#include "core/vsock.h"
 #include "init/plan_codec.h"
 #include "test/check.h"
 #include "test/harness.h"
@@ -136,6 +137,27 @@ TEST(reports_survive_encoding) {
   CHECK_EQ(answer.streams, 0u);
   CHECK(!encode_to_init({}).empty());
   CHECK(!decode_to_init(span_of("\x0a\x7f"), answer));
+}
+
+TEST(vsock_addresses_are_two_numbers) {
+  VsockAddress address;
+  CHECK(parse_vsock("vsock://70000:1024", address));
+  CHECK(address.cid == 70000 && address.port == 1024);
+  CHECK(parse_vsock("vsock://4294967295:0", address));
+  for (const char* text :
+       {"", "/run/a.sock", "vsock://", "vsock://1", "vsock://1:", "vsock://:1", "vsock://-1:1",
+        "vsock://1:2x", "vsock://4294967296:1", "vsock://1: 2"}) {
+    CHECK(!parse_vsock(text, address));
+  }
+}
+
+TEST(who_is_not_the_host_is_told_by_its_address) {
+  int pair[2];
+  CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+  UniqueFd ours(pair[0]);
+  UniqueFd theirs(pair[1]);
+  CHECK(!is_from_host(ours.get()));
+  CHECK(!is_from_host(-1));
 }
 
 TEST(frames_come_whole_however_they_are_cut) {

@@ -222,6 +222,13 @@ export interface Addon {
    */
   connectUnix(path: string): number;
   /**
+   * Connects by vsock to "vsock://CID:PORT" from a reserved port, on a thread of the pool, for up to two seconds; the
+   * descriptor, non-blocking, is the caller's: a unix socket (Node's know no vsock) whose bytes a thread passes on both ways
+   * until it is closed. Throws a TypeError for another address. Rejects with ENODEV (no such guest, or no driver),
+   * ECONNRESET (nobody listens), ETIMEDOUT, EACCES (not root).
+   */
+  connectVsock(address: string): Promise<number>;
+  /**
    * A descriptor (O_PATH) of a file on a mount of its own whose ids the user namespace maps: who has it may open it anew
    * by /proc/self/fd, as the mapped owner. EINVAL where the file system cannot (Linux 5.12, most since).
    */

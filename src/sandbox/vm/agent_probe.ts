@@ -3,11 +3,12 @@
  * one call to it. For a machine that becomes a template; a pod's session is the monitor's (native/shim).
  */
 import { randomBytes } from 'node:crypto';
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoText } from '../../base/errno.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
+import { dialAgent } from './hypervisor/agent_socket.ts';
 
 const { Call, FromAgent, ToAgent } = bulkhead.agent.v1;
 
@@ -18,6 +19,10 @@ const NONCE_BYTES = 16;
 const MAX_NOISE = 1 << 20;
 /** For the guest to be told that nobody is connected any more; a clone then waits for a connection from its start. */
 const HANG_UP_MS = 50;
+
+/** What connecting by vsock meets until a guest's agent listens. */
+const NOT_YET: ReadonlySet<string> = new Set(['ENODEV', 'ECONNRESET', 'ETIMEDOUT']);
+const RETRY_MS = 20;
 
 /** Length, stream and kind of a frame; control messages are kind 0 of stream 0. */
 const HEADER_BYTES = 9;
@@ -75,13 +80,35 @@ async function inSession(
   isDone: (frames: Buffer) => boolean,
   requests = Buffer.alloc(0),
 ): Promise<void> {
-  const socket = connect(path);
+  const socket = await dial(path, id, deadlineMs);
   try {
     await answered(socket, { id, deadlineMs, isDone, requests });
   } finally {
     socket.destroy();
   }
   await sleep(HANG_UP_MS);
+}
+
+/** A unix socket is the hypervisor's, and there from its start; vsock is the guest's, and there when the agent is. */
+async function dial(path: string, id: string, deadlineMs: number): Promise<Socket> {
+  const signal = AbortSignal.timeout(deadlineMs);
+  for (;;) {
+    try {
+      return await dialAgent(path, signal);
+    } catch (cause) {
+      const { message, code = '' } = cause as NodeJS.ErrnoException;
+      const object = { op: 'vm', id, object: 'agent', cause };
+      if (signal.aborted)
+        throw new RuntimeError({
+          code: ErrorCode.DeadlineExceeded,
+          reason: `no answer within ${deadlineMs} ms`,
+          ...object,
+        });
+      if (!NOT_YET.has(code))
+        throw new RuntimeError({ code: ErrorCode.Unavailable, reason: message, ...object });
+    }
+    await sleep(RETRY_MS);
+  }
 }
 
 interface Session {

@@ -25,6 +25,7 @@ describe("a guest with Kata's agent", () => {
     ['image', { agent: 'kata', kernel: '/k', image: '/i', initrd: '/r' }],
     ['image', { agent: 'kata', kernel: '/k', image: 'relative' }],
     ['image', { image: '/i' }],
+    ['channel', { channel: 'virtio' }],
     ['machine', { agent: 'kata', kernel: '/k', image: '/i', machine: 'microvm' }],
     ['kernel_arguments', { kernel_arguments: 'two\nlines' }],
   ])('is refused by the name of %s (%j)', (key, table) => {

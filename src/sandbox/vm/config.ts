@@ -21,6 +21,8 @@ export interface VmConfig extends SizingConfig {
   /** Guest images and templates, named by what shaped them. */
   cache: string;
   machine: MachineType;
+  /** How the agent is reached. "auto": the port; Kata's agent by vsock where the host has that. */
+  channel: 'auto' | 'serial' | 'vsock';
   /** "auto": KVM when it works. */
   accelerator: Accelerator | 'auto';
   /** Translated code that TCG keeps of each machine. */
@@ -44,6 +46,7 @@ export const defaultVmConfig: VmConfig = {
   initrd: '',
   cache: '/var/cache/bulkhead',
   machine: 'q35',
+  channel: 'auto',
   accelerator: 'auto',
   tcgCacheMib: 64,
   template: true,
@@ -80,6 +83,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   initrd: { key: 'initrd', check: isPath },
   cache: { key: 'cache', check: isPath },
   machine: { key: 'machine', check: oneOf('q35', 'microvm') },
+  channel: { key: 'channel', check: oneOf('auto', 'serial', 'vsock') },
   accelerator: { key: 'accelerator', check: oneOf('auto', 'tcg', 'kvm') },
   tcg_cache_mib: { key: 'tcgCacheMib', check: isCount },
   template: { key: 'template', check: isFlag },

@@ -12,9 +12,11 @@ import type { VmHost } from './backend.ts';
 import { hostTree } from '../../devices/host_tree.ts';
 import { findGuest, guestProgram } from '../../guest/index.ts';
 import { probeAndClean } from './agent_probe.ts';
+import { chooseChannel, newCid, VSOCK_ARGUMENT } from './channel.ts';
 import { launchBuilder } from './builder.ts';
 import { TemplateStore } from './hypervisor/qemu/template.ts';
 import type { Pod, SizedMachine } from './sandbox_deps.ts';
+import { VHOST_VSOCK } from './hypervisor/agent_socket.ts';
 import { kvmGroups, machineCredentials } from './hypervisor/credentials.ts';
 import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig, MachineDevice } from './hypervisor/hypervisor.ts';
@@ -135,6 +137,7 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     tcgCacheMib: config.tcgCacheMib,
     sharedMemory: pod.share,
     ports: PORTS,
+    vsockCid: guest.vsock ? newCid() : undefined,
   };
   // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
   if (pod.functions.length > 0) return { machine: withFunctions(config, machine, input), growMib: 0 };
@@ -172,8 +175,12 @@ function withFunctions(
 function guestOf(
   config: VmConfig,
   id: string,
-): { image: GuestImage; devices?: readonly MachineDevice[] | undefined } {
-  if (config.agent === 'bulkhead') return { image: guestImage(config, id) };
+): { image: GuestImage; devices?: readonly MachineDevice[] | undefined; vsock: boolean } {
+  const vsock = chooseChannel(id, config, existsSync(VHOST_VSOCK)) === 'vsock';
+  if (config.agent === 'bulkhead') {
+    const image = guestImage(config, id);
+    return { image: vsock ? { ...image, commandLine: VSOCK_ARGUMENT } : image, vsock };
+  }
   for (const path of [config.kernel, config.image, config.initrd]) {
     if (path === '' || existsSync(path)) continue;
     throw new RuntimeError({
@@ -185,7 +192,7 @@ function guestOf(
       remedy: 'name the files of a Kata release in [vm] of the configuration',
     });
   }
-  return kataGuest(config);
+  return { ...kataGuest(config), vsock };
 }
 
 function guestImage(config: VmConfig, id: string): GuestImage {

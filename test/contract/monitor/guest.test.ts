@@ -130,6 +130,17 @@ describe('connecting', () => {
     expect(await connect('vm', { socketPath: long })).toMatchObject({ errno: 36, what: 'connect' });
   });
 
+  it('waits for an agent behind vsock as well, and says that it is in vain', async () => {
+    // 97: a kernel that has no vsock at all.
+    const nobody = await connect('vm', { socketPath: 'vsock://4294967290:1024', deadlineMs: 100 });
+    expect(nobody).toMatchObject({ what: 'connect' });
+    expect([ETIMEDOUT, 97]).toContain(nobody.errno);
+    expect(await connect('vm', { socketPath: 'vsock://7', deadlineMs: 100 })).toMatchObject({
+      errno: ETIMEDOUT,
+      what: 'connect',
+    });
+  });
+
   it('ends with the hypervisor', async () => {
     session.send({ launch: { request: ++request, key: 'vm', plan: execPlan('sleep 0.1'), stdio: {} } });
     await answer('launched', 'vm');
@@ -476,6 +487,40 @@ describe('output of a process that ended before anybody opened its fifo', () => 
     expect(await forget()).toBe(0);
   });
 
+  it.each([
+    ['all of it in the fifo', 4, true],
+    ['more than a fifo holds', 131_072, true],
+    ['from a process whose descendants still hold its output', 4, false],
+  ])('is waited for when a reader is there that has not read yet: %s', async (_, bytes, ends) => {
+    const stdout = fifos.make('out');
+    const reader = fifos.reader(stdout);
+    const launch = await runs('web', { stdout });
+    for (let left = bytes; left > 0; left -= 65_536)
+      agent.data(launch.stdout ?? 0, Buffer.alloc(Math.min(left, 65_536), 'x'));
+    if (ends) agent.eof(launch.stdout ?? 0);
+    else agent.data(launch.stdout ?? 0, '');
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    expect(await Promise.race([forgotten, pause(100)])).toBeUndefined();
+    await reader.until('all of it', (text) => text.length === bytes);
+    expect(await forgotten).toBe(0);
+  });
+
+  it('is not waited for when its reader leaves with something unread', async () => {
+    const stdout = fifos.make('out');
+    const reader = fifos.reader(stdout);
+    const launch = await runs('web', { stdout });
+    agent.data(launch.stdout ?? 0, Buffer.alloc(4, 'x'));
+    agent.eof(launch.stdout ?? 0);
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+    expect((await answer('exited', 'web')).outputWaits).toBe(true);
+    const forgotten = forget();
+    expect(await Promise.race([forgotten, pause(50)])).toBeUndefined();
+    reader.close();
+    expect(await forgotten).toBe(0);
+  });
+
   it('is forgotten by a new engine that asks again', async () => {
     const stdout = fifos.make('out');
     const launch = await runs('web', { stdout });
@@ -605,7 +650,7 @@ describe('a guest that ends or misbehaves', () => {
     expect((await killing).errno).toBe(ESRCH);
     expect(session.received.at(-1)?.guestClosed).toBeTruthy();
     await until('the connection to be closed', () => agent.closed);
-    if (!reason.startsWith('more data')) await out.toEnd();
+    await out.toEnd();
     for (const key of ['web', 'gated']) {
       expect((await ask('reply', (request) => ({ forget: { request, key } }))).errno ?? 0).toBe(0);
     }

@@ -25,6 +25,8 @@ describe("a guest with Kata's agent", () => {
       `kernel = "${join(dir, 'vmlinux')}"`,
       `image = "${join(dir, 'kata.img')}"`,
       'accelerator = "tcg"',
+      // Also on a host with vhost-vsock, where this agent would be looked for there.
+      'channel = "serial"',
     ];
     // Roots are disks: a directory would need a QEMU that keeps the connection to its daemon.
     const vmConfig = `${lines.join('\n')}\n`;

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from '../lib/containerd.ts';
@@ -109,6 +109,26 @@ describe('what the vm wall refuses', () => {
     );
     expect((await containerd.exec('first', 'alive', ['true'])).code).toBe(0);
     await containerd.remove('first');
+    expect(await containerd.leaks()).toEqual([]);
+    expect(machineDirectories(containerd)).toEqual([]);
+  });
+});
+
+/** Where there is such a device the lab's tests use it (vsock.lab.test.ts). */
+describe.skipIf(existsSync('/dev/vhost-vsock'))('a channel by vsock', () => {
+  let containerd: PrivateContainerd;
+  beforeAll(async () => {
+    containerd = await PrivateContainerd.start({ runtime: vm, vmConfig: 'channel = "vsock"\n' });
+  }, 180_000);
+  afterAll(() => containerd?.stop());
+
+  it('is refused where the host has no device for it', async () => {
+    const result = await containerd.run('web', ['true'], { flags: ['--rm'] });
+    expect(result.code).not.toBe(0);
+    expect(result.stderr).toContain(
+      'create web: /dev/vhost-vsock: no such device; load it with `modprobe vhost_vsock`, or configure vm.channel = "serial"',
+    );
+    await containerd.ctr(['container', 'rm', 'web']);
     expect(await containerd.leaks()).toEqual([]);
     expect(machineDirectories(containerd)).toEqual([]);
   });

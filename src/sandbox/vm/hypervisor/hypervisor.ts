@@ -64,6 +64,8 @@ export interface MachineConfig {
   sharedMemory: boolean;
   /** How many devices can be plugged while it runs. */
   ports: number;
+  /** The agent is reached by vsock, under this number, which no other machine of the host has; absent: by a port. */
+  vsockCid?: number | undefined;
   credentials?: Credentials | undefined;
   /** There from the start; everything else is plugged. */
   devices?: readonly MachineDevice[] | undefined;
@@ -186,7 +188,10 @@ export interface FunctionAccess {
 
 /** How the agent of the guest is reached. */
 export interface AgentSocket {
-  /** A unix socket that listens from before the hypervisor's first instruction, or as soon as it has made it. */
+  /**
+   * A unix socket that listens from before the hypervisor's first instruction, or as soon as it has made it; or
+   * "vsock://CID:PORT", where the agent listens itself.
+   */
   path: string;
   /** First bytes to send, and what the answer's line begins with: hybrid vsock ("CONNECT 1024\n", "OK "). */
   greeting?: { send: string; expect: string } | undefined;

@@ -1,12 +1,14 @@
 /**
  * Reaches Kata's agent. It listens on a vsock port (agent.server_addr=vsock://-1:1024, its default) or a unix socket of
- * the guest; on the host that is a unix socket in one of two ways:
+ * the guest; on the host it is reached in one of three ways:
  *
+ *   vsock          (QEMU, where the host has vhost-vsock)
  *   hybrid vsock   (Firecracker, Cloud Hypervisor, vhost-device-vsock beside QEMU)  "CONNECT 1024\n" first, then "OK …\n"
  *   port           a virtio-serial port of QEMU that the guest's image relays to the agent's socket
  */
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { ErrorCode, RuntimeError } from '../../../base/errors.ts';
+import { dialAgent } from '../hypervisor/agent_socket.ts';
 import type { AgentSocket } from '../hypervisor/hypervisor.ts';
 import { KataRpc, type OpenRpc } from './rpc.ts';
 
@@ -56,12 +58,12 @@ async function attempt(
   const deadline = AbortSignal.any([signal, AbortSignal.timeout(leftMs)]);
   let stream: Socket | undefined;
   try {
-    stream = await dial(path, deadline);
+    stream = await dialAgent(path, deadline);
     if (greeting !== undefined) await greet(stream, greeting, deadline);
   } catch (error) {
     stream?.destroy();
     const { code = '' } = error as NodeJS.ErrnoException;
-    if (runs && ['ENOENT', 'ECONNREFUSED'].includes(code))
+    if (runs && ['ENOENT', 'ECONNREFUSED', 'ENODEV'].includes(code))
       throw failure(id, ErrorCode.Unavailable, 'the machine has ended');
     return undefined;
   }
@@ -82,19 +84,6 @@ async function attempt(
   } finally {
     signal.removeEventListener('abort', stop);
   }
-}
-
-function dial(path: string, signal: AbortSignal): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ path, signal });
-    socket.once('error', reject);
-    socket.once('connect', () => {
-      socket.off('error', reject);
-      // Told again by whoever uses it; without any listener it would end the process.
-      socket.on('error', () => {});
-      resolve(socket);
-    });
-  });
 }
 
 /** Sends the greeting and takes exactly the line that answers it: what follows is the agent's. */

@@ -125,6 +125,17 @@ describe('qemuSwitches', () => {
     expect(values(args, '-m')).toEqual(['512M,slots=16,maxmem=66560M']);
   });
 
+  it('reaches its agent by vsock on request, whose device it was given', () => {
+    const args = render(testConfig({ vsockCid: 70_000 }));
+    expect(values(args, '-device')[1]).toBe(
+      '{"driver":"vhost-vsock-pci-non-transitional","id":"vsock","guest-cid":70000,"vhostfd":"4","bus":"pcie.0","addr":"1"}',
+    );
+    expect(args.join(' ')).not.toMatch(/serial-pci|virtserialport|id=agent/);
+    expect(values(render(testConfig({ vsockCid: 70_000, type: 'microvm' })), '-device')).toEqual([
+      '{"driver":"vhost-vsock-device","id":"vsock","guest-cid":70000,"vhostfd":"4"}',
+    ]);
+  });
+
   it('quotes what QEMU would take apart', () => {
     expect(values(render(testConfig({ id: 'a,process=x' })), '-name')).toEqual(['a,,process=x']);
   });

@@ -1,9 +1,18 @@
 /** The QEMU machine of a configuration, as switches. Pure. */
 import type { MachineConfig, MemoryPlacement } from '../hypervisor.ts';
-import type { Device, Machine, Memory, MemoryBackend, Placed, QemuSwitches, Sandbox } from './arguments.ts';
+import type {
+  Chardev,
+  Device,
+  Machine,
+  Memory,
+  MemoryBackend,
+  Placed,
+  QemuSwitches,
+  Sandbox,
+} from './arguments.ts';
 import { functionDevices, functionObjects, processor } from './functions.ts';
 
-/** Descriptors that the launch plan leaves for QEMU. */
+/** Descriptors that the launch plan leaves for QEMU; the agent's is a socket that listens, or /dev/vhost-vsock. */
 export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
 /** Set by which QEMU opens the console's fifo as /dev/fdset/N. */
 const CONSOLE_SET = 1;
@@ -73,7 +82,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     descriptorSets: [{ fd: FD.console, set: CONSOLE_SET }],
     chardevs: [
       { backend: 'socket', id: 'monitor', fd: FD.monitor },
-      { backend: 'socket', id: 'agent', fd: FD.agent },
+      ...(config.vsockCid === undefined ? [agentSocket] : []),
       { backend: 'file', id: 'console', path: `/dev/fdset/${CONSOLE_SET}` },
     ],
     serial: 'console',
@@ -81,7 +90,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     devices: [
       // Tells the guest that it is a copy: its kernel makes its random numbers anew (CONFIG_VMGENID).
       ...(pci ? [{ driver: 'vmgenid', id: 'generation', guid: 'auto' }] : []),
-      ...agentPort(pci),
+      ...(config.vsockCid === undefined ? agentPort(pci) : [agentVsock(pci, config.vsockCid)]),
       ...(pci ? rootPorts(config.ports) : []),
       ...functionDevices(config, portName, portAddress),
     ],
@@ -149,6 +158,15 @@ function placed({ hugePage, node }: MemoryPlacement): Placed {
     ...(hugePage === undefined ? {} : { hugetlb: true, hugetlbsize: hugePage, prealloc: true }),
     ...(node === undefined ? {} : { 'host-nodes': [node], policy: 'bind' }),
   };
+}
+
+const agentSocket: Chardev = { backend: 'socket', id: 'agent', fd: FD.agent };
+
+/** Its queues are the kernel's own: what goes to the agent does not pass through QEMU. */
+function agentVsock(pci: boolean, cid: number): Device {
+  const common = { id: 'vsock', 'guest-cid': cid, vhostfd: String(FD.agent) };
+  if (!pci) return { driver: 'vhost-vsock-device', ...common };
+  return { driver: 'vhost-vsock-pci-non-transitional', ...common, bus: 'pcie.0', addr: '1' };
 }
 
 function agentPort(pci: boolean): Device[] {

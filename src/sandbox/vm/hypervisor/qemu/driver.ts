@@ -6,6 +6,7 @@ import type { Addon } from '../../../../native/index.ts';
 import type { Launcher } from '../../../../native/launcher.ts';
 import { hostNode } from '../../../../devices/host_node.ts';
 import type { FunctionAccess, Hypervisor, Machine, MachineConfig, MachineLaunch } from '../hypervisor.ts';
+import { VHOST_VSOCK, vsockPath } from '../agent_socket.ts';
 import { renderArguments } from './arguments.ts';
 import { FD, MAX_PORTS, portAddress, qemuSwitches, type MemorySource } from './command_line.ts';
 import { functionFiles, groupNodes } from './functions.ts';
@@ -115,6 +116,8 @@ export class QemuHypervisor implements Hypervisor {
     rmSync(console, { force: true });
     this.#options.addon.mkfifo(console, 0o600);
     const state = config.template?.state;
+    const { vsockCid } = config;
+    const vsock = vsockCid !== undefined;
     return {
       config,
       program: this.program,
@@ -123,11 +126,12 @@ export class QemuHypervisor implements Hypervisor {
       env: ['MALLOC_ARENA_MAX=1'],
       listen: [
         { path: controlPath(config), descriptor: FD.monitor },
-        { path: agentPath(config), descriptor: FD.agent },
+        ...(vsock ? [] : [{ path: agentPath(config), descriptor: FD.agent }]),
       ],
       files: [
         // The monitor holds the reading end: opening does not wait, and what was said outlives QEMU.
         { path: console, flags: constants.O_WRONLY | constants.O_NONBLOCK, descriptor: FD.console },
+        ...(vsock ? [{ path: VHOST_VSOCK, flags: constants.O_RDWR, descriptor: FD.agent }] : []),
         ...memory.files,
         ...functionFiles(config).map((file) => ({ ...file, flags: constants.O_RDWR })),
         ...(state === undefined ? [] : [{ path: state, flags: constants.O_RDONLY, descriptor: FD.state }]),
@@ -135,7 +139,7 @@ export class QemuHypervisor implements Hypervisor {
       credentials: config.credentials,
       access: functionAccess(config),
       stdio: { stdin: '', stdout: console, stderr: console, terminal: false },
-      agent: { path: agentPath(config) },
+      agent: { path: vsock ? vsockPath(vsockCid) : agentPath(config) },
       ready: memory.ready,
       release: memory.release,
     };

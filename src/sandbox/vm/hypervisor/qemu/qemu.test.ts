@@ -191,6 +191,15 @@ describe('a machine', () => {
     await target.quit();
   });
 
+  it('is given the device of vsock instead of a socket for its agent', async () => {
+    const own = config({ vsockCid: 70_000 });
+    const { listen, files, agent, release } = await hypervisor.prepare(own);
+    release();
+    expect(listen).toEqual([{ path: join(own.dir, 'qmp.sock'), descriptor: 3 }]);
+    expect(files).toContainEqual({ path: '/dev/vhost-vsock', flags: constants.O_RDWR, descriptor: 4 });
+    expect(agent).toEqual({ path: 'vsock://70000:1024' });
+  });
+
   it('says when QEMU ended instead of answering', async () => {
     const launch = await hypervisor.prepare(config({ image: { kernel: '/nowhere', initrd: '/nowhere' } }));
     await start(launch);
@@ -319,6 +328,7 @@ describe('templates', () => {
         config({ size: { memoryMib: 128, vcpus: 1 } }),
         config({ size: { memoryMib: 64, vcpus: 2 } }),
         config({ ports: 3 }),
+        config({ vsockCid: 70_000 }),
         config({ image: { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd2') } }),
         config({ image: { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd'), commandLine: 'x' } }),
       ].map((one) => templates.directory(one)),
@@ -326,6 +336,7 @@ describe('templates', () => {
     expect(new Set(all).size).toBe(all.length);
     const same = config({ id: 'other', sharedMemory: true, credentials: { uid: 1, gid: 1 } });
     expect(await templates.directory(same)).toBe(all[0]);
+    expect(await templates.directory(config({ vsockCid: 70_001 }))).toBe(all[4]);
   });
 });
 

@@ -23,6 +23,8 @@ const FIRMWARE = [
   '/usr/share/qemu/bios-microvm.bin',
 ];
 
+const ANY_CID = 3;
+
 /** The configuration without what differs from machine to machine. */
 export function templateConfig(config: MachineConfig): MachineConfig {
   return {
@@ -36,6 +38,7 @@ export function templateConfig(config: MachineConfig): MachineConfig {
     // A template's memory is always a file that QEMU shares with it; its clones choose.
     sharedMemory: true,
     credentials: undefined,
+    vsockCid: config.vsockCid === undefined ? undefined : ANY_CID,
   };
 }
 

@@ -118,8 +118,8 @@ class Pool {
   void give_way(Worker& worker);
 
   // Before a system call that may take for ever: another thread leads from now on, and the wait
-  // ends with EINTR when the caller is killed (`killed`) or has a signal to handle. False: no
-  // thread is left for that.
+  // ends with EINTR when the caller is killed or has a signal to handle. False: no thread is
+  // left for that.
   bool may_wait(Worker& worker, Caller& caller);
   void waited(Worker& worker);
 

@@ -118,8 +118,10 @@ int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, 
   action.sa_handler = interrupted;
   if (::sigaction(SIGUSR1, &action, nullptr) < 0) return errno;
   work_ = work;
+  // Where there is one thread only few calls end with a descriptor.
+  unsigned all = count == 1 ? 1 : count + 1;
   lowest_ = count;
-  for (unsigned index = 0; index <= count; index++) {
+  for (unsigned index = 0; index < all; index++) {
     auto worker = std::make_unique<Worker>(*this, callers, index);
     worker->request = std::make_unique<char[]>(request);
     worker->reply = std::make_unique<char[]>(reply);
@@ -129,7 +131,7 @@ int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, 
   waits_.reserve(count);
   first().tid_ = static_cast<int>(::syscall(SYS_gettid));
   unsigned threads = 0;
-  for (unsigned index = 1; index <= count; index++, threads++) {
+  for (unsigned index = 1; index < all; index++, threads++) {
     if (!spawn(follower_main, workers_[index].get())) return EAGAIN;
   }
   if (!spawn(watchdog_main, this)) return EAGAIN;

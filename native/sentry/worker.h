@@ -100,8 +100,8 @@ class Pool {
  public:
   // Before start(): how busy the machine is.
   Load& load() { return load_; }
-  // Makes `count` workers, of which the first is the calling thread and leads, and the one of the
-  // lowest class. 0 or errno.
+  // Makes `count` workers, of which the first is the calling thread and leads, and, if they are
+  // more than one, that of the lowest class. 0 or errno.
   int start(unsigned count, Callers& callers, size_t request, size_t reply, const Work& work);
   Worker& first() { return *workers_.front(); }
   // A thread that is not the leader any more, for ever.

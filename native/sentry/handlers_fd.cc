@@ -76,6 +76,7 @@ Answer hand_over(Caller& caller, UniqueFd fd, bool close_on_exec) {
   UniqueFd own = std::move(fd);
   Worker& worker = caller.worker();
   bool meet = worker.pool.wakes_here() && worker.apart.should_meet();
+  if (meet) worker.pool.give_way(worker);
   uint64_t before = now_ns();
   int number = add_descriptor(caller, own.get(), close_on_exec, meet ? 0 : SECCOMP_ADDFD_FLAG_SEND);
   int error = errno;

@@ -48,6 +48,7 @@ Callers::Found Callers::find(Caller& caller, bool sure) {
 Callers::Found Callers::find_with_umask(Caller& caller, Found found) {
   {
     Lock lock(lock_);
+    settle_gone();
     if (pending_.empty() && !umask_unknown_ && found->umask_generation == umask_generation_)
       return found;
   }
@@ -104,6 +105,7 @@ void Callers::umask_changes(Caller& caller) {
   Lock lock(lock_);
   umask_generation_++;
   settle(caller.tid());
+  settle_gone();
   if (pending_.size() >= kMaxPending) umask_unknown_ = true;
   if (!umask_unknown_) pending_.push_back(caller.tid());
 }
@@ -111,6 +113,15 @@ void Callers::umask_changes(Caller& caller) {
 // It calls again: what it was about to do is done.
 void Callers::settle(int tid) {
   std::erase(pending_, tid);
+}
+
+// What a thread was about to do it has done, or never does, once it is gone.
+void Callers::settle_gone() {
+  std::erase_if(pending_, [](int tid) {
+    // EINVAL or ENOENT for one that is not the first of its process.
+    UniqueFd thread(static_cast<int>(::syscall(SYS_pidfd_open, tid, 0)));
+    return !thread && errno == ESRCH;
+  });
 }
 
 }  // namespace bulkhead::sentry

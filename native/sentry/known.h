@@ -51,13 +51,15 @@ class Callers {
   void keep(const Found& found);
   bool is_unsteady(uint32_t process) const;
   void settle(int tid);
+  void settle_gone();
 
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
   std::array<Found, kSlots> slots_;
   // Processes in which a thread that was not the first called execve(2): it may have become the
   // first, with credentials of its own.
   std::vector<uint32_t> unsteady_;
-  // Threads that were about to change their umask and have not been heard of since.
+  // Threads that were about to change their umask and have not been heard of since. As long as
+  // there are any, umasks are read anew each time.
   std::vector<int> pending_;
   uint64_t umask_generation_ = 1;
   bool umask_unknown_ = false;

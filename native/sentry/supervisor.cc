@@ -76,6 +76,7 @@ int Supervisor::watch(int fd, uint64_t tag, uint32_t events, int operation) {
 int Supervisor::prepare() {
   seccomp_notif_sizes sizes{};
   if (::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) < 0) return errno;
+  pool_.load().open();
   request_size_ = std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif));
   reply_size_ = std::max<size_t>(sizes.seccomp_notif_resp, sizeof(seccomp_notif_resp));
   listeners_.reserve(64);
@@ -99,7 +100,9 @@ void Supervisor::accept_connection() {
 void Supervisor::drop(int fd) {
   std::erase(listeners_, fd);
   std::erase(connections_, fd);
+  ::pthread_mutex_lock(&hot_lock_);
   std::erase(hot_, fd);
+  ::pthread_mutex_unlock(&hot_lock_);
   if (last_cold_ == fd) last_cold_ = -1;
   ::close(fd);
 }
@@ -113,7 +116,9 @@ bool Supervisor::enter_sandbox(int connection, std::string_view word) {
   if (word == " guard" && start_guard(static_cast<int>(pid)) != 0) return false;
   if (keep_capabilities(mounts_) != 0) return false;
   auto main = [](void* what, Worker& worker) { static_cast<Supervisor*>(what)->lead(worker); };
-  if (pool_.start(threads_, callers_, request_size_, reply_size_, main, this) != 0) return false;
+  auto pending = [](void* what) { return static_cast<Supervisor*>(what)->pending(); };
+  Work work{main, pending, this};
+  if (pool_.start(threads_, callers_, request_size_, reply_size_, work) != 0) return false;
   if (confine(mounts_) != 0) return false;
   entered_ = true;
   return ::send(connection, "+", 1, MSG_NOSIGNAL) == 1;
@@ -220,12 +225,25 @@ bool Supervisor::answer_one(Worker& worker, int listener) {
 void Supervisor::heat(int listener) {
   // Once may be chance.
   if (std::exchange(last_cold_, listener) != listener) return;
+  ::pthread_mutex_lock(&hot_lock_);
   if (hot_.size() >= kMaxHot) {
     watch(hot_.front(), static_cast<uint64_t>(hot_.front()), EPOLLIN, EPOLL_CTL_MOD);
     hot_.erase(hot_.begin());
   }
   if (watch(listener, static_cast<uint64_t>(listener), 0, EPOLL_CTL_MOD) == 0)
     hot_.push_back(listener);
+  ::pthread_mutex_unlock(&hot_lock_);
+}
+
+// Whether the leader has something to do, seen from another thread.
+bool Supervisor::pending() {
+  pollfd waiting[1 + kMaxHot];
+  nfds_t count = 0;
+  waiting[count++] = {epoll_.get(), POLLIN, 0};
+  ::pthread_mutex_lock(&hot_lock_);
+  for (int listener : hot_) waiting[count++] = {listener, POLLIN, 0};
+  ::pthread_mutex_unlock(&hot_lock_);
+  return ::poll(waiting, count, 0) > 0;
 }
 
 // What epoll has, without waiting. False: this thread does not lead any more.
@@ -262,8 +280,11 @@ void Supervisor::lead(Worker& worker) {
     nfds_t count = 0;
     waiting[count++] = {epoll_.get(), POLLIN, 0};
     for (int listener : hot_) waiting[count++] = {listener, POLLIN, 0};
+    pool_.rest(worker);
     int ready = ::poll(waiting, count, -1);
-    if (ready < 0 && errno != EINTR) ::_exit(kFailed);
+    bool failed = ready < 0 && errno != EINTR;
+    if (!pool_.resume(worker)) return;
+    if (failed) ::_exit(kFailed);
     for (nfds_t i = 1; ready > 0 && i < count; i++) {
       if ((waiting[i].revents & POLLIN) != 0 && !answer_one(worker, waiting[i].fd)) return;
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 
 #include <array>
@@ -50,6 +51,7 @@ class Supervisor {
   bool serve_reader(int connection, std::string_view word);
   void add_listener(int listener);
   bool answer_one(Worker& worker, int listener);
+  bool pending();
   bool refuse_by_policy(const seccomp_notif& call, Answer& answer, unsigned& looked_at) const;
   void lead(Worker& worker);
   void drop(int fd);
@@ -61,8 +63,10 @@ class Supervisor {
   // Sized as the kernel says (SECCOMP_GET_NOTIF_SIZES), which may be more than this build knows.
   size_t request_size_ = 0, reply_size_ = 0;
   std::vector<int> listeners_, connections_;
-  // Listeners that calls come from all the time, the latest last.
+  // Listeners that calls come from all the time, the latest last. Changed by the leader under the
+  // lock, and read by others so.
   std::vector<int> hot_;
+  pthread_mutex_t hot_lock_ = PTHREAD_MUTEX_INITIALIZER;
   int last_cold_ = -1;
   // Callers may ask for mounts.
   bool mounts_ = false;

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 namespace bulkhead::sentry {
 
@@ -21,6 +22,13 @@ constexpr long kPatienceNs = 10'000'000;
 constexpr int kIdleTicks = 50;
 // Threads that waits without an end may not have.
 constexpr size_t kReserve = 3;
+// So many looks in a row, and other work is there to stay.
+constexpr int kCrowdedTicks = 3;
+constexpr uint64_t kLongestBarNs = 2'000'000'000;
+// It has been good for something.
+constexpr uint64_t kGoodTurnNs = 1'000'000'000;
+// Of a turn.
+constexpr unsigned kIndexShift = 2, kSerialShift = 16;
 constexpr size_t kStack = 256u << 10;
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
@@ -32,6 +40,12 @@ void futex_wake(std::atomic<uint32_t>& word) {
 }
 
 void interrupted(int) {}
+
+uint64_t now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
+}
 
 // Signals that are pending, not blocked and handled: those for which a wait has to end. The fatal
 // ones end it without our help.
@@ -99,14 +113,15 @@ bool Pool::spawn(void* (*main)(void*), void* argument) {
   return made;
 }
 
-int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, Lead lead,
-                void* what) {
+int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, const Work& work) {
   struct sigaction action {};
   action.sa_handler = interrupted;
   if (::sigaction(SIGUSR1, &action, nullptr) < 0) return errno;
-  lead_ = lead;
-  what_ = what;
-  for (unsigned index = 0; index < count; index++) {
+  work_ = work;
+  // Where there is one thread only few calls end with a descriptor.
+  unsigned all = count == 1 ? 1 : count + 1;
+  lowest_ = count;
+  for (unsigned index = 0; index < all; index++) {
     auto worker = std::make_unique<Worker>(*this, callers, index);
     worker->request = std::make_unique<char[]>(request);
     worker->reply = std::make_unique<char[]>(reply);
@@ -116,7 +131,7 @@ int Pool::start(unsigned count, Callers& callers, size_t request, size_t reply, 
   waits_.reserve(count);
   first().tid_ = static_cast<int>(::syscall(SYS_gettid));
   unsigned threads = 0;
-  for (unsigned index = 1; index < count; index++, threads++) {
+  for (unsigned index = 1; index < all; index++, threads++) {
     if (!spawn(follower_main, workers_[index].get())) return EAGAIN;
   }
   if (!spawn(watchdog_main, this)) return EAGAIN;
@@ -129,19 +144,48 @@ void* Pool::follower_main(void* argument) {
   Worker& worker = *static_cast<Worker*>(argument);
   // A umask, a root and a working directory of its own.
   if (::unshare(CLONE_FS) < 0) ::_exit(76);
+  // Nobody is refused the lowest class; the way back is for administrators (sched(7)).
+  sched_param none{};
+  bool lowest = worker.index == worker.pool.lowest_;
+  if (lowest && ::sched_setscheduler(0, SCHED_IDLE, &none) < 0) ::_exit(76);
   worker.tid_ = static_cast<int>(::syscall(SYS_gettid));
   worker.pool.ready_++;
   worker.pool.follow(worker);
 }
 
+uint64_t Pool::turn_after(uint64_t turn, unsigned index, State state) {
+  return ((turn >> kSerialShift) + 1) << kSerialShift | uint64_t{index} << kIndexShift | state;
+}
+
+Pool::State Pool::state_of(uint64_t turn) {
+  return static_cast<State>(turn & ((1u << kIndexShift) - 1));
+}
+
+unsigned Pool::leader_of(uint64_t turn) {
+  return static_cast<unsigned>(turn & ((1u << kSerialShift) - 1)) >> kIndexShift;
+}
+
+void Pool::make_free(Worker& worker) {
+  ::pthread_mutex_lock(&lock_);
+  if (worker.index == lowest_) {
+    lowest_free_ = true;
+  } else {
+    idle_.push_back(&worker);
+  }
+  ::pthread_mutex_unlock(&lock_);
+}
+
+void Pool::wake(Worker& worker) {
+  worker.wake_ = 1;
+  futex_wake(worker.wake_);
+}
+
 void Pool::follow(Worker& worker) {
   for (;;) {
-    ::pthread_mutex_lock(&lock_);
-    idle_.push_back(&worker);
-    ::pthread_mutex_unlock(&lock_);
+    make_free(worker);
     while (worker.wake_.load() == 0) futex_wait(worker.wake_, 0);
     worker.wake_ = 0;
-    lead_(what_, worker);
+    work_.lead(work_.what, worker);
   }
 }
 
@@ -150,25 +194,58 @@ bool Pool::pass_on(uint64_t turn, size_t spare) {
   ::pthread_mutex_lock(&lock_);
   Worker* next = idle_.size() > spare ? idle_.back() : nullptr;
   bool passed = next != nullptr &&
-                turn_.compare_exchange_strong(turn, static_cast<uint64_t>(next->index) << 32);
+                turn_.compare_exchange_strong(turn, turn_after(turn, next->index, kBetween));
   if (passed) idle_.pop_back();
   ::pthread_mutex_unlock(&lock_);
-  if (!passed) return false;
-  next->wake_ = 1;
-  futex_wake(next->wake_);
-  return true;
+  if (passed) wake(*next);
+  return passed;
+}
+
+// To the thread of the lowest class. False: it is busy.
+bool Pool::pass_down(Worker& worker) {
+  ::pthread_mutex_lock(&lock_);
+  bool free = std::exchange(lowest_free_, false);
+  // Between calls nobody but the leader changes the turn.
+  if (free) {
+    lowest_since_ = now_ns();
+    turn_ = turn_after(worker.turn_, lowest_, kBetween);
+  }
+  ::pthread_mutex_unlock(&lock_);
+  if (free) wake(*workers_[lowest_]);
+  return free;
+}
+
+bool Pool::change(Worker& worker, State state) {
+  uint64_t turn = worker.turn_;
+  worker.turn_ = turn_after(turn, worker.index, state);
+  return turn_.compare_exchange_strong(turn, worker.turn_);
 }
 
 void Pool::begin(Worker& worker) {
-  worker.turn_ = turn_.load() + 1;
-  turn_.store(worker.turn_);
+  worker.turn_ = turn_after(turn_.load(), worker.index, kInCall);
+  turn_ = worker.turn_;
   if (watchdog_asleep_.load() != 0 && watchdog_asleep_.exchange(0) != 0)
     futex_wake(watchdog_asleep_);
 }
 
 bool Pool::end(Worker& worker) {
-  uint64_t turn = worker.turn_;
-  return turn_.compare_exchange_strong(turn, turn + 1);
+  bool gives_way = std::exchange(worker.gives_way_, false);
+  if (!change(worker, kBetween)) return false;
+  return !gives_way || !pass_down(worker);
+}
+
+void Pool::rest(Worker& worker) {
+  worker.turn_ = turn_after(turn_.load(), worker.index, kWaiting);
+  turn_ = worker.turn_;
+}
+
+bool Pool::resume(Worker& worker) {
+  return change(worker, kBetween);
+}
+
+void Pool::give_way(Worker& worker) {
+  worker.gives_way_ =
+      worker.index != lowest_ && now_ns() >= barred_until_.load() && load_.has_room();
 }
 
 bool Pool::may_wait(Worker& worker, Caller& caller) {
@@ -204,19 +281,45 @@ void Pool::look_after() {
     ::nanosleep(&pause, nullptr);
     uint64_t turn = turn_.load();
     end_waits();
-    quiet = turn == seen ? quiet + 1 : 0;
-    if (turn == seen && (turn & 1) != 0) (void)pass_on(turn, 0);
+    bool still = turn == seen;
+    quiet = still ? quiet + 1 : 0;
+    bool lowest = leader_of(turn) == lowest_;
+    if (lowest) {
+      look_at_lowest(turn, still, quiet);
+    } else {
+      crowded_ = 0;
+      if (still && state_of(turn) == kInCall) (void)pass_on(turn, 0);
+    }
     seen = turn;
     ::pthread_mutex_lock(&lock_);
     bool waits = !waits_.empty();
     ::pthread_mutex_unlock(&lock_);
-    if (quiet < kIdleTicks || waits || (turn & 1) != 0) continue;
+    if (quiet < kIdleTicks || waits || lowest || state_of(turn) == kInCall) continue;
     watchdog_asleep_ = 1;
     // A call may have begun before that was seen.
     if (turn_.load() != turn) watchdog_asleep_ = 0;
     while (watchdog_asleep_.load() != 0) futex_wait(watchdog_asleep_, 1);
     quiet = 0;
   }
+}
+
+// The thread of the lowest class leads. It does so no more when there is other work for all
+// processors, when it does not get to what waits for it, and when there is nothing to do: what
+// comes then may find all processors busy.
+void Pool::look_at_lowest(uint64_t turn, bool still, int quiet) {
+  crowded_ = load_.is_crowded() ? crowded_ + 1 : 0;
+  bool in_call = state_of(turn) == kInCall;
+  bool starves = crowded_ >= kCrowdedTicks ||
+                 (still && state_of(turn) == kWaiting && work_.pending(work_.what));
+  bool over = starves || quiet >= kIdleTicks || (still && in_call);
+  // Between calls the turn is the leader's alone; it is over at once.
+  if (!over || state_of(turn) == kBetween || !pass_on(turn, 0)) return;
+  crowded_ = 0;
+  uint64_t now = now_ns();
+  if (now - lowest_since_ >= kGoodTurnNs) bar_ = kFirstBarNs;
+  if (!starves) return;
+  barred_until_ = now + bar_;
+  bar_ = std::min(bar_ * 2, kLongestBarNs);
 }
 
 // Under the lock, so that no caller goes away while it is looked at.

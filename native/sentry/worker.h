@@ -3,7 +3,14 @@
 // ever (a fifo without a writer) the thread does so itself before; so no call holds up another, and
 // nothing is handed from thread to thread as long as all goes fast.
 //
-//   turn_:  leader's index | serial; odd while the leader is in a call
+// One thread more is of the lowest scheduling class (SCHED_IDLE). For the kernel a processor that
+// runs nothing else is as good as an idle one, so a caller that this thread wakes by handing a
+// descriptor over stays with it, where others are sent to another processor and have to be woken
+// there (decision 019). It leads where hand-overs take long and a processor has nothing to do, and
+// the watchdog takes the lead from it as soon as there is more to do than there are processors:
+// what has no other work beside it is never starved.
+//
+//   turn_:  serial | leader's index | what the leader does
 #pragma once
 
 #include <pthread.h>
@@ -17,6 +24,7 @@
 #include "sentry/caller.h"
 #include "sentry/identity.h"
 #include "sentry/known.h"
+#include "sentry/load.h"
 
 namespace bulkhead::sentry {
 
@@ -76,15 +84,25 @@ class Worker {
   std::atomic<uint32_t> wake_{0};
   std::atomic<int> tid_{0};
   uint64_t turn_ = 0;
+  bool gives_way_ = false;
+};
+
+// What the threads are for.
+struct Work {
+  // Called in a thread that is made the leader; returns when it is not any more.
+  void (*lead)(void* what, Worker& worker);
+  // Whether there is a call that no thread has taken. Asked by the watchdog.
+  bool (*pending)(void* what);
+  void* what;
 };
 
 class Pool {
  public:
-  using Lead = void (*)(void* what, Worker& worker);
-
-  // Makes `count` workers, of which the first is the calling thread and leads; `lead` is called in
-  // another when it is made the leader, and returns when it is not any more. 0 or errno.
-  int start(unsigned count, Callers& callers, size_t request, size_t reply, Lead lead, void* what);
+  // Before start(): how busy the machine is.
+  Load& load() { return load_; }
+  // Makes `count` workers, of which the first is the calling thread and leads, and, if they are
+  // more than one, that of the lowest class. 0 or errno.
+  int start(unsigned count, Callers& callers, size_t request, size_t reply, const Work& work);
   Worker& first() { return *workers_.front(); }
   // A thread that is not the leader any more, for ever.
   [[noreturn]] void follow(Worker& worker);
@@ -92,10 +110,16 @@ class Pool {
   // Around each call. False: another leads now.
   void begin(Worker& worker);
   bool end(Worker& worker);
+  // Around the wait for calls. False: another leads now.
+  void rest(Worker& worker);
+  bool resume(Worker& worker);
+  // Callers and this thread are on different processors. If it is of use, the thread of the lowest
+  // class leads after this call.
+  void give_way(Worker& worker);
 
   // Before a system call that may take for ever: another thread leads from now on, and the wait
-  // ends with EINTR when the caller is killed (`killed`) or has a signal to handle. False: no
-  // thread is left for that.
+  // ends with EINTR when the caller is killed or has a signal to handle. False: no thread is
+  // left for that.
   bool may_wait(Worker& worker, Caller& caller);
   void waited(Worker& worker);
 
@@ -109,14 +133,36 @@ class Pool {
     Caller* caller;
   };
 
+  static constexpr uint64_t kFirstBarNs = 250'000'000;
+
+  enum State : uint64_t { kBetween = 0, kInCall = 1, kWaiting = 2 };
+
+  static uint64_t turn_after(uint64_t turn, unsigned index, State state);
+  static State state_of(uint64_t turn);
+  static unsigned leader_of(uint64_t turn);
   static void* follower_main(void* argument);
   static void* watchdog_main(void* argument);
   bool spawn(void* (*main)(void*), void* argument);
+  void make_free(Worker& worker);
+  static void wake(Worker& worker);
+  bool change(Worker& worker, State state);
   bool pass_on(uint64_t turn, size_t spare);
+  bool pass_down(Worker& worker);
   void look_after();
+  void look_at_lowest(uint64_t turn, bool still, int quiet);
   void end_waits();
 
   std::vector<std::unique_ptr<Worker>> workers_;
+  // Index of the one of the lowest class, and whether it is free to lead.
+  unsigned lowest_ = ~0u;
+  bool lowest_free_ = false;
+  Load load_;
+  // Of CLOCK_MONOTONIC, ns: until then the lowest class is not asked again; and for how long it is
+  // not the next time.
+  std::atomic<uint64_t> barred_until_{0};
+  uint64_t bar_ = kFirstBarNs;
+  int crowded_ = 0;
+  std::atomic<uint64_t> lowest_since_{0};
   std::vector<Worker*> idle_;
   std::vector<Wait> waits_;
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
@@ -124,8 +170,7 @@ class Pool {
   std::atomic<uint32_t> watchdog_asleep_{0};
   std::atomic<unsigned> ready_{0};
   std::atomic<bool> wakes_here_{false};
-  Lead lead_ = nullptr;
-  void* what_ = nullptr;
+  Work work_{};
 };
 
 }  // namespace bulkhead::sentry

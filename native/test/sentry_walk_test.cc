@@ -280,4 +280,23 @@ TEST(sentry_caller_is_nobody_when_it_is_gone) {
   CHECK(!ground.caller.descriptor(0));
 }
 
+// A thread that was about to change its umask and is gone since has changed it, or never does.
+TEST(sentry_remembers_umasks_again_when_who_changed_one_is_gone) {
+  Ground ground;
+  WaitingCall other;
+  REQUIRE(ground.waiting.waits() && other.waits());
+  Caller changer(other.listener(), ground.sandbox.proc.get(), other.call(), ground.worker);
+  Callers& callers = ground.callers;
+  callers.umask_changes(changer);
+  Callers::Found found = callers.find(ground.caller);
+  REQUIRE(found != nullptr);
+  // As long as it may be doing it, what was read is not relied on.
+  Callers::Found unsure = callers.find_with_umask(ground.caller, found);
+  CHECK(unsure != callers.find_with_umask(ground.caller, unsure));
+  other.end();
+  found = callers.find_with_umask(ground.caller, unsure);
+  CHECK(found != nullptr && found != unsure);
+  CHECK(found == callers.find_with_umask(ground.caller, found));
+}
+
 }  // namespace bulkhead::test

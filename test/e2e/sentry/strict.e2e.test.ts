@@ -35,6 +35,21 @@ print(attempt(lambda: os.open("../etc/hostname", os.O_RDONLY)))
 print(attempt(lambda: os.open("/etc/ssl", os.O_RDONLY)))
 `;
 
+/** Opens and makes files while loops of the same container come and go on all processors. */
+const busy = `
+import os, subprocess
+loop = ["/bin/sh", "-c", "while :; do :; done"]
+good = 0
+for turn in range(6):
+    loops = [subprocess.Popen(loop) for _ in range(2 * os.cpu_count() if turn % 2 else 0)]
+    for i in range(500):
+        with open("/scratch/f%d" % i, "w") as f: f.write(str(i))
+        with open("/scratch/f%d" % i) as f: good += f.read() == str(i)
+        os.unlink("/scratch/f%d" % i)
+    for one in loops: one.kill(); one.wait()
+print(good)
+`;
+
 describe('the profile strict of the sentry wall', () => {
   let containerd: PrivateContainerd;
   beforeAll(async () => {
@@ -113,6 +128,12 @@ describe('the profile strict of the sentry wall', () => {
       await containerd.remove('calm');
     }
   });
+
+  it('answers a container that keeps all processors busy by itself', async () => {
+    const flags = ['--rm', ...strict, ...debian];
+    const result = await containerd.run('busy', ['python3', '-c', busy], { flags, timeout: 100_000 });
+    expect(result).toMatchObject({ code: 0, stderr: '', stdout: '3000\n' });
+  }, 120_000);
 
   it('leaves nothing behind', async () => {
     await eventually('the supervisors to be gone', async () => (await containerd.leaks()).length === 0);

@@ -116,7 +116,7 @@ function ask(id: string, path: string, streams: Streams, guestExec: IGuestExec):
       },
       (error) => reject(lost(error.message)),
     );
-    send({ guestExec });
+    send({ guestExec: { ...guestExec, ...streams.size } });
     streams.begin((guestExecInput) => send({ guestExecInput }));
   });
 }
@@ -156,6 +156,12 @@ class Streams implements Disposable {
       socket.on('end', resolve);
       socket.on('error', () => resolve());
     });
+  }
+
+  /** Of our terminal, if there is one: the process begins with it. */
+  get size(): { width: number; height: number } {
+    const ours = this.#terminal ? [0, 1, 2].find((fd) => isatty(fd)) : undefined;
+    return ours === undefined ? { width: 0, height: 0 } : addon().getWinsize(ours);
   }
 
   /** Input flows, and with a terminal its size follows ours. */

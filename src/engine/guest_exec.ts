@@ -56,7 +56,7 @@ export class GuestExec {
   }
 
   async #execute({ executor, lost }: MonitorSession, pod: Parameters<RunInGuest>[0]): Promise<number> {
-    const { args, env, cwd, program, stdio } = this.#request;
+    const { args, env, cwd, program, stdio, width, height } = this.#request;
     const { stdin, stdout, stderr, terminal } = stdio ?? {};
     const key = this.#key;
     let stop = (): void => {};
@@ -76,6 +76,7 @@ export class GuestExec {
           stderr: stderr ?? '',
           terminal: terminal === true,
         },
+        size: { width: width ?? 0, height: height ?? 0 },
       });
       this.#launched = true;
       if (this.#gone) this.#kill();

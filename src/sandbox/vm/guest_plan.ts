@@ -92,13 +92,13 @@ const PLAN_VERSION = 1;
 
 /** A process of the guest itself: in its root and its namespaces, with all rights there. @param file to execute */
 export function guestProcessPlan(wanted: GuestProcess, file: string | undefined): LaunchPlan {
-  const { key, args, env, cwd, stdio } = wanted;
+  const { key, args, env, cwd, stdio, size = { width: 0, height: 0 } } = wanted;
   return {
     version: PLAN_VERSION,
     id: key,
     steps: [
       { clone: { namespaces: 0 } },
-      ...(stdio.terminal ? [{ terminal: { mountConsole: false, uid: 0, width: 0, height: 0 } }] : []),
+      ...(stdio.terminal ? [{ terminal: { mountConsole: false, uid: 0, ...size } }] : []),
       { chdir: { path: cwd } },
       { exec: { file: file ?? args[0] ?? '', args: [...args], env: [...env], preserveFds: 0 } },
     ],

@@ -90,6 +90,8 @@ export interface GuestProcess {
   /** A static program that is brought into the guest and executed with args; empty: args[0] is a path of the guest. */
   program: Uint8Array;
   stdio: StdioPaths;
+  /** Of its terminal, in characters; absent: not known. */
+  size?: { width: number; height: number } | undefined;
 }
 
 /** A process of which an earlier engine knew. */

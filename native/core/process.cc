@@ -190,11 +190,20 @@ bool Process::settle() {
   if (!main_alive_ && phase_ != Phase::kExited) {
     phase_ = Phase::kExited;
     if (!table_.keep_streams(*this)) streams_->process_ended();
-    table_.events_.exited(state());
     table_.end_dependents(key_);
+    if (streams_->undelivered()) {
+      table_.tell_late(*this);
+    } else {
+      tell_exit();
+    }
     release_mounts();
   }
   return true;
+}
+
+void Process::tell_exit() {
+  untold_until_ms_ = 0;
+  table_.events_.exited(state());
 }
 
 // The sync socket has ended: executed, or dead.

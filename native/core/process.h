@@ -81,6 +81,8 @@ class ProcessStreams {
   virtual bool draining() const = 0;
   // Output waits for a reader that has never been there: forgotten now, it would be lost.
   virtual bool awaits_reader() const = 0;
+  // Output is where its reader can have it, and has not taken it yet.
+  virtual bool undelivered() const { return false; }
   // The launch was cut short together with who had asked for it, and is likely to be asked for
   // again. True: the streams stay as they are until then, for an end of file now would be the
   // client's last.
@@ -147,6 +149,7 @@ class Process {
   void record_exit(int wait_status);
   bool settle();
   void settle_launch();
+  void tell_exit();
   void fail();
   void kill_all();
   void hold_mounts();
@@ -167,7 +170,8 @@ class Process {
   bool never_executed_ = false;  // ended before it
   bool executed_ = false;        // execve done
   bool abandoned_ = false;       // who asked for the launch has gone, and nobody has let it through
-  uint64_t kept_until_ms_ = 0;   // its streams await the next launch; 0: they do not
+  uint64_t untold_until_ms_ = 0;  // the exit waits for the output's reader; 0: it does not
+  uint64_t kept_until_ms_ = 0;    // its streams await the next launch; 0: they do not
   bool step_failed_ = false;
   StepFailure failure_;
   std::string paused_at_;
@@ -238,6 +242,8 @@ class ProcessTable {
   void end_earlier(std::string_view key, ProcessStreams& streams);
   void finish_forget(Process* process);
   void finish_forgets();
+  void tell_late(Process& process);
+  void tell_exits();
   void end_dependents(std::string_view key);
   void refuse(const LaunchRequest& request, std::string_view op, int err, std::string_view path);
   void sweep();
@@ -254,6 +260,8 @@ class ProcessTable {
   Process* leaving_ = nullptr;
   Timer sweep_;
   Timer forgets_;
+  Timer exits_;
+  uint32_t exits_delay_ms_ = 0;
   Timer orphans_;
 };
 

@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/process.h"
@@ -12,6 +13,9 @@ namespace {
 constexpr uint32_t kSweepMs = 100;
 constexpr uint32_t kOrphanRetryMs = 10;
 constexpr uint32_t kForgetCheckMs = 5;
+constexpr uint32_t kExitTellsMs = 1000;
+constexpr uint32_t kFirstExitCheckMs = 1;
+constexpr uint32_t kLastExitCheckMs = 32;
 // Until a launch that was cut short is asked for again: an engine has to start first.
 constexpr uint32_t kNextLaunchMs = 10000;
 
@@ -23,6 +27,7 @@ ProcessTable::ProcessTable(Poller& poller, ProcessEvents& events, std::string in
       init_path_(std::move(init_path)),
       sweep_(poller, on_timer<ProcessTable, &ProcessTable::sweep>, this),
       forgets_(poller, on_timer<ProcessTable, &ProcessTable::finish_forgets>, this),
+      exits_(poller, on_timer<ProcessTable, &ProcessTable::tell_exits>, this),
       orphans_(poller, on_timer<ProcessTable, &ProcessTable::reap_orphans>, this) {}
 
 ProcessTable::~ProcessTable() {
@@ -273,7 +278,32 @@ void ProcessTable::finish_forgets() {
   if (more) forgets_.arm(kForgetCheckMs);
 }
 
+// A client that hears of an exit gives up a stream that it has not begun to read (containerd's
+// Task.Delete cancels it): its reader gets the time to take what is there. It may as well be slow,
+// or never come.
+void ProcessTable::tell_late(Process& process) {
+  process.untold_until_ms_ = Poller::now_ms() + kExitTellsMs;
+  exits_delay_ms_ = kFirstExitCheckMs;
+  exits_.arm(exits_delay_ms_);
+}
+
+void ProcessTable::tell_exits() {
+  bool more = false;
+  for (Process* process = processes_; process != nullptr; process = process->next_) {
+    if (process->untold_until_ms_ == 0) continue;
+    if (process->streams().undelivered() && Poller::now_ms() < process->untold_until_ms_) {
+      more = true;
+    } else {
+      process->tell_exit();
+    }
+  }
+  if (!more) return;
+  exits_delay_ms_ = std::min(exits_delay_ms_ * 2, kLastExitCheckMs);
+  exits_.arm(exits_delay_ms_);
+}
+
 void ProcessTable::finish_forget(Process* process) {
+  if (process->untold_until_ms_ != 0) process->tell_exit();
   const uint64_t request = process->forget_request_;
   remove(process);
   events_.reply(request, 0);

@@ -57,6 +57,11 @@ bool LateReader::unread() const {
   return writer && ::ioctl(writer.get(), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
+bool LateReader::undelivered() const {
+  int bytes = 0;
+  return writer_ ? ::ioctl(writer_.get(), FIONREAD, &bytes) == 0 && bytes > 0 : unread();
+}
+
 void LateReader::check() {
   // POLLERR: nobody has it open for reading (pipe(7)). There is no event for a reader that comes.
   if (writer_) {

@@ -33,6 +33,8 @@ class LateReader {
   bool waits() const { return writer_.valid(); }
   // There is a reader, and something that it has not read.
   bool unread() const;
+  // The same, also when no reader has come yet.
+  bool undelivered() const;
 
  private:
   void check();
@@ -67,6 +69,7 @@ class ProcessStdio final : public ProcessStreams {
     return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
   }
   bool awaits_reader() const override { return late(0) || late(1); }
+  bool undelivered() const override { return undelivered(0) || undelivered(1); }
   bool await_next() override;
   void follow(const ProcessStreams& earlier) override;
 
@@ -74,6 +77,11 @@ class ProcessStdio final : public ProcessStreams {
   bool late(int index) const {
     const LateReader& reader = late_readers_[index];
     return (reader.waits() && !reader_seen_[index]) || reader.unread();
+  }
+  // Who has read before and left is not waited for.
+  bool undelivered(int index) const {
+    const LateReader& reader = late_readers_[index];
+    return reader_seen_[index] ? reader.unread() : reader.undelivered();
   }
   Status open_stdin();
   Status open_output(int number, std::string_view path);

@@ -102,6 +102,41 @@ describe('without a terminal', () => {
     expect(monitorHolds(stdout)).toBe(0);
   });
 
+  it.each([
+    ['is there', (stdout: string) => fifos.reader(stdout), undefined],
+    ['comes later', () => undefined, (stdout: string) => fifos.reader(stdout)],
+  ])('an exit is told when the output has been read: its reader %s', async (_which, before, after) => {
+    const stdout = fifo('out');
+    const early = before(stdout);
+    const begun = Date.now();
+    launch('web', execPlan('echo kept'), { stdout });
+    await answer('launched', 'web');
+    await until('its end', () => childrenOf(pid).length === 0);
+    await pause(100);
+    const told = messageFor(session, 'exited', 'web');
+    // It is told after a second in any case.
+    if (Date.now() - begun < 1000) expect(told).toBeUndefined();
+    const reader = early ?? after?.(stdout);
+    await toEnd(reader as FifoReader);
+    await answer('exited', 'web');
+    expect(reader?.text).toBe('kept\n');
+    expect(session.all('exited')).toHaveLength(1);
+  });
+
+  it('an exit whose output nobody reads is told once, also when the process is forgotten', async () => {
+    const stdout = fifo('out');
+    const reader = fifos.reader(stdout);
+    launch('web', execPlan('echo lost'), { stdout });
+    await answer('launched', 'web');
+    await until('its end', () => childrenOf(pid).length === 0);
+    const forgotten = reply((id) => ({ forget: { request: id, key: 'web' } }));
+    reader.close();
+    expect(await forgotten).toBe(0);
+    await answer('exited', 'web');
+    await pause(50);
+    expect(session.all('exited')).toHaveLength(1);
+  });
+
   it('Forget does not wait for a reader that was there and left', async () => {
     const stdout = fifo('out');
     const reader = fifos.reader(stdout);

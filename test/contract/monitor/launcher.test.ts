@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { containerd } from '../../../src/gen/containerd.js';
-import { ShimRig, alive, until } from './harness.ts';
+import { ShimRig, alive, childrenOf, until } from './harness.ts';
 
 let rig: ShimRig;
 beforeEach(async () => {
@@ -112,6 +112,9 @@ describe('start', () => {
 
   it('replaces a socket that nobody serves', async () => {
     const first = await rig.monitor();
+    // Until it is executed the bulkhead-init that the monitor has made ready holds the socket, too.
+    const isReady = (child: number) => /spare/.test(readFileSync(`/proc/${child}/cmdline`, 'latin1'));
+    await until('its child', () => childrenOf(first.pid).some(isReady));
     process.kill(first.pid, 'SIGKILL');
     await until('its end', () => !alive(first.pid));
     expect(existsSync(first.socket)).toBe(true);

@@ -4,10 +4,11 @@
 #include <linux/bpf.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+
+#include "core/bpf_call.h"
 
 namespace bulkhead {
 namespace {
@@ -30,10 +31,6 @@ class ProgramFd {
  private:
   int fd_;
 };
-
-int bpf(int command, bpf_attr* attr) {
-  return static_cast<int>(::syscall(SYS_bpf, command, attr, sizeof(*attr)));
-}
 
 // Before Linux 5.11 programs were charged to RLIMIT_MEMLOCK, whose default is too small for several
 // containers.

@@ -3,11 +3,11 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 
+#include "core/bpf_call.h"
 #include "core/fd.h"
 
 namespace bulkhead {
@@ -17,10 +17,6 @@ constexpr size_t kInstructionSize = sizeof(bpf_insn);
 constexpr size_t kMaxInstructions = 65536;
 constexpr uint32_t kMaxLogEntries = 4096;
 constexpr uint32_t kMaxPrograms = 64;
-
-int bpf(int command, bpf_attr* attr) {
-  return static_cast<int>(::syscall(SYS_bpf, command, attr, sizeof(*attr)));
-}
 
 UniqueFd make_map(uint32_t entries) {
   bpf_attr attr;

@@ -192,14 +192,12 @@ class Process {
 
 class ProcessTable {
  public:
-  // `init_path` is bulkhead-init; it is opened at the first launch, or by prepare().
+  // `init_path` is bulkhead-init; it is opened at the first launch, or for a spare.
   ProcessTable(Poller& poller, ProcessEvents& events, std::string init_path);
   ProcessTable(const ProcessTable&) = delete;
   ProcessTable& operator=(const ProcessTable&) = delete;
   ~ProcessTable();
 
-  // Opens bulkhead-init now (open_init).
-  Status prepare();
   // Starts one already for the next launch; `network`: which will want a new network namespace.
   void make_spare(bool network);
   // Uses this descriptor of bulkhead-init instead.
@@ -247,6 +245,8 @@ class ProcessTable {
   void end_dependents(std::string_view key);
   void refuse(const LaunchRequest& request, std::string_view op, int err, std::string_view path);
   void sweep();
+  // Opens bulkhead-init (open_init), once.
+  Status prepare();
   Result<LaunchedOuter> launch_outer(const LaunchArgs& args);
   void end_spare();
 

@@ -1,5 +1,6 @@
 // Terminals: termios(3), tty_ioctl(4).
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 
@@ -60,12 +61,24 @@ Napi::Value set_raw_mode(const Napi::CallbackInfo& info) {
   return guard;
 }
 
+// duplicate(fd): number, a copy for the caller to close (F_DUPFD_CLOEXEC). Opening /proc/self/fd/N
+// of a pty's master would make another pty.
+Napi::Value duplicate(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  int fd = -1;
+  if (!get_fd(info[0], "fd", fd)) return env.Undefined();
+  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return throw_errno(env, errno, "fcntl F_DUPFD_CLOEXEC");
+  return Napi::Number::New(env, copy);
+}
+
 }  // namespace
 
 void define_terminal(Napi::Env env, Napi::Object exports) {
   define<set_winsize>(env, exports, "setWinsize");
   define<get_winsize>(env, exports, "getWinsize");
   define<set_raw_mode>(env, exports, "setRawMode");
+  define<duplicate>(env, exports, "duplicate");
 }
 
 }  // namespace bulkhead::addon

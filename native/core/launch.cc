@@ -81,6 +81,14 @@ bool place_descriptors(Child& child, int& init_fd) {
   for (int i = 0; i < extra_count; i++) {
     if (::dup2(extra[i], kFirstExtra + i) < 0) return false;
   }
+  if (child.plan < 0) {
+    // A spare may outlive its launcher until it is executed: what that has open (the socket of a
+    // pod, which would look served) goes now, not with execve.
+    if (::dup3(init_fd, kPlanFd, O_CLOEXEC) < 0) return false;
+    init_fd = kPlanFd;
+    ::syscall(SYS_close_range, static_cast<unsigned>(kFirstExtra), ~0u, 0);
+    return true;
+  }
   // Whatever a library opened without O_CLOEXEC stays behind too. Before Linux 5.11 (EINVAL) the
   // helper's own close_range does it.
   ::syscall(SYS_close_range, static_cast<unsigned>(placed + extra_count), ~0u, CLOSE_RANGE_CLOEXEC);

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <time.h>
 
+#include <algorithm>
+
 namespace bulkhead::shim {
 
 namespace {
@@ -11,6 +13,11 @@ namespace {
 // time holds it up for no longer, one that is merely slow for the second.
 constexpr uint32_t kStalledMs = 1000;
 constexpr uint32_t kSlowMs = 10000;
+// What is in the fifos has a second to be read, as with a process of the host
+// (ProcessTable::tell_late).
+constexpr uint32_t kUnreadMs = 1000;
+constexpr uint32_t kFirstLookMs = 1;
+constexpr uint32_t kLastLookMs = 32;
 // Output of a process that the engine has forgotten, or wants to forget.
 constexpr uint32_t kLeaveMs = 10000;
 
@@ -109,9 +116,9 @@ void GuestProcess::ended(uint32_t wait_status) {
   ended_ms_ = Poller::now_ms();
   written_ = stdio_.written();
   stdio_.process_ended();
-  if (phase_ == Phase::kExited) return;
+  if (phase_ != Phase::kExiting || settled_ms_ != 0) return;
   if (stdio_.settled()) {
-    tell_exit();
+    await_reader();
   } else {
     exit_timer_.arm(kStalledMs);
   }
@@ -131,10 +138,26 @@ bool GuestProcess::lost() {
 
 void GuestProcess::stdio_changed(void* self) {
   auto* process = static_cast<GuestProcess*>(self);
-  if (process->phase_ == Phase::kExiting && process->stdio_.settled()) process->tell_exit();
+  if (process->phase_ == Phase::kExiting && process->stdio_.settled()) process->await_reader();
+}
+
+// Descendants may go on writing; what came before is in the fifos.
+void GuestProcess::await_reader() {
+  const uint64_t now = Poller::now_ms();
+  if (settled_ms_ == 0) settled_ms_ = now;
+  if (!stdio_.undelivered() || now - settled_ms_ >= kUnreadMs) {
+    tell_exit();
+    return;
+  }
+  look_delay_ms_ = std::clamp(look_delay_ms_ * 2, kFirstLookMs, kLastLookMs);
+  exit_timer_.arm(look_delay_ms_);
 }
 
 void GuestProcess::check_exit() {
+  if (settled_ms_ != 0) {
+    await_reader();
+    return;
+  }
   uint64_t now = stdio_.written();
   bool moves = now != written_ && Poller::now_ms() - ended_ms_ < kSlowMs;
   written_ = now;

@@ -64,6 +64,7 @@ class GuestProcess {
 
   static void stdio_changed(void* self);
   void check_exit();
+  void await_reader();
   void tell_exit();
   void runs();
   bool launching() const { return phase_ == Phase::kStarting || phase_ == Phase::kContinuing; }
@@ -79,6 +80,9 @@ class GuestProcess {
   uint32_t wait_status_ = 0;
   uint64_t ended_at_ns_ = 0;
   uint64_t ended_ms_ = 0;
+  // Since when its output waits in the fifos; 0: it is not all there.
+  uint64_t settled_ms_ = 0;
+  uint32_t look_delay_ms_ = 0;
   uint64_t left_at_ms_ = 0;
   uint64_t written_ = 0;  // at the last look
   Timer exit_timer_;

@@ -149,6 +149,14 @@ bool GuestStdio::awaits_reader() const {
   return false;
 }
 
+bool GuestStdio::undelivered() const {
+  for (int i = 0; i < kOutputs; i++) {
+    if (!has_output_[i]) continue;
+    if (unread(i) || (readerless_[i] && late_readers_[i].undelivered())) return true;
+  }
+  return false;
+}
+
 // Nobody has ever opened it for reading.
 bool GuestStdio::late(int index) const {
   return readerless_[index] && late_readers_[index].waits();

@@ -43,6 +43,9 @@ class GuestStdio {
   // The process has ended, and what it wrote waits for a reader that has never been there, or one
   // that has not read all of it.
   bool awaits_reader() const;
+  // The process has ended, and what it wrote has not been read, or not all of it. Who was there and
+  // left is not waited for.
+  bool undelivered() const;
 
  private:
   static constexpr int kOutputs = 2;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -21,6 +22,10 @@ constexpr uint32_t kLastCheckMs = 50;
 // A terminal is for people: a page each way keeps up with any of them, and bounds what a sleeping
 // reader costs.
 constexpr size_t kConsoleBuffer = 4096;
+// There is no event for a terminal that is opened again, only one that does not end while it is not
+// open (EPOLLHUP).
+constexpr uint32_t kFirstLookMs = 10;
+constexpr uint32_t kLastLookMs = 1000;
 
 bool set_blocking(int fd) {
   int flags = ::fcntl(fd, F_GETFL);
@@ -86,7 +91,8 @@ ProcessStdio::ProcessStdio(Poller& poller, const StdioSpec& spec)
     : poller_(poller),
       spec_(spec),
       late_readers_{LateReader(poller), LateReader(poller)},
-      deadline_(poller, on_timer<ProcessStdio, &ProcessStdio::give_up>, this) {}
+      deadline_(poller, on_timer<ProcessStdio, &ProcessStdio::give_up>, this),
+      look_again_(poller, on_timer<ProcessStdio, &ProcessStdio::look_again>, this) {}
 
 Status ProcessStdio::fail(std::string_view path, const char* op) {
   Error error = last_error(op);
@@ -221,7 +227,7 @@ void ProcessStdio::process_ended() {
     // Descendants may hold the terminal for as long as they like; their output is not waited for
     // that long.
     deadline_.arm(kLateReaderMs);
-    update_console();
+    look_again();
     return;
   }
   for (int i = 0; i < 2; i++) {
@@ -232,11 +238,24 @@ void ProcessStdio::process_ended() {
   }
 }
 
+// What a terminal said before its process ended is on its way: in the kernel's buffer (poll(2) has
+// all of it put there first), in ours, or in the fifo, of whose readers the keeper is one.
+bool ProcessStdio::draining_unread() const {
+  if (!draining() || !output_keepers_[0]) return false;
+  if (!to_stdout_.empty()) return true;
+  pollfd state{master_.fd(), POLLIN, 0};
+  if (::poll(&state, 1, 0) == 1 && (state.revents & POLLIN) != 0) return true;
+  int bytes = 0;
+  return is_fifo(output_keepers_[0].get()) &&
+         ::ioctl(output_keepers_[0].get(), FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 // Nothing was written, and nothing is read on the client's behalf: only what keeps its ends open
 // stays.
 bool ProcessStdio::await_next() {
   if (stdin_.active()) stdin_reader_ = stdin_.take();
   stdout_.stop();
+  look_again_.cancel();
   master_.stop();
   master_open_ = false;
   return true;
@@ -252,6 +271,7 @@ void ProcessStdio::update_console() {
   if (master_open_) {
     uint32_t events = to_stdout_.size() < kConsoleBuffer ? static_cast<uint32_t>(EPOLLIN) : 0u;
     if (!to_master_.empty()) events |= EPOLLOUT;
+    if (unopened_) events = 0;
     // EPOLLHUP comes unasked and would spin while there is no room.
     if (events == 0) {
       master_.mute();
@@ -287,12 +307,26 @@ void ProcessStdio::read_master() {
   ssize_t got = ::read(master_.fd(), to_stdout_.reserve(kConsoleBuffer), kConsoleBuffer);
   if (got > 0) {
     to_stdout_.commit(static_cast<size_t>(got));
+    look_delay_ms_ = 0;
   } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
     // EIO: the last descriptor of the slave was closed, and everything written to it has been read.
-    master_.stop();
-    master_open_ = false;
+    if (ended_) {
+      master_.stop();
+      master_open_ = false;
+    } else {
+      // Closing the master would hang up on the process (SIGHUP).
+      unopened_ = true;
+      look_delay_ms_ = std::clamp(look_delay_ms_ * 2, kFirstLookMs, kLastLookMs);
+      look_again_.arm(look_delay_ms_);
+    }
   }
   write_stdout();
+}
+
+void ProcessStdio::look_again() {
+  look_again_.cancel();
+  unopened_ = false;
+  master_ready(EPOLLIN);
 }
 
 void ProcessStdio::write_stdout() {

@@ -68,8 +68,10 @@ class ProcessStdio final : public ProcessStreams {
   bool draining() const override {
     return terminal_ && ended_ && (master_open_ || !to_stdout_.empty());
   }
-  bool awaits_reader() const override { return late(0) || late(1); }
-  bool undelivered() const override { return undelivered(0) || undelivered(1); }
+  bool awaits_reader() const override { return late(0) || late(1) || draining_unread(); }
+  bool undelivered() const override {
+    return undelivered(0) || undelivered(1) || draining_unread();
+  }
   bool await_next() override;
   void follow(const ProcessStreams& earlier) override;
 
@@ -83,6 +85,7 @@ class ProcessStdio final : public ProcessStreams {
     const LateReader& reader = late_readers_[index];
     return reader_seen_[index] ? reader.unread() : reader.undelivered();
   }
+  bool draining_unread() const;
   Status open_stdin();
   Status open_output(int number, std::string_view path);
   Status fail(std::string_view path, const char* op);
@@ -94,6 +97,7 @@ class ProcessStdio final : public ProcessStreams {
   void write_master();
   void update_console();
   void finish_console();
+  void look_again();
   void give_up();
 
   Poller& poller_;
@@ -114,6 +118,9 @@ class ProcessStdio final : public ProcessStreams {
   bool terminal_ = false;
   bool master_open_ = false;
   bool ended_ = false;
+  // The process lives and has closed its terminal, which it may open again.
+  bool unopened_ = false;
+  uint32_t look_delay_ms_ = 0;
   bool resized_ = false;
   uint16_t width_ = 0;
   uint16_t height_ = 0;
@@ -122,6 +129,7 @@ class ProcessStdio final : public ProcessStreams {
   Watch stdin_;
   Watch stdout_;
   Timer deadline_;
+  Timer look_again_;
   ByteQueue to_stdout_;
   ByteQueue to_master_;
 };

@@ -3,7 +3,12 @@
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <filesystem>
 
 #include "test/check.h"
 #include "test/harness.h"
@@ -38,6 +43,47 @@ Run run_spare(const std::string& root, Spare spare, ContainerSteps more,
     return true;
   };
   return run_container(root, "cat; ls /proc/self/fd; echo to stderr >&2; exit 7", more, options);
+}
+
+std::string descriptors_of(pid_t pid) {
+  std::string numbers;
+  for (int fd = 0; fd < 1024; fd++) {
+    std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
+    if (std::filesystem::is_symlink(path)) numbers += " " + std::to_string(fd);
+  }
+  return numbers;
+}
+
+// Launches a spare in a process of its own, and stops it where it calls execveat. 0: it never did.
+pid_t stop_before_execution(pid_t& launcher) {
+  const int program = init_fd();
+  launcher = ::fork();
+  if (launcher == 0) {
+    ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    ::raise(SIGSTOP);
+    (void)launch_spare(program, SIGCHLD, false).ok();
+    ::_exit(1);
+  }
+  constexpr long kOptions = PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEVFORK |
+                            PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL;
+  int status = 0;
+  if (::waitpid(launcher, &status, 0) < 0 || !WIFSTOPPED(status)) return 0;
+  if (::ptrace(PTRACE_SETOPTIONS, launcher, nullptr, kOptions) < 0) return 0;
+  if (::ptrace(PTRACE_CONT, launcher, nullptr, nullptr) < 0) return 0;
+  if (::waitpid(launcher, &status, 0) < 0 || (status >> 16) == 0) return 0;
+  unsigned long born = 0;
+  ::ptrace(PTRACE_GETEVENTMSG, launcher, nullptr, &born);
+  pid_t spare = static_cast<pid_t>(born);
+  while (::waitpid(spare, &status, __WALL) > 0 && WIFSTOPPED(status)) {
+    __ptrace_syscall_info info{};
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80) &&
+        ::ptrace(PTRACE_GET_SYSCALL_INFO, spare, sizeof info, &info) > 0 &&
+        info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_execveat) {
+      return spare;
+    }
+    if (::ptrace(PTRACE_SYSCALL, spare, nullptr, nullptr) < 0) return 0;
+  }
+  return 0;
 }
 
 bool ends(const LaunchedOuter& outer) {
@@ -154,6 +200,22 @@ TEST(spare_leaves_with_its_launcher) {
   auto status = wait_pidfd(spare->pidfd.get(), true);
   REQUIRE(status.ok());
   CHECK_EQ(status->wait_status, 0);
+}
+
+// Its launcher may have died meanwhile, and a listening socket of that would look served.
+TEST(spare_has_nothing_of_its_launcher_before_it_is_executed) {
+  UniqueFd kept(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  UniqueFd inheritable(::open("/dev/null", O_RDONLY));
+  pid_t launcher = 0;
+  pid_t spare = stop_before_execution(launcher);
+  // 3 is its socket, 4 the program.
+  if (spare != 0) CHECK_EQ(descriptors_of(spare), " 0 1 2 3 4");
+  CHECK(spare > 0);
+  for (pid_t pid : {spare, launcher}) {
+    if (pid <= 0) continue;
+    ::kill(pid, SIGKILL);
+    CHECK_EQ(::waitpid(pid, nullptr, __WALL), pid);
+  }
 }
 
 TEST(spare_that_is_gone_takes_no_plan) {

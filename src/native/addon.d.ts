@@ -207,6 +207,8 @@ export interface Addon {
   getWinsize(fd: number): { width: number; height: number };
   /** Input byte by byte, without echo and signals; output processing stays on. */
   setRawMode(fd: number): { restore(): void };
+  /** A copy for the caller to close (F_DUPFD_CLOEXEC). EBADF. */
+  duplicate(fd: number): number;
   /** Connects to a unix socket and sends one message with a descriptor (console socket, pidfd socket: runc's protocol). */
   sendFd(socketPath: string, fd: number, message: string): void;
   /**

@@ -10,10 +10,13 @@ export interface HelperInput {
   args?: string[] | undefined;
   /** "KEY=value"; nothing is inherited. */
   env?: string[] | undefined;
+  /** Where it begins; default: where the launching process is. */
+  cwd?: string | undefined;
 }
 
 export function compileHelper(input: HelperInput): bulkhead.plan.v1.ILaunchPlan {
-  const { id, path } = input;
+  const { id, path, cwd } = input;
   const args = input.args === undefined || input.args.length === 0 ? [path] : input.args;
-  return { version: 1, id, steps: [{ exec: { file: path, args, env: input.env ?? [] } }] };
+  const exec = { exec: { file: path, args, env: input.env ?? [] } };
+  return { version: 1, id, steps: [...(cwd === undefined ? [] : [{ chdir: { path: cwd } }]), exec] };
 }

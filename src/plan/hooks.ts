@@ -18,8 +18,13 @@ export function createRuntimeGate({ spec }: CreateContext, always = false): Step
   return always || hooks.length > 0 ? [{ gate: { point: CREATE_RUNTIME_GATE } }] : [];
 }
 
+/**
+ * These see the container's mounts with the host's programs: neither the image's environment nor a directory that it could
+ * have put files into may decide what is loaded (CVE-2025-23266).
+ */
 export function createContainerHooks(context: CreateContext): Step[] {
-  return hookSteps(context.spec.hooks?.createContainer, hookState(context, 'creating'));
+  const steps = hookSteps(context.spec.hooks?.createContainer, hookState(context, 'creating'));
+  return steps.length === 0 ? [] : [{ chdir: { path: '/' } }, ...steps];
 }
 
 /** Without an environment of their own these get the container's: images rely on it since runc does so. */

@@ -69,7 +69,7 @@ async function runHook(
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     writeFileSync(stdin, JSON.stringify(stateOf(container)), { mode: 0o600 });
     await executor
-      .launch(key, encodePlan(compileHelper({ id: key, ...hook })), {
+      .launch(key, encodePlan(compileHelper({ id: key, ...hook, cwd: '/' })), {
         stdin,
         stdout: '',
         stderr: '',

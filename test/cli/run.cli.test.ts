@@ -97,6 +97,20 @@ describe('run', () => {
     }
   });
 
+  it('does not hang up on a process that closes its terminal, and shows what it writes later', async () => {
+    cli.configure((config) => (config.process.terminal = true));
+    try {
+      args('sh', '-c', 'exec <&- >&- 2>&-; sleep 0.5; echo here >/dev/pts/0; sleep 2; exit 4');
+      const line = [program, '--root', cli.root, 'run', cli.id()].map(quote).join(' ');
+      const [command, words] = onTerminal('sh', ['-c', line], 40, 120);
+      const result = await run(command, words, { keepStdinOpen: true, cwd: cli.bundle });
+      expect(result.stdout.replaceAll('\r', '')).toContain('here\n');
+      expect(result.code).toBe(4);
+    } finally {
+      cli.configure((config) => (config.process.terminal = false));
+    }
+  });
+
   it('refuses a terminal that nobody would hold', async () => {
     cli.configure((config) => (config.process.terminal = true));
     try {

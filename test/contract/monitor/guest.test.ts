@@ -405,6 +405,29 @@ describe('streams', () => {
     await out.until('the daemon', (text) => text.endsWith('daemon'));
   });
 
+  it.each([
+    ['its stream ends', true, (stdout: string) => fifos.reader(stdout), undefined],
+    ['descendants hold it', false, (stdout: string) => fifos.reader(stdout), undefined],
+    ['its reader comes later', true, () => undefined, (stdout: string) => fifos.reader(stdout)],
+  ])('an exit is told when the output has been read: %s', async (_, ends, before, after) => {
+    const stdout = fifos.make('out');
+    const early = before(stdout);
+    const launch = await runs('web', { stdout });
+    agent.data(launch.stdout ?? 0, 'kept');
+    if (ends) agent.eof(launch.stdout ?? 0);
+    else agent.data(launch.stdout ?? 0, '');
+    const begun = Date.now();
+    agent.send({ exited: { key: 'web', pid: 77, waitStatus: 256 } });
+    await pause(100);
+    const told = messageFor(session, 'exited', 'web');
+    // It is told after a second in any case.
+    if (Date.now() - begun < 1000) expect(told).toBeUndefined();
+    const reader = early ?? after?.(stdout);
+    await reader?.until('it', (text) => text === 'kept');
+    expect((await answer('exited', 'web')).outputWaits ?? false).toBe(false);
+    expect(session.all('exited')).toHaveLength(1);
+  });
+
   it('an exit waits no longer than a second for a reader that has stopped', async () => {
     const stdout = fifos.make('out');
     fifos.reader(stdout);

@@ -112,7 +112,7 @@ describe('start', () => {
 
   it('replaces a socket that nobody serves', async () => {
     const first = await rig.monitor();
-    // Until it is executed the bulkhead-init that the monitor has made ready holds the socket, too.
+    // Until it takes its first steps the bulkhead-init that the monitor has made ready holds the socket, too.
     const isReady = (child: number) => /spare/.test(readFileSync(`/proc/${child}/cmdline`, 'latin1'));
     await until('its child', () => childrenOf(first.pid).some(isReady));
     process.kill(first.pid, 'SIGKILL');

@@ -329,15 +329,22 @@ describe('without a terminal', () => {
 
 describe('with a terminal', () => {
   const TTY: bulkhead.plan.v1.IStep = { terminal: { width: 100, height: 30 } };
-  async function terminal(
-    script: string,
-  ): Promise<{ out: FifoReader; stdin: number; paths: { stdin: string; stdout: string } }> {
+  interface Terminal {
+    out: FifoReader;
+    paths: { stdin: string; stdout: string };
+  }
+  async function untyped(script: string): Promise<Terminal> {
     const paths = { stdin: fifo('in'), stdout: fifo('out') };
     const out = fifos.reader(paths.stdout);
     launch('web', execPlan(script, [{ enterRoot: { path: '/' } }, TTY]), { ...paths, terminal: true });
     const failed = () => messageFor(session, 'launchFailed', 'web');
     await until('launch', () => messageFor(session, 'launched', 'web') ?? failed());
     expect(failed()).toBeUndefined();
+    return { out, paths };
+  }
+  /** Of a process that still runs when somebody begins to type. */
+  async function terminal(script: string): Promise<Terminal & { stdin: number }> {
+    const { out, paths } = await untyped(script);
     return { out, stdin: writer(paths.stdin), paths };
   }
 
@@ -362,16 +369,52 @@ describe('with a terminal', () => {
     expect(await reply((id) => ({ resize: { request: id, key: 'web', width: 1, height: 1 } }))).toBe(3);
   });
 
-  // The process waits for its reader: of what is in the terminal's own buffer when its last descriptor is closed the
-  // kernel sometimes tells nothing any more (docs/decisions/004).
-  it('delivers more than any buffer holds', async () => {
-    const { out, stdin } = await terminal('seq 1 20000; read line');
-    await out.until('the last line', (text) => text.endsWith('\n20000\n'));
-    writeSync(stdin, '\n');
+  it('delivers everything that was written before the exit', async () => {
+    const { out } = await untyped('seq 1 20000');
     await toEnd(out);
     const lines = out.text.trimEnd().split('\n');
     expect(lines.length).toBe(20000);
     expect(lines.at(-1)).toBe('20000');
+  });
+
+  it('delivers what had no room in the fifo when the terminal ended, and then its process', async () => {
+    // A little more than a fifo holds. Nothing has the terminal open when the process ends.
+    const size = 65_540;
+    const script = `trap '' HUP; head -c ${size} /dev/zero | tr '\\0' x; exec 0<&- 1>&- 2>&-; sleep 0.2`;
+    const { out } = await untyped(script);
+    await until('its end', () => childrenOf(pid).length === 0);
+    await toEnd(out);
+    expect(out.text.length).toBe(size);
+    await answer('exited', 'web');
+  });
+
+  it('is not hung up on when the process closes it, which may open it again', async () => {
+    const script =
+      'tty=$(tty); echo one; exec 0<&- 1>&- 2>&-; sleep 0.2; echo two > $tty; sleep 0.2; exec > $tty; echo three; exit 9';
+    const { out } = await untyped(script);
+    await toEnd(out);
+    expect(out.text).toBe('one\ntwo\nthree\n');
+    expect((await answer('exited', 'web')).waitStatus).toBe(9 << 8);
+  });
+
+  it('is gone and forgotten when its output has been read, also if somebody still has it open', async () => {
+    const begun = Date.now();
+    const { out } = await untyped("trap '' HUP; echo kept; sleep 600 & exit 5");
+    const shell = (await answer('launched', 'web')).pid;
+    await until('its end', () => !childrenOf(pid).includes(shell ?? 0));
+    await pause(100);
+    const told = messageFor(session, 'exited', 'web');
+    // It is told after a second in any case.
+    if (Date.now() - begun < 1000) expect(told).toBeUndefined();
+    const forgotten = answer('exited', 'web').then(() =>
+      reply((id) => ({ forget: { request: id, key: 'web' } })),
+    );
+    await out.until('its output', (text) => text === 'kept\n');
+    expect((await answer('exited', 'web')).waitStatus).toBe(5 << 8);
+    expect(await forgotten).toBe(0);
+    for (const child of childrenOf(pid)) process.kill(child, 'SIGKILL');
+    await toEnd(out);
+    expect(out.text).toBe('kept\n');
   });
 
   it('lives on without a reader, and stops at a full fifo only', async () => {

@@ -9,7 +9,7 @@ import { probePmem } from './pmem/probe.ts';
 import { vfioChecks } from './vfio/checks.ts';
 import { contributeVfio } from './vfio/contribute.ts';
 import { probeVfio } from './vfio/probe.ts';
-import { VFIO_DRIVER, VFIO_KIND } from './vfio/request.ts';
+import { VFIO_DRIVER, VFIO_KIND, vfioNodesOf } from './vfio/request.ts';
 
 /**
  * One spec a kind: GPUs under their maker's (nvidia.com/gpu), persistent memory as bulkhead.io/pmem=namespace0.0,
@@ -33,7 +33,11 @@ function vfioSpec(machine: Machine): CdiSpec | undefined {
   const devices = probeVfio(machine)
     .filter(({ pci }) => pci.driver === VFIO_DRIVER)
     .filter((device) => runChecks(vfioChecks, device, machine, 'namespace').length === 0)
-    .map((device) => ({ name: device.pci.address, containerEdits: contributeVfio([device]).edits }));
+    .map(({ pci }) => ({
+      name: pci.address,
+      containerEdits: contributeVfio([vfioNodesOf(machine.host, pci.address)]).edits,
+    }))
+    .filter(({ containerEdits }) => containerEdits.deviceNodes !== undefined);
   return specOf(VFIO_KIND, devices);
 }
 

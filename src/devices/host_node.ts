@@ -10,7 +10,7 @@ export function hostNode(path: string): HostNode | undefined {
   const info = lstatSync(path, { throwIfNoEntry: false });
   const type = info === undefined ? undefined : types[info.mode & S_IFMT];
   if (info === undefined || type === undefined) return undefined;
-  return { type, ...deviceNumbers(info.rdev), mode: info.mode & 0o7777 };
+  return { type, ...deviceNumbers(info.rdev), mode: info.mode & 0o7777, gid: info.gid };
 }
 
 /** Major and minor of a dev_t (gnu_dev_major(3)): 12 and 20 bits in Linux, interleaved. */

@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { DeviceJournal } from './journal.ts';
 import { journalFiles, type JournalFiles } from './journal_files.ts';
 import { FakeKernel } from './testing/fake_kernel.ts';
@@ -112,6 +113,62 @@ describe('binding', () => {
     expect(kernel.files.size).toBe(new Map(JSON.parse(before) as [string, unknown][]).size);
     expect(driver(kernel, NIC)).toBe('igbvf');
     expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('keeps the claim of a write that did not come back in time, and looks again when it may have', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    let late = (): Promise<void> => Promise.resolve();
+    const stuck = new DeviceJournal({
+      host: kernel,
+      files: journalFiles(dir),
+      write: async (path, data) => {
+        if (!path.endsWith(`${NIC}/driver/unbind`)) return kernel.write(path, data);
+        late = () => kernel.write(path, data);
+        throw new RuntimeError({
+          code: ErrorCode.DeadlineExceeded,
+          op: 'write',
+          object: path,
+          reason: 'the kernel did not come back within 200 ms: the device is in use',
+          errno: 'ETIMEDOUT',
+        });
+      },
+    });
+    await expect(stuck.bind('web', [DISK, NIC], 'vfio-pci')).rejects.toThrow(
+      `write: /sys/bus/pci/devices/${NIC}/driver/unbind: the kernel did not come back within 200 ms: the device is in use`,
+    );
+    expect([driver(kernel, DISK), driver(kernel, NIC)]).toEqual(['', 'igbvf']);
+    expect(readdirSync(dir)).toEqual([`pci-${NIC}.json`]);
+    // The clean-up of the create that failed comes before the driver does.
+    await stuck.release('web');
+    expect(readdirSync(dir)).toEqual([`pci-${NIC}.json`]);
+    // Whoever held the device has closed it: now the driver lets go.
+    await late();
+    expect(driver(kernel, NIC)).toBe('');
+    await journalOf(kernel).recover(dead);
+    expect(kernel.snapshot()).toBe(before);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('restores what another writer has unbound meanwhile, and says so of one that it cannot unbind', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    await journalOf(kernel).bind('web', [NIC], 'vfio-pci');
+    let first = false;
+    const raced = new DeviceJournal({
+      host: kernel,
+      files: journalFiles(dir),
+      write: async (path, data) => {
+        if (!path.endsWith('/driver/unbind')) return kernel.write(path, data);
+        if (first) await kernel.write(path, data);
+        throw new Error('write: no such device');
+      },
+    });
+    await expect(raced.release('web')).rejects.toThrow('no such device');
+    expect(driver(kernel, NIC)).toBe('vfio-pci');
+    first = true;
+    await raced.release('web');
+    expect(kernel.snapshot()).toBe(before);
   });
 
   it('leaves a driver alone that someone else has bound since', async () => {

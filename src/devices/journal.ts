@@ -32,7 +32,7 @@ export interface Claim {
   change: DriverChange;
 }
 
-/** Writes to a file of the kernel; rejects with `code` "ETIMEDOUT" when the kernel does not come back in time. */
+/** Writes to a file of the kernel; rejects with `errno` "ETIMEDOUT" when the kernel does not come back in time. */
 export type KernelWrite = (path: string, data: string) => Promise<void>;
 
 export interface JournalOptions {
@@ -44,6 +44,8 @@ export interface JournalOptions {
 /** driver_override reads so while it is unset; a newline clears it, an empty write changes nothing (Linux 6.12). */
 const NO_OVERRIDE = '(null)';
 const CLEAR = '\n';
+/** No container's: those have a slash. */
+const LATE = 'late';
 
 export class DeviceJournal {
   readonly #host: HostTree;
@@ -69,10 +71,12 @@ export class DeviceJournal {
         await this.#apply(claim.change);
       }
     } catch (error) {
-      for (const claim of claimed.reverse()) {
+      const late = isLate(error) ? claimed.at(-1) : undefined;
+      for (const claim of [...claimed].reverse()) {
         // The first error is the one to tell; the claim stays for the next start when this fails too.
         await this.#undo(claim).catch(() => {});
       }
+      if (late !== undefined) this.#lookAgain(late);
       throw error;
     }
   }
@@ -143,12 +147,26 @@ export class DeviceJournal {
     if (faults.length > 0) throw asRuntimeError(faults[0], 'release');
   }
 
+  /**
+   * A driver that was told to let go may do so when nobody waits any more. The claim is nobody's, so that the next recovery
+   * sees what has become of the function, and no clean-up of the container before that drops it.
+   */
+  #lookAgain(claim: Claim): void {
+    this.#files.remove(fileName(claim.change.address));
+    this.#files.create(fileName(claim.change.address), JSON.stringify({ ...claim, owner: LATE }));
+  }
+
   async #undo({ owner, change }: Claim): Promise<void> {
     const { address, to, from, override } = change;
     const at = `${PCI_DEVICES}/${address}`;
     // A function that is gone (unplugged, or a virtual one whose card was reset) has nothing to be restored.
     if (this.#host.exists(at)) {
-      if (from !== to && this.#driver(address) === to) await this.#write(`${at}/driver/unbind`, address);
+      if (from !== to && this.#driver(address) === to) {
+        await this.#write(`${at}/driver/unbind`, address).catch((error: unknown) => {
+          // Another writer, who had waited for the last user too, was before us.
+          if (this.#driver(address) === to) throw error;
+        });
+      }
       if (this.#override(address) !== override) {
         await this.#write(`${at}/driver_override`, override === '' ? CLEAR : override);
       }
@@ -175,6 +193,11 @@ export class DeviceJournal {
   #bootId(): string {
     return this.#host.text('/proc/sys/kernel/random/boot_id') ?? '';
   }
+}
+
+/** The kernel had not come back when the time was up, and has not been made to forget what it was told. */
+function isLate(error: unknown): boolean {
+  return error instanceof RuntimeError && error.errno === 'ETIMEDOUT';
 }
 
 function fileName(address: string): string {

@@ -8,10 +8,10 @@ import { checkPmemVolume } from './pmem/checks.ts';
 import { contributePmem } from './pmem/contribute.ts';
 import { probePmem } from './pmem/probe.ts';
 import { FakeTree, type FakeFiles } from './testing/fake_tree.ts';
-import { goodHost, nvidiaFiles, pciFiles, pmemFiles } from './testing/machines.ts';
+import { goodHost, gpuFunction, nvidiaFiles, pciFiles, pmemFiles } from './testing/machines.ts';
 import { windowLimit } from './vfio/checks.ts';
 import { contributeVfio } from './vfio/contribute.ts';
-import { probeVfio } from './vfio/probe.ts';
+import { vfioNodesOf } from './vfio/request.ts';
 
 const machineOf = (files: FakeFiles): Machine => readMachine(new FakeTree(files), 'x64');
 const ofClass = (code: number, vendor = 0x10de): PciFunction => ({
@@ -115,6 +115,45 @@ describe('NVIDIA without its library', () => {
     expect(driver?.majors).toEqual({ nvidia: 195, nvidiactl: 195, 'nvidia-caps': 234, 'nvidia-uvm': 508 });
   });
 
+  it('gives graphics what its loaders look for', () => {
+    const lib = '/usr/lib/x86_64-linux-gnu';
+    const gpu = { address: '0000:41:00.0', minor: 0 };
+    const present = [
+      `${lib}/libEGL_nvidia.so.570.86.15`,
+      `${lib}/libnvidia-allocator.so.570.86.15`,
+      `${lib}/libnvidia-egl-gbm.so.1.1.2`,
+      '/usr/share/glvnd/egl_vendor.d/10_nvidia.json',
+      '/etc/vulkan/icd.d/nvidia_icd.json',
+      '/usr/share/vulkan/implicit_layer.d/nvidia_layers.json',
+      '/usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json',
+      '/etc/OpenCL/vendors/nvidia.icd',
+      '/usr/share/X11/xorg.conf.d/10-nvidia.conf',
+      '/usr/share/nvidia/nvoptix.bin',
+      '/usr/lib/xorg/modules/drivers/nvidia_drv.so',
+    ];
+    const machine = machineOf({
+      ...goodHost,
+      ...pciFiles([gpuFunction(gpu)]),
+      ...nvidiaFiles('570.86.15', [gpu]),
+      ...Object.fromEntries(present.map((path) => [path, ''])),
+      [`${lib}/libnvidia-egl-gbm.so.1`]: { link: 'libnvidia-egl-gbm.so.1.1.2' },
+      [`${lib}/gbm/nvidia-drm_gbm.so`]: { link: '../libnvidia-allocator.so.1' },
+      // Of Mesa, and of another version of the driver.
+      '/usr/share/glvnd/egl_vendor.d/50_mesa.json': '',
+      [`${lib}/libEGL_nvidia.so.550.54.14`]: '',
+      '/tmp/nvidia-mps/control': '',
+    });
+    const mounts = generateSpecs(machine)[0]?.containerEdits?.mounts ?? [];
+    const seen = new Map(mounts.map(({ hostPath, containerPath }) => [containerPath, hostPath]));
+    for (const path of present) expect(seen.get(path)).toBe(path);
+    expect(seen.get(`${lib}/libnvidia-egl-gbm.so.1`)).toBe(`${lib}/libnvidia-egl-gbm.so.1.1.2`);
+    expect(seen.get(`${lib}/gbm/nvidia-drm_gbm.so`)).toBe(`${lib}/libnvidia-allocator.so.570.86.15`);
+    expect([...seen.keys()].filter((path) => /mesa|550/.test(path))).toEqual([]);
+    expect(mounts.find(({ containerPath }) => containerPath === '/tmp/nvidia-mps')?.options).toContain(
+      'noexec',
+    );
+  });
+
   it('is not there without the driver', () => {
     expect(probeNvidia(new FakeTree({}))).toBeUndefined();
   });
@@ -207,20 +246,26 @@ describe('VFIO in the namespace wall', () => {
   const machine = machineOf({
     ...goodHost,
     ...pciFiles([nic, other, { ...nic, address: '0000:02:00.0', driver: 'igb', group: 20 }]),
+    '/dev/vfio/14': { node: 'c 245:0' },
+    '/dev/vfio/9': { node: 'c 245:1' },
   });
+  const nodes = (path: string) => ({ path, permissions: 'rw' });
 
   it('gives the groups’ nodes and lets memory be locked', () => {
-    const devices = probeVfio(machine).filter(({ pci }) => pci.driver === 'vfio-pci');
-    expect(contributeVfio(devices)).toEqual({
-      edits: {
-        deviceNodes: ['/dev/vfio/vfio', '/dev/vfio/9', '/dev/vfio/14'].map((path) => ({
-          path,
-          permissions: 'rw',
-        })),
-      },
+    expect(contributeVfio([nic, other].map(({ address }) => vfioNodesOf(machine.host, address)))).toEqual({
+      edits: { deviceNodes: ['/dev/vfio/vfio', '/dev/vfio/9', '/dev/vfio/14'].map(nodes) },
       rlimits: [{ type: 'RLIMIT_MEMLOCK', soft: 2 ** 64, hard: 2 ** 64 }],
     });
     expect(contributeVfio([])).toEqual({ edits: {}, rlimits: [] });
+  });
+
+  it('gives the nodes of iommufd alone where the kernel has no groups', () => {
+    const alone = { address: nic.address, group: undefined, device: '/dev/vfio/devices/vfio3' };
+    expect(contributeVfio([alone]).edits).toEqual({
+      deviceNodes: ['/dev/iommu', '/dev/vfio/devices/vfio3'].map(nodes),
+    });
+    const without = { address: nic.address, group: undefined, device: undefined };
+    expect(contributeVfio([without])).toEqual({ edits: {}, rlimits: [] });
   });
 
   it('makes specs of what is bound to vfio-pci', () => {
@@ -289,6 +334,28 @@ describe('specs of the host', () => {
         ],
       },
     ]);
+  });
+
+  it('gives a program that is not root the groups of the nodes', () => {
+    const at = { class: '0x038000', vendor: '0x1002', driver: 'amdgpu' };
+    const machine = machineOf({
+      ...pciFiles([
+        { ...at, address: '0000:03:00.0', drm: ['card0', 'renderD128'] },
+        { ...at, address: '0000:04:00.0', drm: ['card1'] },
+      ]),
+      '/dev/kfd': { node: 'c 510:0', gid: 109 },
+      '/dev/dri/card0': { node: 'c 226:0', gid: 44 },
+      '/dev/dri/renderD128': { node: 'c 226:128', gid: 109 },
+      '/dev/dri/card1': { node: 'c 226:1' },
+    });
+    const [spec] = generateSpecs(machine);
+    const groups = Object.fromEntries(
+      spec?.devices.map(({ name, containerEdits }) => [name, containerEdits.additionalGids]) ?? [],
+    );
+    expect(groups).toEqual({ 0: [44, 109], 1: undefined, all: [44, 109] });
+    expect(spec?.containerEdits?.additionalGids).toEqual([109]);
+    // Groups came with that version.
+    expect(spec?.cdiVersion).toBe('0.7.0');
   });
 
   it('makes none of a host without devices', () => {

@@ -19,14 +19,28 @@ export function readMachine(host: HostTree, arch: string = process.arch): Machin
 }
 
 function readIommu(host: HostTree, arch: string): IommuFacts {
-  const parameter = host.text('/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts');
+  const parameter = host.text(unsafeInterruptsFile(host));
   return {
     on: host.entries(IOMMU_GROUPS).length > 0,
     interruptRemapping: interruptRemapping(host, arch),
     unsafeInterrupts: parameter === 'Y' || parameter === '1',
     vfioPci: host.exists('/sys/bus/pci/drivers/vfio-pci'),
-    iommufd: host.node('/dev/iommu') !== undefined && host.exists('/dev/vfio/devices'),
+    iommufd: host.node('/dev/iommu') !== undefined && hasFunctionNodes(host),
   };
+}
+
+/** The parameter by which an operator does without interrupt remapping: of groups where the kernel has them, as they are used. */
+export function unsafeInterruptsFile(host: HostTree): string {
+  const isIommufd = !host.exists('/sys/module/vfio_iommu_type1') && host.exists('/sys/module/iommufd');
+  return `/sys/module/${isIommufd ? 'iommufd' : 'vfio_iommu_type1'}/parameters/allow_unsafe_interrupts`;
+}
+
+/**
+ * A function has a node of its own (CONFIG_VFIO_DEVICE_CDEV, Linux 6.6). The directory comes with the first function that is
+ * bound to vfio-pci; before, only the kernel's list of character devices tells.
+ */
+function hasFunctionNodes(host: HostTree): boolean {
+  return host.exists('/dev/vfio/devices') || /^ *\d+ vfio-dev$/m.test(host.text('/proc/devices') ?? '');
 }
 
 /**

@@ -17,8 +17,8 @@ export interface Refusal {
   check: string;
   /** Names the device and says why; lower case, no full stop. */
   sentence: string;
-  /** What the operator can do: a command, or a change in words. */
-  fix?: string;
+  /** What the operator can do: a command, or a change in words. No "no" without one. */
+  fix: string;
 }
 
 /** What checks know beyond the device: facts of the machine, read once. */
@@ -38,10 +38,10 @@ export interface IommuFacts {
   on: boolean;
   /** unknown: nothing on this machine tells. */
   interruptRemapping: 'on' | 'off' | 'unknown';
-  /** vfio_iommu_type1 was told to do without. */
+  /** vfio_iommu_type1, or without groups iommufd, was told to do without. */
   unsafeInterrupts: boolean;
   vfioPci: boolean;
-  /** Both character devices are there; the vfio-dev directories of sysfs exist without it too. */
+  /** /dev/iommu and the functions' own nodes; the vfio-dev directories of sysfs exist without it too. */
   iommufd: boolean;
 }
 

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import type { FoundDevice } from './cdi/registry.ts';
-import type { CdiSpec, ContainerEdits } from './cdi/types.ts';
+import type { CdiSpec, ContainerEdits, DeviceNode } from './cdi/types.ts';
 import { checkNamed } from './named_checks.ts';
-import { FakeTree } from './testing/fake_tree.ts';
+import { FakeTree, type FakeFiles } from './testing/fake_tree.ts';
+import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakeGpu } from './testing/machines.ts';
 
 const found = (kind: string, containerEdits: ContainerEdits, common?: ContainerEdits): FoundDevice => {
   const device = { name: '0', containerEdits };
@@ -60,6 +61,133 @@ describe('a GPU’s spec', () => {
   it('is not held against a driver that is not loaded', () => {
     const stale = found('nvidia.com/gpu', {}, library('550.54.14'));
     expect(checkNamed([stale], { ...input, host: new FakeTree({}) })).toBeUndefined();
+  });
+});
+
+describe('a GPU that is shared', () => {
+  const gpu: FakeGpu = { address: '0000:41:00.0', minor: 0 };
+  const good: FakeFiles = {
+    ...goodHost,
+    ...pciFiles([gpuFunction(gpu)]),
+    ...nvidiaFiles('570.86.15', [gpu]),
+  };
+  const nvSwitch = {
+    address: '0000:05:00.0',
+    class: '0x068000',
+    vendor: '0x10de',
+    driver: 'nvidia-nvswitch',
+  };
+  const amd = { address: '0000:03:00.0', class: '0x038000', vendor: '0x1002', group: 3 };
+  const without = (path: string): FakeFiles =>
+    Object.fromEntries(Object.entries(good).filter(([name]) => name !== path));
+  const unbound: FakeFiles = { ...goodHost, ...pciFiles([{ ...gpuFunction(gpu), driver: '', drm: [] }]) };
+  const forVfio: FakeFiles = {
+    ...goodHost,
+    ...pciFiles([{ ...gpuFunction(gpu), driver: 'vfio-pci', drm: [] }]),
+  };
+  const node = { path: '/dev/nvidia0' };
+  const named = (...deviceNodes: DeviceNode[]): FoundDevice => found('nvidia.com/gpu', { deviceNodes });
+  const card = found('amd.com/gpu', { deviceNodes: [{ path: '/dev/dri/renderD128' }] });
+  const share = 'GPU 0000:41:00.0: cannot share it with a container:';
+
+  it.each<[string, FoundDevice, FakeFiles, string, string]>([
+    [
+      'whose driver is not there',
+      named(node),
+      unbound,
+      `${share} no driver is bound, not to nvidia`,
+      'modprobe nvidia',
+    ],
+    [
+      'that VFIO has',
+      named(node),
+      forVfio,
+      `${share} it is bound to vfio-pci, not to nvidia`,
+      'driverctl unset-override 0000:41:00.0',
+    ],
+    [
+      'whose node is not there',
+      named(node),
+      without('/dev/nvidia0'),
+      `${share} /dev/nvidia0 is not there`,
+      'nvidia-modprobe -c 0 -u',
+    ],
+    [
+      'without unified memory',
+      named(node),
+      { ...good, '/proc/devices': 'Character devices:\n195 nvidia\n' },
+      `${share} nvidia-uvm is not loaded; CUDA would fail`,
+      'nvidia-modprobe -u',
+    ],
+    [
+      'behind NVSwitches that nobody manages',
+      named(node),
+      { ...good, ...pciFiles([gpuFunction(gpu), nvSwitch]) },
+      `${share} this machine has NVSwitches and the fabric manager does not run; CUDA would fail`,
+      'systemctl start nvidia-fabricmanager',
+    ],
+    [
+      'of AMD whose driver is not there',
+      card,
+      { ...goodHost, ...pciFiles([amd]) },
+      'GPU 0000:03:00.0: cannot share it with a container: no driver is bound, not to amdgpu',
+      'modprobe amdgpu',
+    ],
+  ])('%s is refused before the start', (_, device, files, sentence, fix) => {
+    expect(checkNamed([device], { ...input, host: new FakeTree(files) })).toMatchObject({ sentence, fix });
+  });
+
+  it.each<[string, FoundDevice, FakeFiles]>([
+    ['is given', named(node), good],
+    [
+      'is given by numbers of the spec',
+      named({ ...node, type: 'c', major: 195, minor: 0 }),
+      without('/dev/nvidia0'),
+    ],
+    [
+      'is given from another place',
+      named({ ...node, hostPath: '/run/driver/dev/nvidia0' }),
+      {
+        ...without('/dev/nvidia0'),
+        '/run/driver/dev/nvidia0': { node: 'c 195:0' },
+      },
+    ],
+    [
+      'is given when the fabric manager is a container’s',
+      named(node),
+      {
+        ...good,
+        ...pciFiles([gpuFunction(gpu), nvSwitch]),
+        '/proc/88/comm': 'nv-fabricmanage',
+      },
+    ],
+    [
+      'does not mind another one that is VFIO’s',
+      named(node),
+      {
+        ...good,
+        ...pciFiles([
+          gpuFunction(gpu),
+          { ...gpuFunction({ ...gpu, address: '0000:42:00.0' }), driver: 'vfio-pci', drm: [] },
+        ]),
+      },
+    ],
+    [
+      'of AMD is given',
+      card,
+      { ...goodHost, ...pciFiles([{ ...amd, driver: 'amdgpu', drm: ['renderD128'] }]) },
+    ],
+    ['is not looked for in another maker’s kind', found('vendor.com/gpu', { deviceNodes: [node] }), unbound],
+  ])('%s', (_, device, files) => {
+    expect(checkNamed([device], { ...input, host: new FakeTree(files) })).toBeUndefined();
+  });
+
+  it('is not shared with a virtual machine', () => {
+    expect(checkNamed([named(node)], { ...input, host: new FakeTree(good), wall: 'vm' })).toEqual({
+      check: 'gpu-shared',
+      sentence: 'GPU 0000:41:00.0: its driver is the host’s, which the vm wall shares with no container',
+      fix: 'use the namespace wall, or give the GPU away whole: --device bulkhead.io/vfio=0000:41:00.0',
+    });
   });
 });
 

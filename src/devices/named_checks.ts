@@ -3,11 +3,15 @@
  * have ceased to be true since it was written.
  */
 import type { FoundDevice } from './cdi/registry.ts';
-import { staleSpec, staleSpecs } from './gpu/checks.ts';
+import type { DeviceNode } from './cdi/types.ts';
+import { gpuSharingChecks, staleSpec, staleSpecs } from './gpu/checks.ts';
 import { probeNvidia } from './gpu/nvidia.ts';
+import { probeGpus, type GpuDevice, type GpuFacts } from './gpu/probe.ts';
 import type { HostTree } from './host_tree.ts';
-import type { Refusal, WallName } from './model.ts';
+import { readMachine } from './machine.ts';
+import { runChecks, type Refusal, type WallName } from './model.ts';
 import { ALLOW_NONPERSISTENT, noMapSync } from './pmem/checks.ts';
+import { subjectOf } from './vfio/checks.ts';
 
 /** mmap(2), and open(2) with O_TMPFILE on file systems that cannot have DAX either. */
 const notDurable = new Set(['EOPNOTSUPP', 'EINVAL', 'EISDIR']);
@@ -23,7 +27,69 @@ export interface NamedChecks {
 
 /** The first reason against the devices; undefined: none. */
 export function checkNamed(devices: readonly FoundDevice[], input: NamedChecks): Refusal | undefined {
-  return staleDriver(devices, input) ?? notPersistent(devices, input);
+  return staleDriver(devices, input) ?? notShared(devices, input) ?? notPersistent(devices, input);
+}
+
+/** Kinds of `bulkhead devices cdi generate` and of the makers' own programs, which agree on them. */
+const gpuKinds: Readonly<Record<string, GpuDevice['vendor']>> = {
+  'nvidia.com/gpu': 'nvidia',
+  'amd.com/gpu': 'amd',
+  'intel.com/gpu': 'intel',
+};
+
+/** What `bulkhead devices` says of the GPUs behind the nodes of the specs. */
+function notShared(devices: readonly FoundDevice[], { host, wall }: NamedChecks): Refusal | undefined {
+  const asked = devices.filter(({ file }) => gpuKinds[file.spec.kind] !== undefined);
+  if (asked.length === 0) return undefined;
+  const machine = readMachine(host);
+  const facts = probeGpus(machine);
+  for (const { file, device } of asked) {
+    const vendor = gpuKinds[file.spec.kind];
+    const nodes = device.containerEdits.deviceNodes ?? [];
+    for (const gpu of gpusOf(nodes, facts, vendor, isMissing(host))) {
+      if (wall !== 'namespace') return wholeOnly(gpu, wall);
+      const refusals = runChecks(gpuSharingChecks, { ...gpu, facts, specs: [file] }, machine, wall);
+      // A spec may give the node's numbers: then the container's is made of these, wherever the host has its own.
+      const [first] = refusals.filter(({ check }) => check !== 'node-missing' || nodes.some(isMissing(host)));
+      if (first !== undefined) return first;
+    }
+  }
+  return undefined;
+}
+
+const isMissing =
+  (host: HostTree) =>
+  ({ path, hostPath = '', type = '', major = 0 }: DeviceNode): boolean =>
+    (type === '' || major === 0) && host.node(hostPath === '' ? path : hostPath) === undefined;
+
+function wholeOnly({ pci }: GpuDevice, wall: WallName): Refusal {
+  return {
+    check: 'gpu-shared',
+    sentence: `${subjectOf(pci)}: its driver is the host’s, which the ${wall} wall shares with no container`,
+    fix: `use the namespace wall, or give the GPU away whole: --device bulkhead.io/vfio=${pci.address}`,
+  };
+}
+
+/**
+ * The GPUs that nodes belong to. A node that is missing and of none that the driver has stands for those that it does not
+ * have: it was one of them when the spec was written.
+ */
+function gpusOf(
+  nodes: readonly DeviceNode[],
+  { devices }: GpuFacts,
+  vendor: GpuDevice['vendor'] | undefined,
+  missing: (node: DeviceNode) => boolean,
+): GpuDevice[] {
+  const own = devices.filter((gpu) => gpu.vendor === vendor && !gpu.nvSwitch);
+  const nodesOf = (gpu: GpuDevice): string[] => [
+    ...gpu.drmNodes,
+    ...(gpu.nvidia === undefined ? [] : [`/dev/nvidia${gpu.nvidia.minor}`]),
+  ];
+  const known = new Set(own.flatMap(nodesOf));
+  const wanted = nodes.filter(({ path }) => /^\/dev\/(?:nvidia|dri\/card|dri\/renderD)\d+$/.test(path));
+  const paths = new Set(wanted.map(({ path }) => path));
+  const lost = wanted.some((node) => !known.has(node.path) && missing(node));
+  return own.filter((gpu) => nodesOf(gpu).some((path) => paths.has(path)) || (lost && !gpu.shared));
 }
 
 function staleDriver(devices: readonly FoundDevice[], { host }: NamedChecks): Refusal | undefined {

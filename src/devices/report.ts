@@ -75,7 +75,13 @@ function verdicts(
     const missing: Refusal[] =
       walls.includes(wall) || wall === 'sentry'
         ? []
-        : [{ check: 'wall-absent', sentence: `this build has no ${wall} wall that takes devices` }];
+        : [
+            {
+              check: 'wall-absent',
+              sentence: `this build has no ${wall} wall that takes devices`,
+              fix: `use the ${walls.join(' or ')} wall`,
+            },
+          ];
     const all = [...missing, ...why];
     return all.length === 0 ? { ok: true, as } : { ok: false, why: all };
   };

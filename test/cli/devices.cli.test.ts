@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Cli, isRunc, type Config } from './lib/cli.ts';
@@ -123,6 +131,71 @@ describe.skipIf(isRunc)('devices by name', () => {
     expect(result.stdout).toMatch(/^glibc-ld\.so\.cache1\.1/);
     expect(result.stdout).toContain('\nlibcuda.so.1\n/usr/lib64/libcuda.so.1\nhello\n');
     expect(cli.leftovers()).toEqual([]);
+  });
+
+  // CVE-2025-23266: a hook of NVIDIA's toolkit ran on the host with the image's LD_PRELOAD. The hooks of a spec have the
+  // environment that the spec gives them, and begin at the root of the host.
+  it.each(['createRuntime', 'createContainer'])(
+    'runs a spec’s %s hook without the image’s environment',
+    async (hookName) => {
+      const log = join(cli.dir, `${hookName}.log`);
+      const program = `{ env | grep -v -e ^PWD= -e ^SHLVL= -e ^_=; pwd; cat; } >${log}`;
+      const hooks = [{ hookName, path: '/bin/sh', args: ['nvidia-cdi-hook', '-c', program], env: ['OWN=1'] }];
+      const file = {
+        cdiVersion: '0.5.0',
+        kind: 'bulkhead.test/hooked',
+        devices: [{ name: 'gpu', containerEdits: { hooks, env: ['FROM_SPEC=1'] } }],
+      };
+      writeFileSync(join(specDir, 'hooked.json'), JSON.stringify(file));
+      const before = readFileSync(cli.configPath, 'utf8');
+      cli.configure((config) => {
+        config.process.env = ['PATH=/bin', 'LD_PRELOAD=./evil.so', 'LD_LIBRARY_PATH=/evil'];
+        config.process.cwd = '/tmp';
+        config.process.args = ['true'];
+      });
+      try {
+        expect(await run('--device', 'bulkhead.test/hooked=gpu')).toMatchObject({ code: 0 });
+      } finally {
+        writeFileSync(cli.configPath, before);
+      }
+      const [variable, directory, state] = readFileSync(log, 'utf8').split('\n');
+      expect([variable, directory]).toEqual(['OWN=1', '/']);
+      expect(JSON.parse(state ?? '')).toMatchObject({ bundle: cli.bundle });
+      expect(cli.leftovers()).toEqual([]);
+    },
+  );
+
+  // CVE-2024-0132, CVE-2025-23359: an image's links led the toolkit's mounts to places of the host.
+  it('mounts and makes nodes beneath the container’s root, wherever the image’s links point', async () => {
+    const outside = join(cli.dir, 'outside');
+    mkdirSync(outside);
+    const rootfs = join(cli.bundle, 'rootfs');
+    const escape = join(rootfs, 'escape');
+    symlinkSync(outside, escape);
+    // Beneath the root the same path is another directory.
+    mkdirSync(join(rootfs, outside), { recursive: true });
+    const library = join(cli.dir, 'shared', 'file');
+    const edits = {
+      mounts: [{ hostPath: library, containerPath: '/escape/libcuda.so.1', options: ['ro', 'bind'] }],
+      deviceNodes: [{ path: '/escape/node', hostPath: '/dev/zero' }],
+    };
+    const devices = [{ name: 'gpu', containerEdits: edits }];
+    writeFileSync(
+      join(specDir, 'link.json'),
+      JSON.stringify({ cdiVersion: '0.5.0', kind: 'bulkhead.test/link', devices }),
+    );
+    cli.configure((config) => {
+      config.process.args = ['sh', '-c', `ls ${outside}; cat /escape/libcuda.so.1`];
+      config.root.readonly = false;
+    });
+    try {
+      const result = await run('--device', 'bulkhead.test/link=gpu');
+      expect(result).toMatchObject({ code: 0, stderr: '', stdout: 'libcuda.so.1\nnode\nhello\n' });
+      expect(readdirSync(outside)).toEqual([]);
+      expect(cli.leftovers()).toEqual([]);
+    } finally {
+      rmSync(escape);
+    }
   });
 
   it('does so for a spec in YAML', async () => {

@@ -2,208 +2,16 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parseCdiSpec } from '../../src/devices/cdi/parse.ts';
 import { CdiRegistry } from '../../src/devices/cdi/registry.ts';
+import { gpuSharingChecks, gpuVmChecks } from '../../src/devices/gpu/checks.ts';
 import { nvidiaSpec } from '../../src/devices/gpu/contribute.ts';
 import { probeGpus } from '../../src/devices/gpu/probe.ts';
 import { readMachine } from '../../src/devices/machine.ts';
+import type { Refusal } from '../../src/devices/model.ts';
+import { pmemChecks } from '../../src/devices/pmem/checks.ts';
 import { deviceReport } from '../../src/devices/report.ts';
-import { FakeTree, type FakeFiles } from '../../src/devices/testing/fake_tree.ts';
-import {
-  goodHost,
-  gpuFunction,
-  labFunctions,
-  nodesOf,
-  nvidiaFiles,
-  pciFiles,
-  pmemFiles,
-  type FakeGpu,
-} from '../../src/devices/testing/machines.ts';
-
-/** The lab's machine, as its sysfs showed it: an Intel IOMMU whose ecap has no interrupt remapping. */
-const labText = `
-0000:00:00.0 class=0x060000 ven=0x8086:0x29c0 drv= grp=0 numa=-1 totvfs= reset=
-0000:00:01.0 class=0x030000 ven=0x1234:0x1111 drv= grp=1 numa=-1 totvfs= reset=
-0000:00:02.0 class=0x020000 ven=0x8086:0x10d3 drv= grp=2 numa=-1 totvfs= reset=pm
-0000:00:03.0 class=0x060400 ven=0x1b36:0x000c drv=pcieport grp=3 numa=-1 totvfs= reset=
-0000:00:06.0 class=0x00ff00 ven=0x1af4:0x105b drv=virtio-pci grp=6 numa=-1 totvfs= reset=
-0000:00:1f.0 class=0x060100 ven=0x8086:0x2918 drv= grp=8 numa=-1 totvfs= reset=
-0000:00:1f.2 class=0x010601 ven=0x8086:0x2922 drv= grp=8 numa=-1 totvfs= reset=
-0000:00:1f.3 class=0x0c0500 ven=0x8086:0x2930 drv= grp=8 numa=-1 totvfs= reset=
-0000:01:00.0 class=0x020000 ven=0x8086:0x10c9 drv=igb grp=9 numa=-1 totvfs=7 reset=flr pm bus
-0000:02:00.0 class=0x00ff00 ven=0x1234:0x11e8 drv= grp=10 numa=-1 totvfs= reset=bus
-0000:03:00.0 class=0x010802 ven=0x1b36:0x0010 drv=nvme grp=11 numa=-1 totvfs=2 reset=flr bus
-0000:35:00.0 class=0x050210 ven=0x8086:0x0d93 drv=cxl_pci grp=13 numa=-1 totvfs= reset=bus cxl_bus
-0000:01:10.0 VF class=0x020000 0x8086:0x10ca drv=igbvf grp=14 physfn=../0000:01:00.0 net=eth1
-0000:03:00.1 VF class=0x010802 0x1b36:0x0010 drv= grp=16 physfn=../0000:03:00.0 net=
-`;
-const lab: FakeFiles = {
-  ...pciFiles(labFunctions(labText)),
-  ...pmemFiles([
-    { region: 0, mode: 'raw', numa: 1, address: '0x140000000' },
-    { region: 1, mode: 'memory', size: 268435456, address: '0x10ffe0000', unbound: true },
-  ]),
-  ...nodesOf(2),
-  '/sys/bus/pci/drivers/vfio-pci': {},
-  '/sys/class/iommu/dmar0/intel-iommu/ecap': 'f42\n',
-  '/dev/vfio/vfio': { node: 'c 10:196' },
-};
-
-const eightGpus: FakeGpu[] = Array.from({ length: 8 }, (_, minor) => ({
-  address: `0000:${(0x18 + minor * 0x11).toString(16)}:00.0`,
-  minor,
-  numa: minor < 4 ? 0 : 1,
-}));
-const switches = [0, 1, 2, 3].map((index) => ({
-  address: `0000:0${index + 5}:00.0`,
-  class: '0x068000',
-  vendor: '0x10de',
-  driver: 'nvidia-nvswitch',
-  group: 60 + index,
-  reset: 'bus',
-}));
-
-const oneGpu: FakeGpu = { address: '0000:41:00.0', minor: 0, model: 'NVIDIA A100-PCIE-40GB' };
-const audio = {
-  address: '0000:41:00.1',
-  class: '0x040300',
-  vendor: '0x10de',
-  driver: 'snd_hda_intel',
-  group: 40,
-  reset: '',
-};
-const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): FakeFiles => ({
-  ...goodHost,
-  ...pciFiles([gpuFunction(gpu)]),
-  ...nvidiaFiles(version, [gpu]),
-  ...more,
-});
-const without = (files: FakeFiles, pattern: RegExp): FakeFiles =>
-  Object.fromEntries(Object.entries(files).filter(([path]) => !pattern.test(path)));
-
-const machines: Record<string, FakeFiles> = {
-  nothing: {},
-  lab,
-  'one-gpu': withGpu(oneGpu),
-  'eight-gpus-nvswitch': {
-    ...goodHost,
-    ...nodesOf(2),
-    ...pciFiles([...eightGpus.map(gpuFunction), ...switches]),
-    ...nvidiaFiles('570.86.15', eightGpus),
-    '/run/nvidia-fabricmanager/socket': '',
-  },
-  'nvswitch-without-fabric-manager': {
-    ...goodHost,
-    ...pciFiles([gpuFunction(oneGpu), ...switches.slice(0, 1)]),
-    ...nvidiaFiles('570.86.15', [oneGpu]),
-  },
-  mig: withGpu({ ...oneGpu, mig: { 1: [0], 2: [0, 1] } }),
-  'no-iommu': without(withGpu(oneGpu), /iommu_group/),
-  'no-interrupt-remapping': withGpu(oneGpu, {
-    '/proc/interrupts': '  24:  0  PCI-MSI-0000:00:1c.0   0-edge\n',
-  }),
-  'unsafe-interrupts-allowed': withGpu(oneGpu, {
-    '/proc/interrupts': '  24:  0  PCI-MSI-0000:00:1c.0   0-edge\n',
-    '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts': 'Y',
-  }),
-  'audio-in-the-group': { ...withGpu(oneGpu), ...pciFiles([gpuFunction(oneGpu), audio]) },
-  'small-address-space': withGpu(oneGpu, {
-    '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
-  }),
-  'gpu-in-use': withGpu(oneGpu, {
-    '/proc/1234/comm': 'nvidia-persiste',
-    '/proc/1234/fd/7': { link: '/dev/nvidia0' },
-    '/proc/1/fd/0': { link: '/dev/null' },
-  }),
-  'gpu-for-vfio': {
-    ...goodHost,
-    ...pciFiles([gpuFunction({ ...oneGpu, driver: 'vfio-pci' })]),
-    '/dev/iommu': { node: 'c 10:127' },
-    '/dev/vfio/devices/vfio0': { node: 'c 511:0' },
-  },
-  'gpu-without-driver': without(
-    { ...goodHost, ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]) },
-    /drivers\/vfio-pci|\/drm\//,
-  ),
-  'uvm-not-loaded': withGpu(oneGpu, { '/proc/devices': 'Character devices:\n195 nvidia\n' }),
-  'stale-cdi-spec': withGpu(oneGpu),
-  'two-numa-nodes': {
-    ...goodHost,
-    ...nodesOf(2),
-    ...pciFiles([
-      gpuFunction({ ...oneGpu, numa: 1 }),
-      {
-        address: '0000:21:00.0',
-        class: '0x020000',
-        vendor: '0x15b3',
-        driver: 'mlx5_core',
-        group: 12,
-        numa: 0,
-        reset: 'flr',
-        net: 'eth0',
-        totalVfs: 16,
-      },
-    ]),
-    ...nvidiaFiles('550.54.15', [oneGpu]),
-    '/proc/net/route': 'Iface\tDestination\tGateway\neth0\t00000000\t0102A8C0\n',
-  },
-  'amd-and-intel': {
-    ...goodHost,
-    ...pciFiles([
-      {
-        address: '0000:03:00.0',
-        class: '0x038000',
-        vendor: '0x1002',
-        driver: 'amdgpu',
-        group: 3,
-        reset: '',
-        drm: ['card0', 'renderD128'],
-      },
-      {
-        address: '0000:00:02.0',
-        class: '0x030000',
-        vendor: '0x8086',
-        driver: 'i915',
-        group: 0,
-        reset: 'flr',
-        drm: ['card1', 'renderD129'],
-      },
-    ]),
-    '/dev/kfd': { node: 'c 510:0' },
-  },
-  'root-disk': {
-    ...goodHost,
-    ...pciFiles([
-      {
-        address: '0000:04:00.0',
-        class: '0x010802',
-        vendor: '0x144d',
-        driver: 'nvme',
-        group: 7,
-        reset: 'flr',
-      },
-    ]),
-    '/sys/class/block/nvme0n1p1': {
-      link: '../../devices/pci0000:00/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p1',
-    },
-    '/sys/class/block/nvme0n1p2': {
-      link: '../../devices/pci0000:00/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2',
-    },
-    '/proc/mounts': '/dev/nvme0n1p1 / ext4 rw 0 0\n',
-    '/proc/swaps': 'Filename\tType\n/dev/nvme0n1p2 partition 8388604 0 -2\n',
-  },
-  'pmem-in-every-mode': {
-    ...goodHost,
-    ...pmemFiles([
-      { region: 0, mode: 'raw' },
-      { region: 1, mode: 'safe' },
-      { region: 2, mode: 'memory', mount: '/mnt/fast ext4 rw,relatime,dax=always', numa: 1 },
-      { region: 3, mode: 'memory', mount: '/mnt/p xfs rw,relatime' },
-      { region: 4, mode: 'memory' },
-      { region: 5, mode: 'dax', size: 2 ** 40 },
-      { region: 6, mode: 'dax', unbound: true, size: 2 ** 30 },
-      { region: 7, mode: 'safe', mount: '/srv ext4 rw' },
-    ]),
-  },
-};
+import { FakeTree } from '../../src/devices/testing/fake_tree.ts';
+import { vfioChecks } from '../../src/devices/vfio/checks.ts';
+import { machines } from './machines.ts';
 
 const staleSpec = JSON.stringify({
   cdiVersion: '0.5.0',
@@ -241,7 +49,13 @@ describe('what a node can pass to which wall', () => {
     const report = deviceReport({ machine, registry: await registryOf(''), walls: ['namespace'] });
     expect(report.devices[0]?.walls.vm).toEqual({
       ok: false,
-      why: [{ check: 'wall-absent', sentence: 'this build has no vm wall that takes devices' }],
+      why: [
+        {
+          check: 'wall-absent',
+          sentence: 'this build has no vm wall that takes devices',
+          fix: 'use the namespace wall',
+        },
+      ],
     });
   });
 
@@ -252,7 +66,7 @@ describe('what a node can pass to which wall', () => {
   });
 });
 
-const sentences = async (name: string): Promise<string[]> => {
+const refusals = async (name: string): Promise<Refusal[]> => {
   const machine = readMachine(new FakeTree(machines[name]), 'x64');
   const report = deviceReport({
     machine,
@@ -260,11 +74,11 @@ const sentences = async (name: string): Promise<string[]> => {
     walls: ['namespace', 'vm', 'sentry'],
   });
   return report.devices.flatMap(({ walls }) =>
-    [walls.namespace, walls.vm, walls.sentry].flatMap(({ why = [] }) =>
-      why.map(({ check, sentence }) => `${check}: ${sentence}`),
-    ),
+    [walls.namespace, walls.vm, walls.sentry].flatMap(({ why = [] }) => why),
   );
 };
+const sentences = async (name: string): Promise<string[]> =>
+  (await refusals(name)).map(({ check, sentence }) => `${check}: ${sentence}`);
 
 describe('refusals, word by word', () => {
   it.each([
@@ -342,8 +156,71 @@ describe('refusals, word by word', () => {
       'host-uses-it: Ethernet controller 0000:21:00.0: cannot pass by VFIO: the host’s default route goes over it',
     ],
     ['one-gpu', 'wall: GPU 0000:41:00.0: the sentry wall passes no devices of the host'],
+    ['root-disk', 'wall: NVMe controller 0000:04:00.0: the sentry wall passes no devices of the host'],
+    ['pmem-in-every-mode', 'wall: PMEM namespace0.0: the sentry wall passes no devices of the host'],
+    [
+      'no-iommu-group',
+      'no-iommu-group: GPU 0000:41:00.0: cannot pass by VFIO: it is in no IOMMU group: no IOMMU translates for it',
+    ],
+    [
+      'vfio-in-use',
+      'in-use: GPU 0000:41:00.0: device is in use by process 71 (qemu-system-x86); unbinding would block until it is closed',
+    ],
+    [
+      'vfio-in-use',
+      'in-use: Ethernet controller 0000:42:00.0: device is in use by process 72 (spdk_tgt), 73 (dpdk-testpmd); unbinding would block until it is closed',
+    ],
+    [
+      'gpu-node-missing',
+      'node-missing: GPU 0000:41:00.0: cannot share it with a container: /dev/nvidia0 is not there',
+    ],
+    [
+      'another-maker',
+      'driver-missing: GPU 0000:06:00.0: cannot share it with a container: no driver for this maker’s GPUs is known',
+    ],
   ])('%s: %s', async (name, sentence) => {
     expect(await sentences(name)).toContain(sentence);
+  });
+
+  it('are here for every check that there is', async () => {
+    const all = [...vfioChecks, ...gpuSharingChecks, ...gpuVmChecks, ...pmemChecks].map(({ name }) => name);
+    const seen = (await Promise.all(Object.keys(machines).map(sentences))).flat();
+    for (const name of all) expect(seen).toContainEqual(expect.stringMatching(new RegExp(`^${name}: `)));
+  });
+
+  it('each name what would change them', async () => {
+    const all = (await Promise.all(Object.keys(machines).map(refusals))).flat();
+    for (const { fix } of all) expect(fix).toMatch(/\S/);
+  });
+
+  it.each([
+    ['no-iommu', 'add intel_iommu=on or amd_iommu=on to the kernel command line and reboot'],
+    [
+      'no-iommu-group',
+      'turn VT-d or AMD-Vi on for every slot in the firmware, or put the card into another slot',
+    ],
+    ['gpu-without-driver', 'modprobe vfio-pci'],
+    ['gpu-without-driver', 'modprobe nvidia'],
+    ['gpu-for-vfio', 'driverctl unset-override 0000:41:00.0'],
+    ['audio-in-the-group', 'driverctl set-override 0000:41:00.1 vfio-pci'],
+    [
+      'small-address-space',
+      'echo 16 > /sys/bus/pci/devices/0000:41:00.0/resource1_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)',
+    ],
+    ['root-disk', 'umount / && swapoff -a'],
+    ['two-numa-nodes', 'ip route replace default via GATEWAY dev ANOTHER'],
+    ['gpu-in-use', 'kill 1234'],
+    ['vfio-in-use', 'kill 72 73'],
+    ['gpu-node-missing', 'nvidia-modprobe -c 0 -u'],
+    ['another-maker', 'pass it whole: --device bulkhead.io/vfio=0000:06:00.0'],
+    ['uvm-not-loaded', 'nvidia-modprobe -u'],
+    ['nvswitch-without-fabric-manager', 'systemctl start nvidia-fabricmanager'],
+    ['stale-cdi-spec', 'bulkhead devices cdi generate --kind nvidia.com/gpu --output /etc/cdi/nvidia.yaml'],
+    ['pmem-in-every-mode', 'umount /srv'],
+    ['pmem-in-every-mode', 'mount -o remount,dax=always /mnt/p'],
+    ['pmem-in-every-mode', 'modprobe device_dax'],
+  ])('%s: %s', async (name, fix) => {
+    expect((await refusals(name)).map((refusal) => refusal.fix)).toContain(fix);
   });
 
   it('refuses nothing that a good machine can do', async () => {

@@ -154,9 +154,7 @@ function table(report: DeviceReport): string {
       .trimEnd();
   const reasons = report.devices.flatMap(({ walls }) =>
     Object.values(walls).flatMap(({ why = [] }) =>
-      why.map(({ sentence, fix }) =>
-        fix === undefined ? `  ${sentence}` : `  ${sentence}\n    fix: ${fix}`,
-      ),
+      why.map(({ sentence, fix }) => `  ${sentence}\n    fix: ${fix}`),
     ),
   );
   const notes = report.devices.flatMap(({ id, notes: list = [] }) => list.map((note) => `  ${id}: ${note}`));

@@ -17,6 +17,8 @@ export interface HostNode {
   minor: number;
   /** Permission bits. */
   mode: number;
+  /** Its group; 0 is root's. */
+  gid?: number;
 }
 
 /** Looks a path of the host up without following a link; undefined when it is absent, or no device or fifo. */

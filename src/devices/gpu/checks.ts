@@ -1,8 +1,9 @@
 /** Why a GPU cannot be shared with a container by the host's driver. To a virtual machine it goes by VFIO (vfio/checks.ts). */
 import type { SpecFile } from '../cdi/registry.ts';
+import type { HostTree } from '../host_tree.ts';
 import { holdersOf } from '../machine.ts';
 import type { Check, Refusal } from '../model.ts';
-import { subjectOf } from '../vfio/checks.ts';
+import { endHolders, subjectOf } from '../vfio/checks.ts';
 import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
 
 /** A GPU with what the checks need beside it. */
@@ -22,7 +23,10 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
       if (gpu.shared) return undefined;
       const wanted = gpu.nvSwitch ? ['nvidia-nvswitch'] : sharingDrivers[gpu.vendor];
       if (wanted.length === 0)
-        return { sentence: `${cannot(gpu)}: no driver for this maker’s GPUs is known` };
+        return {
+          sentence: `${cannot(gpu)}: no driver for this maker’s GPUs is known`,
+          fix: `pass it whole: --device bulkhead.io/vfio=${gpu.pci.address}`,
+        };
       const bound = gpu.pci.driver === '' ? 'no driver is bound' : `it is bound to ${gpu.pci.driver}`;
       const [driver = ''] = wanted;
       return {
@@ -65,7 +69,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
     look: (gpu, { host }) =>
       gpu.nvidia === undefined ||
       !gpu.facts.devices.some(({ nvSwitch }) => nvSwitch) ||
-      host.exists('/run/nvidia-fabricmanager/socket')
+      fabricManagerRuns(host)
         ? undefined
         : {
             sentence: `${cannot(gpu)}: this machine has NVSwitches and the fabric manager does not run; CUDA would fail`,
@@ -84,6 +88,16 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
   },
 ];
 
+/** Its socket is elsewhere where the driver is a container's (NVIDIA's operator): then the process tells. */
+function fabricManagerRuns(host: HostTree): boolean {
+  // comm has 15 characters (proc_pid_comm(5)).
+  const isIt = (pid: string): boolean => host.text(`/proc/${pid}/comm`) === 'nv-fabricmanage';
+  return (
+    host.exists('/run/nvidia-fabricmanager/socket') ||
+    host.entries('/proc').some((name) => /^\d+$/.test(name) && isIt(name))
+  );
+}
+
 /** What takes a GPU to a virtual machine beyond VFIO's own checks. */
 export const gpuVmChecks: readonly Check<GpuSubject>[] = [
   {
@@ -95,7 +109,7 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
-        fix: `end ${holders.length > 1 ? 'these processes' : 'this process'} first`,
+        fix: endHolders(holders),
       };
     },
   },

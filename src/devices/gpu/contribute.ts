@@ -60,7 +60,7 @@ function nvidiaDevices(gpu: GpuDevice, facts: NvidiaGpu, index: number, host: Ho
 const sharedNodes = ['/dev/nvidiactl', '/dev/nvidia-modeset', '/dev/nvidia-uvm', '/dev/nvidia-uvm-tools'];
 
 function nvidiaCommon(version: string, host: HostTree): ContainerEdits {
-  const { libraries, links, programs, firmware, sockets } = nvidiaFiles(host, version);
+  const { libraries, links, programs, firmware, others, sockets } = nvidiaFiles(host, version);
   const same = (path: string, options: string[]): CdiMount => ({
     hostPath: path,
     containerPath: path,
@@ -79,6 +79,7 @@ function nvidiaCommon(version: string, host: HostTree): ContainerEdits {
       })),
       ...programs.map((path) => same(path, LIBRARY_OPTIONS)),
       ...firmware.map((path) => same(path, LIBRARY_OPTIONS)),
+      ...others.map((path) => same(path, LIBRARY_OPTIONS)),
       ...sockets.map((path) => same(path, SOCKET_OPTIONS)),
     ],
   };
@@ -90,16 +91,28 @@ function drmSpec({ devices }: GpuFacts, vendor: 'amd' | 'intel', host: HostTree)
   if (gpus.length === 0) return undefined;
   const named = gpus.map((gpu, index): CdiDevice => ({
     name: String(index),
-    containerEdits: { deviceNodes: gpu.drmNodes.map((path) => ({ path })) },
+    containerEdits: withGroups(gpu.drmNodes, host),
   }));
-  const nodes = named.flatMap(({ containerEdits }) => containerEdits.deviceNodes ?? []);
-  const compute = vendor === 'amd' ? present(host, ['/dev/kfd']) : [];
+  const nodes = gpus.flatMap((gpu) => gpu.drmNodes);
+  const compute = vendor === 'amd' ? present(host, ['/dev/kfd']).map(({ path }) => path) : [];
   return versioned({
     cdiVersion: '',
     kind: `${vendor}.com/gpu`,
-    devices: [...named, { name: 'all', containerEdits: { deviceNodes: nodes } }],
-    ...(compute.length > 0 ? { containerEdits: { deviceNodes: compute } } : {}),
+    devices: [...named, { name: 'all', containerEdits: withGroups(nodes, host) }],
+    ...(compute.length > 0 ? { containerEdits: withGroups(compute, host) } : {}),
   });
+}
+
+/**
+ * Nodes with the groups that the host gives them (video, render), for programs that are not root. By number: a container
+ * has its own names for them.
+ */
+function withGroups(paths: readonly string[], host: HostTree): ContainerEdits {
+  const groups = new Set(paths.map((path) => host.node(path)?.gid ?? 0).filter((gid) => gid !== 0));
+  return {
+    deviceNodes: paths.map((path) => ({ path })),
+    ...(groups.size === 0 ? {} : { additionalGids: [...groups].sort((a, b) => a - b) }),
+  };
 }
 
 /** Any reader of the oldest version that fits can use the spec. */

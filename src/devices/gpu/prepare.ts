@@ -4,7 +4,9 @@
  * mounted, and left to the toolkit's own hooks where the configuration has these. Pure.
  */
 import type { Mount, Spec } from '../../oci/types.ts';
+import type { Refusal } from '../model.ts';
 import { libraryFlags, mergeCache, readCache, writeCache, type CachedLibrary } from './ld_cache.ts';
+import { parseDriverVersion } from './nvidia.ts';
 
 export interface NvidiaPreparation {
   /** "570.86.15". */
@@ -41,6 +43,23 @@ export function nvidiaPreparation(spec: Spec, arch: string = process.arch): Nvid
     compatibility: !done.has('enable-cuda-compat'),
     parameters: !done.has('disable-device-node-modification'),
     profile: done.has('update-application-profile') ? undefined : profileMask(spec),
+  };
+}
+
+/**
+ * Why the libraries that somebody else has mounted (CRI's CDI, a toolkit) cannot work; undefined: nothing speaks against
+ * them. Only NVML's tells: CUDA's own may be of another version on purpose (forward compatibility).
+ * @param version text of /proc/driver/nvidia/version
+ */
+export function staleLibraries({ mounts = [] }: Spec, version: string): Omit<Refusal, 'check'> | undefined {
+  const loaded = parseDriverVersion(version);
+  const given = mounts
+    .map(({ destination }) => /\/libnvidia-ml\.so\.(\d+\.\d+(?:\.\d+)?)$/.exec(destination)?.[1])
+    .find((found) => found !== undefined);
+  if (loaded === undefined || given === undefined || given === loaded) return undefined;
+  return {
+    sentence: `libraries of NVIDIA driver ${given} are mounted but ${loaded} is loaded; the CDI spec that they come from is stale`,
+    fix: 'write it anew with the program that made it: nvidia-ctk cdi generate, or bulkhead devices cdi generate',
   };
 }
 
@@ -102,6 +121,25 @@ export function compatibilityLibraries(
   return names
     .filter((name) => SONAME.test(name))
     .map((name) => ({ name, path: `/${COMPAT_DIR}/${name}`, flags }));
+}
+
+/** musl's loader has no cache but a list: /etc/ld-musl-ARCH.path. The loader's own name says which; undefined: it is none. */
+export function muslPathFile(loader: string): string | undefined {
+  const arch = /^ld-musl-([a-z0-9_]+)\.so\.1$/.exec(loader)?.[1];
+  return arch === undefined ? undefined : `etc/ld-musl-${arch}.path`;
+}
+
+/** Where musl's loader looks without such a file (ldso/dynlink.c). */
+const MUSL_DIRECTORIES = '/lib:/usr/local/lib:/usr/lib';
+
+/** The list with the directories of the libraries behind its own; undefined: they are in it. */
+export function newMuslPath(
+  present: string | undefined,
+  libraries: readonly CachedLibrary[],
+): string | undefined {
+  const own = (present ?? MUSL_DIRECTORIES).split(/[\n:]/).filter((dir) => dir !== '');
+  const all = new Set([...own, ...libraries.map(({ path }) => path.slice(0, path.lastIndexOf('/')))]);
+  return all.size === new Set(own).size ? undefined : `${[...all].join(':')}\n`;
 }
 
 /** @param present the image's cache; undefined: it has none. A damaged one is made anew from what is added */

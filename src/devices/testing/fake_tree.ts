@@ -3,8 +3,8 @@ import { posix } from 'node:path';
 import type { HostNode } from '../cdi/edits.ts';
 import type { HostTree } from '../host_tree.ts';
 
-/** Text; { link } is a symbolic link, { node } a device node as "c 195:0", {} an empty directory. */
-export type FakeEntry = string | { link: string } | { node: string } | Record<string, never>;
+/** Text; { link } is a symbolic link, { node } a device node as "c 195:0", of group gid if that is given, {} an empty directory. */
+export type FakeEntry = string | { link: string } | { node: string; gid?: number } | Record<string, never>;
 export type FakeFiles = Record<string, FakeEntry>;
 
 export class FakeTree implements HostTree {
@@ -42,7 +42,13 @@ export class FakeTree implements HostTree {
     const entry = this.files.get(path);
     if (typeof entry !== 'object' || !('node' in entry)) return undefined;
     const [, type, major, minor] = /^([bc]) (\d+):(\d+)$/.exec(entry.node ?? '') ?? [];
-    return { type: type as 'b' | 'c', major: Number(major), minor: Number(minor), mode: 0o666 };
+    return {
+      type: type as 'b' | 'c',
+      major: Number(major),
+      minor: Number(minor),
+      mode: 0o666,
+      gid: entry.gid ?? 0,
+    };
   }
 
   exists(path: string): boolean {

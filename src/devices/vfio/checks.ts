@@ -1,8 +1,10 @@
 /** Why a PCI function cannot be handed over by VFIO: what the kernel or the hypervisor would say later, said before. */
-import { holdersOf } from '../machine.ts';
+import type { HostTree } from '../host_tree.ts';
+import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
 import { formatSize, type Check, type Machine } from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
-import type { VfioDevice } from './probe.ts';
+import { SWAP, type VfioDevice } from './probe.ts';
+import { functionNode } from './request.ts';
 
 /** Drivers that leave a device alone, or are made for handing it on. */
 const harmless = new Set(['', 'vfio-pci', 'pci-stub', 'pcieport', 'nvgrace_gpu_vfio_pci', 'mlx5_vfio_pci']);
@@ -56,7 +58,10 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
     look: (device, { iommu }) =>
       !iommu.on || device.pci.group !== undefined
         ? undefined
-        : { sentence: `${cannot(device)}: it is in no IOMMU group: no IOMMU translates for it` },
+        : {
+            sentence: `${cannot(device)}: it is in no IOMMU group: no IOMMU translates for it`,
+            fix: 'turn VT-d or AMD-Vi on for every slot in the firmware, or put the card into another slot',
+          },
   },
   {
     name: 'vfio-not-loaded',
@@ -69,13 +74,15 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'interrupt-remapping',
     walls: ['vm', 'namespace'],
-    look: (device, { iommu }) =>
-      !iommu.on || iommu.interruptRemapping !== 'off' || iommu.unsafeInterrupts
-        ? undefined
-        : {
-            sentence: `${cannot(device)}: interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM`,
-            fix: 'turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
-          },
+    look: (device, { host, iommu }) => {
+      if (!iommu.on || iommu.interruptRemapping !== 'off' || iommu.unsafeInterrupts) return undefined;
+      const file = unsafeInterruptsFile(host);
+      const call = file.includes('/iommufd/') ? 'VFIO_DEVICE_BIND_IOMMUFD' : 'VFIO_SET_IOMMU';
+      return {
+        sentence: `${cannot(device)}: interrupt remapping missing; ${call} would fail with EPERM`,
+        fix: `turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > ${file}`,
+      };
+    },
   },
   {
     name: 'group-not-viable',
@@ -101,11 +108,14 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       if (device.mounts.length > 0) {
         return {
           sentence: `${cannot(device)}: the host uses it: ${device.mounts.join(', ')}`,
-          fix: 'unmount what is on it',
+          fix: [...new Set(device.mounts)].map(letGo).join(' && '),
         };
       }
       return device.defaultRoute
-        ? { sentence: `${cannot(device)}: the host’s default route goes over it` }
+        ? {
+            sentence: `${cannot(device)}: the host’s default route goes over it`,
+            fix: 'ip route replace default via GATEWAY dev ANOTHER',
+          }
         : undefined;
     },
   },
@@ -118,6 +128,8 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       const { index, size, limit } = bar;
       return {
         sentence: `${cannot(device)}: BAR${index} is ${formatSize(size)}; guest phys-bits ${machine.physicalBits} allow ${formatSize(limit)}`,
+        // Resizable BARs: the file takes the power of two in MiB, and refuses sizes that the card does not have (Linux 5.19).
+        fix: `echo ${Math.log2(limit / 2 ** 20)} > /sys/bus/pci/devices/${device.pci.address}/resource${index}_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)`,
       };
     },
   },
@@ -125,11 +137,11 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
     name: 'in-use',
     walls: ['vm', 'namespace'],
     look: (device, { host }) => {
-      const holders = holdersOf(host, nodesOf(device.pci));
+      const holders = holdersOf(host, nodesOf(host, device));
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(device.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
-        fix: `end ${holders.length > 1 ? 'these processes' : 'this process'} first`,
+        fix: endHolders(holders),
       };
     },
   },
@@ -143,6 +155,20 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   },
 ];
 
-function nodesOf({ group }: PciFunction): string[] {
-  return group === undefined ? [] : [`/dev/vfio/${group}`];
+/** The command that ends them; holders are as holdersOf has them: "1234 (qemu)". */
+export function endHolders(holders: readonly string[]): string {
+  return `kill ${holders.map((holder) => holder.split(' ', 1)[0]).join(' ')}`;
+}
+
+function letGo(mount: string): string {
+  return mount === SWAP ? 'swapoff -a' : `umount ${mount}`;
+}
+
+/** Of the group, and of each function in it: all of them stand in the way of whoever opens one by another node. */
+function nodesOf(host: HostTree, { pci, companions }: VfioDevice): string[] {
+  if (pci.group === undefined) return [];
+  return [
+    `/dev/vfio/${pci.group}`,
+    ...[pci, ...companions].flatMap((each) => functionNode(host, each.address) ?? []),
+  ];
 }

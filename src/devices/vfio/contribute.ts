@@ -4,8 +4,7 @@
  */
 import type { ContainerEdits } from '../cdi/types.ts';
 import type { PosixRlimit } from '../../oci/types.ts';
-import type { VfioDevice } from './probe.ts';
-import type { VfioNodes } from './request.ts';
+import { CONTAINER_NODE, IOMMU_NODE, type VfioNodes } from './request.ts';
 
 export interface VfioContribution {
   edits: ContainerEdits;
@@ -15,19 +14,19 @@ export interface VfioContribution {
 /** RLIM_INFINITY as config.json has it: 2^64-1, which a double rounds to 2^64. */
 const UNLIMITED = 2 ** 64;
 
-/** Legacy groups (the container's node and one node a group), and where the kernel has iommufd, its nodes too. */
-export function contributeVfio(
-  devices: readonly VfioDevice[],
-  nodes: readonly Pick<VfioNodes, 'device'>[] = [],
-): VfioContribution {
-  const groups = [...new Set(devices.flatMap(({ pci }) => (pci.group === undefined ? [] : [pci.group])))];
-  if (groups.length === 0) return { edits: {}, rlimits: [] };
+/**
+ * The nodes that there are: of groups (the container's node and one a group), and of iommufd (its own and one a function).
+ * Kernels have the one, the other, or both; then the program chooses.
+ */
+export function contributeVfio(nodes: readonly VfioNodes[]): VfioContribution {
+  const groups = [...new Set(nodes.flatMap(({ group }) => (group === undefined ? [] : [group])))];
   const cdevs = nodes.flatMap(({ device }) => (device === undefined ? [] : [device]));
+  const number = (path: string): number => Number(path.slice(path.lastIndexOf('/') + 1));
   const paths = [
-    '/dev/vfio/vfio',
-    ...groups.sort((a, b) => a - b).map((group) => `/dev/vfio/${group}`),
-    ...(cdevs.length === 0 ? [] : ['/dev/iommu', ...cdevs]),
+    ...(groups.length === 0 ? [] : [CONTAINER_NODE, ...groups.sort((a, b) => number(a) - number(b))]),
+    ...(cdevs.length === 0 ? [] : [IOMMU_NODE, ...cdevs]),
   ];
+  if (paths.length === 0) return { edits: {}, rlimits: [] };
   return {
     edits: { deviceNodes: paths.map((path) => ({ path, permissions: 'rw' })) },
     rlimits: [{ type: 'RLIMIT_MEMLOCK', soft: UNLIMITED, hard: UNLIMITED }],

@@ -28,7 +28,13 @@ export function preflightVfio(machine: Machine, addresses: readonly string[], wa
       ];
     }
     if (isBridge(pci)) {
-      return [{ check: 'bridge', sentence: `PCI function ${address}: a bridge cannot be given away` }];
+      return [
+        {
+          check: 'bridge',
+          sentence: `PCI function ${address}: a bridge cannot be given away`,
+          fix: 'see what can with: bulkhead devices',
+        },
+      ];
     }
     const device = vfioDevice(machine, pci);
     const companions = device.companions.filter((other) => !addresses.includes(other.address));

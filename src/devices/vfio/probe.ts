@@ -3,6 +3,9 @@ import type { HostTree } from '../host_tree.ts';
 import type { Machine } from '../model.ts';
 import { isBridge, type PciFunction } from '../pci.ts';
 
+/** Stands among mount points for swap. */
+export const SWAP = 'swap';
+
 export interface VfioDevice {
   pci: PciFunction;
   /** The other functions of its IOMMU group, which go wherever it goes. */
@@ -45,7 +48,7 @@ function mountsOn(host: HostTree, address: string): string[] {
   const mounted = table('/proc/mounts').flatMap(([source = '', target = '']) =>
     isOwn(source) ? [target] : [],
   );
-  const swaps = table('/proc/swaps').flatMap(([source = '']) => (isOwn(source) ? ['swap'] : []));
+  const swaps = table('/proc/swaps').flatMap(([source = '']) => (isOwn(source) ? [SWAP] : []));
   return [...mounted, ...swaps];
 }
 

@@ -12,8 +12,9 @@ import { isBridge, PCI_DEVICES, type PciFunction } from '../pci.ts';
 
 export const VFIO_KIND = 'bulkhead.io/vfio';
 export const VFIO_DRIVER = 'vfio-pci';
-const CONTAINER_NODE = '/dev/vfio/vfio';
-const IOMMU_NODE = '/dev/iommu';
+/** Of all groups: VFIO calls what opens it a container. */
+export const CONTAINER_NODE = '/dev/vfio/vfio';
+export const IOMMU_NODE = '/dev/iommu';
 const ADDRESS = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$/;
 
 /** Names of functions apart from those that spec files describe. CdiError for an address that is none. */
@@ -38,18 +39,21 @@ export interface VfioNodes {
   device: string | undefined;
 }
 
+/** Where a function's own node is, if the kernel makes one; undefined: it is not bound to vfio-pci. */
+export function functionNode(host: HostTree, address: string): string | undefined {
+  const [name] = host.entries(`${PCI_DEVICES}/${address}/vfio-dev`);
+  return name === undefined ? undefined : `/dev/vfio/devices/${name}`;
+}
+
 export function vfioNodesOf(host: HostTree, address: string): VfioNodes {
   const group = linkName(host, `${PCI_DEVICES}/${address}/iommu_group`);
-  const device = host.entries(`${PCI_DEVICES}/${address}/vfio-dev`)[0];
+  const device = functionNode(host, address);
   const present = (path: string): string | undefined => (host.node(path) === undefined ? undefined : path);
   return {
     address,
     group: group === '' ? undefined : present(`/dev/vfio/${group}`),
     // The directory is in sysfs of kernels without iommufd as well (seen with 6.12); only the nodes tell.
-    device:
-      device === undefined || present(IOMMU_NODE) === undefined
-        ? undefined
-        : present(`/dev/vfio/devices/${device}`),
+    device: device === undefined || present(IOMMU_NODE) === undefined ? undefined : present(device),
   };
 }
 

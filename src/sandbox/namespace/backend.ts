@@ -35,7 +35,8 @@ export class NamespaceBackend extends HostBackend {
 
   /** What a GPU's driver needs in the root file system comes before the hooks that look at it. */
   async #withGpu(record: ContainerRecord, input: CreateInput, passing: DevicePassing): Promise<CreateInput> {
-    const gpu = await prepareGpu(input.spec, { dir: passing.filesDirectory, addon: this.#addon });
+    const tools = { dir: passing.filesDirectory, addon: this.#addon };
+    const gpu = await prepareGpu(record.id ?? '', input.spec, tools);
     if (gpu === undefined) return input;
     const warn = (message: string): void => this.#warn(record.id ?? '', message);
     return {

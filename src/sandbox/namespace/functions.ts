@@ -27,7 +27,7 @@ export async function withFunctions(
   const addresses = input.functions ?? [];
   checkLockedMemory(id, input.spec, facts, addresses);
   input.journal(record);
-  const { machine, devices, nodes } = await passing.open({
+  const { machine, nodes } = await passing.open({
     id,
     owner: ownerOf(record),
     wall: 'namespace',
@@ -35,7 +35,7 @@ export async function withFunctions(
   });
   const { applyEdits, completeNodes, contributeVfio, vfioEnvironment } =
     await import('../../devices/passing.ts');
-  const { edits, rlimits } = contributeVfio(devices, nodes);
+  const { edits, rlimits } = contributeVfio(nodes);
   const env = [vfioEnvironment(addresses)];
   const complete = completeNodes({ ...edits, env }, (path) => machine.host.node(path));
   const spec = locksMemory(input.spec)

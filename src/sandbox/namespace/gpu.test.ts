@@ -2,6 +2,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -9,7 +10,8 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ErrorCode } from '../../base/errors.ts';
 import { libraryFlags, readCache, writeCache } from '../../devices/gpu/ld_cache.ts';
 import { addon } from '../../native/index.ts';
 import type { Spec } from '../../oci/types.ts';
@@ -40,25 +42,51 @@ const spec: Spec = {
 const cache = (): unknown => readCache(readFileSync(join(root, 'etc/ld.so.cache')));
 const prepare = async (): Promise<string[]> => {
   const said: string[] = [];
-  (await prepareGpu(spec, tools))?.prepareRoot(root, (message) => said.push(message));
+  (await prepareGpu('web', spec, tools))?.prepareRoot(root, (message) => said.push(message));
   return said;
 };
 
 it('does nothing for a container without a GPU', async () => {
-  expect(await prepareGpu({ ociVersion: '1.2.0', mounts: [] }, tools)).toBeUndefined();
+  expect(await prepareGpu('web', { ociVersion: '1.2.0', mounts: [] }, tools)).toBeUndefined();
 });
 
 it('hides from the driver’s libraries that they may make nodes', async () => {
-  const prepared = await prepareGpu(spec, tools);
+  const prepared = await prepareGpu('web', spec, tools);
   const mount = prepared?.spec.mounts?.at(-1);
   expect(mount).toMatchObject({ destination: '/proc/driver/nvidia/params', type: 'bind' });
   expect(mount?.options).toContain('ro');
   expect(readFileSync(mount?.source ?? '', 'utf8')).toBe('ModifyDeviceFiles: 0\n');
 });
 
+describe('libraries that somebody else has mounted', () => {
+  const given = (name: string): Spec => ({
+    ...spec,
+    mounts: [{ destination: `${lib}/${name}`, type: 'bind', source: '/x' }],
+  });
+  beforeEach(() =>
+    writeFileSync(
+      join(dir, 'proc/driver/nvidia/version'),
+      'NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n',
+    ),
+  );
+
+  it('are refused when another driver is loaded, and nothing is made', async () => {
+    await expect(prepareGpu('web', given('libnvidia-ml.so.570.86.15'), tools)).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message:
+        'create web: libraries of NVIDIA driver 570.86.15 are mounted but 580.95.05 is loaded; the CDI spec that they come from is stale; write it anew with the program that made it: nvidia-ctk cdi generate, or bulkhead devices cdi generate',
+    });
+    expect(existsSync(tools.dir)).toBe(false);
+  });
+
+  it.each(['libnvidia-ml.so.580.95.05', 'libcuda.so.590.10'])('pass: %s', async (name) => {
+    expect(await prepareGpu('web', given(name), tools)).toBeDefined();
+  });
+});
+
 it('mounts no parameters where the driver has none', async () => {
   rmSync(join(dir, 'proc'), { recursive: true });
-  expect((await prepareGpu(spec, tools))?.spec.mounts).toHaveLength(3);
+  expect((await prepareGpu('web', spec, tools))?.spec.mounts).toHaveLength(3);
 });
 
 it('adds the driver’s libraries to the image’s cache, and the profile', async () => {
@@ -72,6 +100,26 @@ it('adds the driver’s libraries to the image’s cache, and the profile', asyn
   ]);
   const profile = join(root, 'etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf');
   expect(readFileSync(profile, 'utf8')).toContain('"EGLVisibleDGPUDevices",0x2]');
+});
+
+it.each([
+  [undefined, `/lib:/usr/local/lib:/usr/lib:${lib}\n`],
+  ['/lib\n/opt/lib\n', `/lib:/opt/lib:${lib}\n`],
+  [`/lib:${lib}\n`, `/lib:${lib}\n`],
+])('adds their directory to the list of musl’s loader: %j', async (present, expected) => {
+  mkdirSync(join(root, 'lib'));
+  writeFileSync(join(root, 'lib/ld-musl-x86_64.so.1'), '');
+  const list = join(root, 'etc/ld-musl-x86_64.path');
+  if (present !== undefined) writeFileSync(list, present);
+  expect(await prepare()).toEqual([]);
+  expect(readFileSync(list, 'utf8')).toBe(expected);
+});
+
+it('makes no such list in an image with another loader', async () => {
+  mkdirSync(join(root, 'lib'));
+  writeFileSync(join(root, 'lib/ld-linux.so.2'), '');
+  expect(await prepare()).toEqual([]);
+  expect(readdirSync(join(root, 'etc')).sort()).toEqual(['ld.so.cache', 'nvidia']);
 });
 
 it('prefers an image’s newer CUDA libraries, found through its own links', async () => {

@@ -5,6 +5,7 @@
  */
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type * as GpuLibrary from '../../devices/gpu/prepare.ts';
 import type { NvidiaPreparation } from '../../devices/gpu/prepare.ts';
 import type { Addon } from '../../native/index.ts';
@@ -31,10 +32,18 @@ export function mountsNvidia({ mounts = [] }: Spec): boolean {
   return mounts.some(({ destination }) => /\/lib(?:cuda|nvidia-ml)\.so\.\d/.test(destination));
 }
 
-/** undefined: the configuration has nothing of NVIDIA's driver. */
-export async function prepareGpu(spec: Spec, tools: GpuTools): Promise<PreparedGpu | undefined> {
+/**
+ * undefined: the configuration has nothing of NVIDIA's driver. FailedPrecondition for libraries of another driver than the
+ * loaded one, with nothing made: every call of theirs would fail.
+ */
+export async function prepareGpu(id: string, spec: Spec, tools: GpuTools): Promise<PreparedGpu | undefined> {
   if (!mountsNvidia(spec)) return undefined;
   const library = await import('../../devices/gpu/prepare.ts');
+  const stale = library.staleLibraries(spec, textOf(join(tools.proc ?? '/proc', 'driver/nvidia/version')));
+  if (stale !== undefined) {
+    const { sentence: reason, fix: remedy } = stale;
+    throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op: 'create', id, reason, remedy });
+  }
   const work = library.nvidiaPreparation(spec);
   if (work === undefined) return undefined;
   return {
@@ -45,14 +54,19 @@ export async function prepareGpu(spec: Spec, tools: GpuTools): Promise<PreparedG
 
 type Library = typeof GpuLibrary;
 
+/** Empty: there is no such file. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
 /** A file of ours, mounted over the driver's. Absent when the host's driver has none. */
 function withParameters(spec: Spec, { dir, proc = '/proc' }: GpuTools, library: Library): Spec {
-  let text: string;
-  try {
-    text = readFileSync(library.PARAMETERS.replace(/^\/proc/, proc), 'utf8');
-  } catch {
-    return spec;
-  }
+  const text = textOf(library.PARAMETERS.replace(/^\/proc/, proc));
+  if (text === '') return spec;
   const source = join(dir, 'nvidia-params');
   mkdirSync(dir, { recursive: true, mode: 0o755 });
   const temporary = `${source}.${process.pid}`;
@@ -95,6 +109,14 @@ function prepareRoot({ root, work, library, addon, warn }: RootWork): void {
     const present = absent(() => addon.readFileInRoot(root, library.LD_CACHE, MAX_CACHE_BYTES));
     addon.writeFileInRoot(root, library.LD_CACHE, library.newCache(present, added), 0o644);
   });
+  const lists = (absent(() => addon.listInRoot(root, 'lib')) ?? []).map(library.muslPathFile);
+  for (const file of lists.filter((each) => each !== undefined)) {
+    attempt(`/${file} not written`, () => {
+      const present = absent(() => addon.readFileInRoot(root, file, MAX_CACHE_BYTES));
+      const text = library.newMuslPath(present && Buffer.from(present).toString(), work.libraries);
+      if (text !== undefined) addon.writeFileInRoot(root, file, Buffer.from(text), 0o644);
+    });
+  }
   const { profile } = work;
   if (profile === undefined) return;
   attempt(`/${library.PROFILE} not written`, () => {

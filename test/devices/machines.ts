@@ -1,0 +1,227 @@
+/** Machines whose `bulkhead devices --json` is kept in golden/: what their /sys, /proc and /dev say. */
+import type { FakeFiles } from '../../src/devices/testing/fake_tree.ts';
+import {
+  goodHost,
+  gpuFunction,
+  labFunctions,
+  nodesOf,
+  nvidiaFiles,
+  pciFiles,
+  pmemFiles,
+  type FakeGpu,
+} from '../../src/devices/testing/machines.ts';
+
+/** The lab's machine, as its sysfs showed it: an Intel IOMMU whose ecap has no interrupt remapping. */
+const labText = `
+0000:00:00.0 class=0x060000 ven=0x8086:0x29c0 drv= grp=0 numa=-1 totvfs= reset=
+0000:00:01.0 class=0x030000 ven=0x1234:0x1111 drv= grp=1 numa=-1 totvfs= reset=
+0000:00:02.0 class=0x020000 ven=0x8086:0x10d3 drv= grp=2 numa=-1 totvfs= reset=pm
+0000:00:03.0 class=0x060400 ven=0x1b36:0x000c drv=pcieport grp=3 numa=-1 totvfs= reset=
+0000:00:06.0 class=0x00ff00 ven=0x1af4:0x105b drv=virtio-pci grp=6 numa=-1 totvfs= reset=
+0000:00:1f.0 class=0x060100 ven=0x8086:0x2918 drv= grp=8 numa=-1 totvfs= reset=
+0000:00:1f.2 class=0x010601 ven=0x8086:0x2922 drv= grp=8 numa=-1 totvfs= reset=
+0000:00:1f.3 class=0x0c0500 ven=0x8086:0x2930 drv= grp=8 numa=-1 totvfs= reset=
+0000:01:00.0 class=0x020000 ven=0x8086:0x10c9 drv=igb grp=9 numa=-1 totvfs=7 reset=flr pm bus
+0000:02:00.0 class=0x00ff00 ven=0x1234:0x11e8 drv= grp=10 numa=-1 totvfs= reset=bus
+0000:03:00.0 class=0x010802 ven=0x1b36:0x0010 drv=nvme grp=11 numa=-1 totvfs=2 reset=flr bus
+0000:35:00.0 class=0x050210 ven=0x8086:0x0d93 drv=cxl_pci grp=13 numa=-1 totvfs= reset=bus cxl_bus
+0000:01:10.0 VF class=0x020000 0x8086:0x10ca drv=igbvf grp=14 physfn=../0000:01:00.0 net=eth1
+0000:03:00.1 VF class=0x010802 0x1b36:0x0010 drv= grp=16 physfn=../0000:03:00.0 net=
+`;
+const lab: FakeFiles = {
+  ...pciFiles(labFunctions(labText)),
+  ...pmemFiles([
+    { region: 0, mode: 'raw', numa: 1, address: '0x140000000' },
+    { region: 1, mode: 'memory', size: 268435456, address: '0x10ffe0000', unbound: true },
+  ]),
+  ...nodesOf(2),
+  '/sys/bus/pci/drivers/vfio-pci': {},
+  '/sys/class/iommu/dmar0/intel-iommu/ecap': 'f42\n',
+  '/dev/vfio/vfio': { node: 'c 10:196' },
+};
+
+const eightGpus: FakeGpu[] = Array.from({ length: 8 }, (_, minor) => ({
+  address: `0000:${(0x18 + minor * 0x11).toString(16)}:00.0`,
+  minor,
+  numa: minor < 4 ? 0 : 1,
+}));
+const switches = [0, 1, 2, 3].map((index) => ({
+  address: `0000:0${index + 5}:00.0`,
+  class: '0x068000',
+  vendor: '0x10de',
+  driver: 'nvidia-nvswitch',
+  group: 60 + index,
+  reset: 'bus',
+}));
+
+const oneGpu: FakeGpu = { address: '0000:41:00.0', minor: 0, model: 'NVIDIA A100-PCIE-40GB' };
+const audio = {
+  address: '0000:41:00.1',
+  class: '0x040300',
+  vendor: '0x10de',
+  driver: 'snd_hda_intel',
+  group: 40,
+  reset: '',
+};
+const nic = { class: '0x020000', vendor: '0x8086', driver: 'vfio-pci', reset: 'flr' };
+const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): FakeFiles => ({
+  ...goodHost,
+  ...pciFiles([gpuFunction(gpu)]),
+  ...nvidiaFiles(version, [gpu]),
+  ...more,
+});
+const without = (files: FakeFiles, pattern: RegExp): FakeFiles =>
+  Object.fromEntries(Object.entries(files).filter(([path]) => !pattern.test(path)));
+
+export const machines: Record<string, FakeFiles> = {
+  nothing: {},
+  lab,
+  'one-gpu': withGpu(oneGpu),
+  'eight-gpus-nvswitch': {
+    ...goodHost,
+    ...nodesOf(2),
+    ...pciFiles([...eightGpus.map(gpuFunction), ...switches]),
+    ...nvidiaFiles('570.86.15', eightGpus),
+    '/run/nvidia-fabricmanager/socket': '',
+  },
+  'nvswitch-without-fabric-manager': {
+    ...goodHost,
+    ...pciFiles([gpuFunction(oneGpu), ...switches.slice(0, 1)]),
+    ...nvidiaFiles('570.86.15', [oneGpu]),
+  },
+  mig: withGpu({ ...oneGpu, mig: { 1: [0], 2: [0, 1] } }),
+  'no-iommu': without(withGpu(oneGpu), /iommu_group/),
+  'no-interrupt-remapping': withGpu(oneGpu, {
+    '/proc/interrupts': '  24:  0  PCI-MSI-0000:00:1c.0   0-edge\n',
+  }),
+  'unsafe-interrupts-allowed': withGpu(oneGpu, {
+    '/proc/interrupts': '  24:  0  PCI-MSI-0000:00:1c.0   0-edge\n',
+    '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts': 'Y',
+  }),
+  'audio-in-the-group': { ...withGpu(oneGpu), ...pciFiles([gpuFunction(oneGpu), audio]) },
+  'no-iommu-group': {
+    ...without(withGpu(oneGpu), /0000:41:00\.0\/iommu_group/),
+    '/sys/kernel/iommu_groups/1/devices/0000:00:1f.0': {},
+  },
+  'small-address-space': withGpu(oneGpu, {
+    '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
+  }),
+  'gpu-in-use': withGpu(oneGpu, {
+    '/proc/1234/comm': 'nvidia-persiste',
+    '/proc/1234/fd/7': { link: '/dev/nvidia0' },
+    '/proc/1/fd/0': { link: '/dev/null' },
+  }),
+  'vfio-in-use': {
+    ...goodHost,
+    ...pciFiles([
+      gpuFunction({ ...oneGpu, driver: 'vfio-pci' }),
+      { ...nic, address: '0000:42:00.0', group: 42 },
+      { ...nic, address: '0000:43:00.0', group: 43 },
+    ]),
+    '/proc/71/comm': 'qemu-system-x86',
+    '/proc/71/fd/9': { link: '/dev/vfio/40' },
+    '/proc/72/comm': 'spdk_tgt',
+    '/proc/72/fd/5': { link: '/dev/vfio/devices/vfio3' },
+    '/proc/73/comm': 'dpdk-testpmd',
+    '/proc/73/fd/5': { link: '/dev/vfio/devices/vfio3' },
+    '/sys/bus/pci/devices/0000:42:00.0/vfio-dev/vfio3/dev': '244:3',
+    '/sys/bus/pci/devices/0000:43:00.0/vfio-dev/vfio4/dev': '244:4',
+  },
+  'gpu-for-vfio': {
+    ...goodHost,
+    ...pciFiles([gpuFunction({ ...oneGpu, driver: 'vfio-pci' })]),
+    '/dev/iommu': { node: 'c 10:127' },
+    '/dev/vfio/devices/vfio0': { node: 'c 511:0' },
+  },
+  'gpu-without-driver': without(
+    { ...goodHost, ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]) },
+    /drivers\/vfio-pci|\/drm\//,
+  ),
+  'gpu-node-missing': without(withGpu(oneGpu), /^\/dev\/nvidia0$/),
+  'another-maker': {
+    ...goodHost,
+    ...pciFiles([
+      { address: '0000:06:00.0', class: '0x030000', vendor: '0x1a03', driver: 'ast', group: 8, reset: 'pm' },
+    ]),
+  },
+  'uvm-not-loaded': withGpu(oneGpu, { '/proc/devices': 'Character devices:\n195 nvidia\n' }),
+  'stale-cdi-spec': withGpu(oneGpu),
+  'two-numa-nodes': {
+    ...goodHost,
+    ...nodesOf(2),
+    ...pciFiles([
+      gpuFunction({ ...oneGpu, numa: 1 }),
+      {
+        address: '0000:21:00.0',
+        class: '0x020000',
+        vendor: '0x15b3',
+        driver: 'mlx5_core',
+        group: 12,
+        numa: 0,
+        reset: 'flr',
+        net: 'eth0',
+        totalVfs: 16,
+      },
+    ]),
+    ...nvidiaFiles('550.54.15', [oneGpu]),
+    '/proc/net/route': 'Iface\tDestination\tGateway\neth0\t00000000\t0102A8C0\n',
+  },
+  'amd-and-intel': {
+    ...goodHost,
+    ...pciFiles([
+      {
+        address: '0000:03:00.0',
+        class: '0x038000',
+        vendor: '0x1002',
+        driver: 'amdgpu',
+        group: 3,
+        reset: '',
+        drm: ['card0', 'renderD128'],
+      },
+      {
+        address: '0000:00:02.0',
+        class: '0x030000',
+        vendor: '0x8086',
+        driver: 'i915',
+        group: 0,
+        reset: 'flr',
+        drm: ['card1', 'renderD129'],
+      },
+    ]),
+    '/dev/kfd': { node: 'c 510:0' },
+  },
+  'root-disk': {
+    ...goodHost,
+    ...pciFiles([
+      {
+        address: '0000:04:00.0',
+        class: '0x010802',
+        vendor: '0x144d',
+        driver: 'nvme',
+        group: 7,
+        reset: 'flr',
+      },
+    ]),
+    '/sys/class/block/nvme0n1p1': {
+      link: '../../devices/pci0000:00/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p1',
+    },
+    '/sys/class/block/nvme0n1p2': {
+      link: '../../devices/pci0000:00/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2',
+    },
+    '/proc/mounts': '/dev/nvme0n1p1 / ext4 rw 0 0\n',
+    '/proc/swaps': 'Filename\tType\n/dev/nvme0n1p2 partition 8388604 0 -2\n',
+  },
+  'pmem-in-every-mode': {
+    ...goodHost,
+    ...pmemFiles([
+      { region: 0, mode: 'raw' },
+      { region: 1, mode: 'safe' },
+      { region: 2, mode: 'memory', mount: '/mnt/fast ext4 rw,relatime,dax=always', numa: 1 },
+      { region: 3, mode: 'memory', mount: '/mnt/p xfs rw,relatime' },
+      { region: 4, mode: 'memory' },
+      { region: 5, mode: 'dax', size: 2 ** 40 },
+      { region: 6, mode: 'dax', unbound: true, size: 2 ** 30 },
+      { region: 7, mode: 'safe', mount: '/srv ext4 rw' },
+    ]),
+  },
+};

@@ -121,8 +121,8 @@ function stackOf(name: string, totals: readonly number[], parts: readonly number
 /** `ctr run` of a container that writes one line at once; the clock stops when ctr passes that on. */
 async function firstOutput({ containerd, runtime }: Kind): Promise<Start> {
   const id = fresh('first');
-  const words = ['run', '--rm', '--runtime', runtime, testImage, id, 'echo', 'here'];
-  const { file, args, env } = containerd.command(words);
+  const words = ['--rm', '--runtime', runtime, testImage, id, 'echo', 'here'];
+  const { file, args, env } = containerd.command(['run', '--snapshotter', containerd.snapshotter, ...words]);
   const began = Date.now();
   const child = spawn(file, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
   let errors = '';

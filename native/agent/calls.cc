@@ -38,6 +38,7 @@ CallReply carry_out(const Call& call) {
     CallReply operator()(const OnlineMemory& one) { return online_memory(one); }
     CallReply operator()(const CleanMemory& one) { return clean_memory(one); }
     CallReply operator()(const Sync& one) { return sync_all(one); }
+    CallReply operator()(const BindVfio& one) { return bind_vfio(one); }
     CallReply operator()(const std::monostate&) { return CallReply::failed("call", "", ENOSYS); }
     CallReply operator()(const Setup&) { return CallReply::failed("call", "", ENOSYS); }
     CallReply operator()(const WatchOom&) { return CallReply::failed("call", "", ENOSYS); }

@@ -210,6 +210,22 @@ bool decode(pbf_reader body, Poweroff& call) {
   return true;
 }
 
+bool decode(pbf_reader body, BindVfio& call) {
+  each_field(body, [&call](uint32_t field, pbf_reader& reader) {
+    if (field == at(1, kBytes) && call.pci_paths.size() > kMaxFunctions) {
+      reader.skip();
+      return true;
+    }
+    switch (field) {
+      BULKHEAD_FIELD(1, kBytes, call.pci_paths.emplace_back(text(reader)))
+      BULKHEAD_FIELD(2, kVarint, call.timeout_ms = reader.get_uint32())
+      default:
+        return false;
+    }
+  });
+  return call.pci_paths.size() <= kMaxFunctions;
+}
+
 template <class T>
 bool decode_into(pbf_reader body, Call& call) {
   return decode(body, call.emplace<T>());
@@ -250,6 +266,8 @@ bool decode_one(pbf_tag_type tag, pbf_reader& outer, Call& call) {
       return decode_into<Poweroff>(body, call);
     case 15:
       return decode_into<CleanMemory>(body, call);
+    case 16:
+      return decode_into<BindVfio>(body, call);
     default:
       return true;
   }
@@ -267,7 +285,7 @@ bool decode_call(std::span<const uint8_t> bytes, Call& call) {
       }
       // The tag is read before the value ends its validity.
       const pbf_tag_type tag = outer.tag();
-      if (tag == 0 || tag > 15) {
+      if (tag == 0 || tag > 16) {
         outer.skip();
       } else if (!decode_one(tag, outer, call)) {
         return false;

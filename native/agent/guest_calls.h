@@ -1,5 +1,5 @@
-// Mount, Unmount, Setup, OnlineCpus, OnlineMemory, CleanMemory and Sync of agent.proto. All but
-// set_up() may wait: for a worker.
+// Mount, Unmount, Setup, OnlineCpus, OnlineMemory, CleanMemory, Sync and BindVfio of
+// agent.proto. All but set_up() may wait: for a worker.
 #pragma once
 
 #include "agent/messages.h"
@@ -14,5 +14,6 @@ CallReply online_cpus(const OnlineCpus& call);
 CallReply online_memory(const OnlineMemory& call);
 CallReply clean_memory(const CleanMemory& call);
 CallReply sync_all(const Sync& call);
+CallReply bind_vfio(const BindVfio& call);
 
 }  // namespace bulkhead::agent

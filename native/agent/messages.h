@@ -21,6 +21,7 @@ inline constexpr size_t kMaxPaths = 256;
 inline constexpr size_t kMaxFileRead = 1u << 20;
 inline constexpr size_t kMaxFilesTogether = 4u << 20;
 inline constexpr size_t kMaxEntropy = 512;
+inline constexpr size_t kMaxFunctions = 64;
 inline constexpr uint32_t kDefaultTimeoutMs = 10000;
 inline constexpr uint32_t kMaxTimeoutMs = 600000;
 
@@ -141,9 +142,13 @@ struct Sync {
 struct Poweroff {
   bool reboot = false;
 };
+struct BindVfio {
+  std::vector<std::string> pci_paths;
+  uint32_t timeout_ms = 0;
+};
 using Call = std::variant<std::monostate, Setup, NetworkSetup, ReadFiles, WriteFiles, WatchOom,
                           WaitDevice, Mount, Unmount, AwaitFile, Remove, OnlineCpus, OnlineMemory,
-                          Sync, Poweroff, CleanMemory>;
+                          Sync, Poweroff, CleanMemory, BindVfio>;
 // False: malformed, or more than the limits above. std::monostate: a call this version does not
 // know.
 bool decode_call(std::span<const uint8_t> bytes, Call& call);
@@ -160,6 +165,11 @@ struct Device {
   uint32_t major = 0;
   uint32_t minor = 0;
 };
+struct VfioFunction {
+  std::string address;
+  uint32_t group = 0;
+  std::vector<Device> nodes;
+};
 struct CallReply {
   int err = 0;  // failure, when not 0
   std::string op;
@@ -168,6 +178,7 @@ struct CallReply {
   bool has_device = false;
   Device device;
   uint64_t amount = 0;
+  std::vector<VfioFunction> functions;
 
   static CallReply failed(std::string_view op, std::string_view path, int err) {
     CallReply reply;

@@ -118,6 +118,14 @@ void encode_state(pbf_writer writer, const ProcessState& process) {
   put(writer, 7, uint64_t{process.running});
 }
 
+void encode_device(pbf_writer writer, const Device& device) {
+  put(writer, 1, std::string_view(device.name));
+  put(writer, 2, std::string_view(device.path));
+  put(writer, 3, std::string_view(device.sysfs));
+  put(writer, 4, uint64_t{device.major});
+  put(writer, 5, uint64_t{device.minor});
+}
+
 // FromAgent.event with the Event that `fill` writes.
 template <class Fill>
 std::string encode_event(pbf_tag_type kind, Fill fill) {
@@ -160,15 +168,14 @@ std::string encode_call_reply(const CallReply& reply) {
     put(content, 2, std::string_view(file.data));
     put(content, 3, file.err);
   }
-  if (reply.has_device) {
-    pbf_writer device(writer, 3);
-    put(device, 1, std::string_view(reply.device.name));
-    put(device, 2, std::string_view(reply.device.path));
-    put(device, 3, std::string_view(reply.device.sysfs));
-    put(device, 4, uint64_t{reply.device.major});
-    put(device, 5, uint64_t{reply.device.minor});
-  }
+  if (reply.has_device) encode_device(pbf_writer(writer, 3), reply.device);
   put(writer, 4, reply.amount);
+  for (const VfioFunction& function : reply.functions) {
+    pbf_writer one(writer, 5);
+    put(one, 1, std::string_view(function.address));
+    put(one, 2, uint64_t{function.group});
+    for (const Device& node : function.nodes) encode_device(pbf_writer(one, 3), node);
+  }
   return bytes;
 }
 

@@ -57,6 +57,12 @@ void check_call(const Call& call) {
     decode_guest_network(
         {reinterpret_cast<const uint8_t*>(network->encoded.data()), network->encoded.size()},
         decoded);
+  } else if (const auto* bind = std::get_if<BindVfio>(&call)) {
+    require(bind->pci_paths.size() <= kMaxFunctions);
+    CallReply reply;
+    for (const std::string& path : bind->pci_paths)
+      reply.functions.push_back({path, bind->timeout_ms, {Device{path, path, path, 1, 2}}});
+    kind_of(encode_call_reply(reply));
   } else if (const auto* mount = std::get_if<Mount>(&call)) {
     CallReply reply = CallReply::failed("mount", mount->target, 0);
     require(reply.err != 0);

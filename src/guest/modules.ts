@@ -49,6 +49,9 @@ const wanted = [
   'igbvf',
   'ixgbevf',
   'iavf',
+  // The same for programs of a pod; nothing loads the second when it is asked for.
+  'vfio_pci',
+  'vfio_iommu_type1',
   'nf_tables',
   'nft_ct',
   'nft_nat',

@@ -55,8 +55,10 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
     const { addresses: functions, others } = splitVfioNames(names);
     if (others.length === 0) return { spec, functions };
     const registry = await cdi.readRegistry(request.specDirs, { kinds: cdi.kindsOf(others) });
+    const found = others.map((name) => registry.get(name));
+    // Before the nodes are looked for: why there is none says more than that there is none.
+    if (found.every(isFound)) await checkFound(spec, request, found);
     const injected = registry.inject(spec, others, hostNode);
-    await checkFound(spec, request, others.map((name) => registry.get(name)).filter(isFound));
     // A spec file is no more to be trusted with a configuration's rules than the configuration's own author.
     return { spec: parseSpec(JSON.stringify(injected), id, op), functions };
   } catch (error) {

@@ -2,9 +2,10 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ErrorCode } from '../base/errors.ts';
+import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
 import { FakeKernel } from '../devices/testing/fake_kernel.ts';
+import type { FakeFiles } from '../devices/testing/fake_tree.ts';
 import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakePci } from '../devices/testing/machines.ts';
 import { DevicePassing, type PassingDeps } from './passing.ts';
 
@@ -53,6 +54,15 @@ function passing(kernel: FakeKernel, changes: Partial<PassingDeps> = {}): Device
   });
 }
 
+const add = (kernel: FakeKernel, files: FakeFiles): void => {
+  for (const [path, entry] of Object.entries(files)) kernel.files.set(path, entry);
+};
+const remove = (kernel: FakeKernel, what: string): void => {
+  for (const path of kernel.files.keys()) {
+    if (path.includes(what) || (what === 'iommu_group' && path.includes('iommu_groups')))
+      kernel.files.delete(path);
+  }
+};
 const claims = (): string[] => {
   try {
     return readdirSync(dir);
@@ -87,6 +97,12 @@ describe('open', () => {
     expect(kernel.link(`/sys/bus/pci/devices/${AUDIO}/driver`)).toContain('snd');
   });
 
+  it('minds no companion without a driver, and no bridge of the group', async () => {
+    const port: FakePci = { ...disk, address: '0000:00:03.0', class: '0x060400', driver: 'pcieport' };
+    const devices = passing(machine([disk, { ...audio, driver: '' }, port]));
+    await expect(devices.open({ ...request, addresses: [DISK] })).resolves.toBeDefined();
+  });
+
   it.each<[string, FakeKernel, string[], string]>([
     [
       'of a group that another driver is in',
@@ -104,7 +120,7 @@ describe('open', () => {
       'that is a bridge',
       machine([{ ...nic, class: '0x060400' }]),
       [NIC],
-      `create web: PCI function ${NIC}: a bridge cannot be given away`,
+      `create web: PCI function ${NIC}: a bridge cannot be given away; see what can with: bulkhead devices`,
     ],
   ])('refuses a function %s, with nothing changed', async (_, kernel, addresses, message) => {
     const before = kernel.snapshot();
@@ -112,6 +128,78 @@ describe('open', () => {
       code: ErrorCode.FailedPrecondition,
       message,
     });
+    expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+  });
+
+  const mounted: FakeFiles = {
+    '/sys/class/block/nvme0n1p1': { link: `../../devices/pci0000:00/${DISK}/nvme/nvme0/nvme0n1p1` },
+    '/proc/mounts': '/dev/nvme0n1p1 /srv ext4 rw 0 0\n',
+  };
+  const routed: FakeFiles = {
+    [`/sys/bus/pci/devices/${NIC}/net/eth0`]: {},
+    '/proc/net/route': 'Iface\tDestination\neth0\t00000000\n',
+  };
+  const held: FakeFiles = {
+    [`/sys/bus/pci/devices/${NIC}/vfio-dev/vfio3/dev`]: '244:3',
+    '/proc/71/comm': 'spdk_tgt',
+    '/proc/71/fd/9': { link: '/dev/vfio/devices/vfio3' },
+  };
+  const cannot = `Ethernet controller ${NIC}: cannot pass by VFIO:`;
+
+  /** The sentences of `bulkhead devices` (test/devices), at a start: nothing begins that cannot work. */
+  it.each<[string, (kernel: FakeKernel) => void, string[], string]>([
+    [
+      'without an IOMMU',
+      (kernel) => remove(kernel, 'iommu_group'),
+      [NIC],
+      `${cannot} IOMMU is off (no /sys/kernel/iommu_groups/*); add intel_iommu=on or amd_iommu=on to the kernel command line and reboot`,
+    ],
+    [
+      'that no IOMMU translates for',
+      (kernel) => remove(kernel, `${NIC}/iommu_group`),
+      [NIC],
+      `${cannot} it is in no IOMMU group: no IOMMU translates for it; turn VT-d or AMD-Vi on for every slot in the firmware, or put the card into another slot`,
+    ],
+    [
+      'without vfio-pci',
+      (kernel) => remove(kernel, '/drivers/vfio-pci'),
+      [NIC],
+      `${cannot} the driver vfio-pci is not loaded; modprobe vfio-pci`,
+    ],
+    [
+      'without interrupt remapping',
+      (kernel) => kernel.files.set('/proc/interrupts', ' 24: 0 PCI-MSI-0000:00:1c.0 0-edge\n'),
+      [NIC],
+      `${cannot} interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM; turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`,
+    ],
+    [
+      'whose file system is mounted',
+      (kernel) => add(kernel, mounted),
+      [NIC, DISK],
+      `NVMe controller ${DISK}: cannot pass by VFIO: the host uses it: /srv; umount /srv`,
+    ],
+    [
+      'of the default route',
+      (kernel) => add(kernel, routed),
+      [NIC],
+      `${cannot} the host’s default route goes over it; ip route replace default via GATEWAY dev ANOTHER`,
+    ],
+    [
+      'that a process has open',
+      (kernel) => add(kernel, held),
+      [NIC],
+      `Ethernet controller ${NIC}: device is in use by process 71 (spdk_tgt); unbinding would block until it is closed; kill 71`,
+    ],
+  ])('refuses a function %s in both walls, with nothing changed', async (_, change, addresses, message) => {
+    const kernel = machine();
+    change(kernel);
+    const before = kernel.snapshot();
+    for (const wall of ['vm', 'namespace'] as const) {
+      await expect(passing(kernel).open({ ...request, wall, addresses })).rejects.toMatchObject({
+        code: ErrorCode.FailedPrecondition,
+        message: `create web: ${message}`,
+      });
+    }
     expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
   });
 
@@ -124,7 +212,7 @@ describe('open', () => {
     kernel.files.set('/proc/1234/fd/3', { link: '/dev/nvidia0' });
     const asked = { ...request, addresses: [gpu.address] };
     await expect(passing(kernel).open(asked)).rejects.toThrow(
-      'create web: GPU 0000:41:00.0: device is in use by process 1234 (nvidia-persiste); unbinding would block until it is closed; end this process first',
+      'create web: GPU 0000:41:00.0: device is in use by process 1234 (nvidia-persiste); unbinding would block until it is closed; kill 1234',
     );
     expect([kernel.writes, claims()]).toEqual([[], []]);
   });
@@ -246,6 +334,47 @@ describe('what nobody has any more', () => {
     kernel.files.set('/sys/bus/pci/drivers/igbvf', {});
     await passing(kernel, { isAlive: () => false }).recover();
     expect(claims()).toEqual([]);
+  });
+
+  it('is given back before the next of the same name, though that one lives', async () => {
+    const kernel = machine();
+    await passing(kernel).open({ ...request, addresses: [NIC] });
+    // Its record is gone, its claim is not: the driver did not take the function back then.
+    const next = passing(kernel);
+    await expect(next.open({ ...request, addresses: [NIC, DISK] })).resolves.toBeDefined();
+    expect(claims()).toHaveLength(2);
+    await next.release('ns/web');
+    expect(kernel.link(`/sys/bus/pci/devices/${NIC}/driver`)).toContain('igbvf');
+  });
+
+  it('is looked for again after a bind that failed', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const devices = passing(kernel, {
+      isAlive: () => false,
+      write: (path, data) =>
+        path.endsWith('/driver/unbind') && kernel.writes.length < 2
+          ? Promise.reject(
+              new RuntimeError({
+                code: ErrorCode.DeadlineExceeded,
+                op: 'write',
+                object: path,
+                reason: 'the kernel did not come back within 20000 ms: the device is in use',
+                remedy: 'end the processes that hold the device open',
+                errno: 'ETIMEDOUT',
+              }),
+            )
+          : kernel.write(path, data),
+    });
+    await expect(devices.open({ ...request, addresses: [NIC] })).rejects.toMatchObject({
+      code: ErrorCode.DeadlineExceeded,
+      message: `create web: /sys/bus/pci/devices/${NIC}/driver/unbind: the kernel did not come back within 20000 ms: the device is in use; end the processes that hold the device open`,
+    });
+    expect([kernel.snapshot(), claims()]).toEqual([before, [`pci-${NIC}.json`]]);
+    await devices.release('ns/web');
+    expect(claims()).toHaveLength(1);
+    await devices.recover();
+    expect([kernel.snapshot(), claims()]).toEqual([before, []]);
   });
 
   it('costs nothing where there never was a device', async () => {

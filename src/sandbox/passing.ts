@@ -93,8 +93,12 @@ export class DevicePassing {
     if (refusal !== undefined) throw refused(id, refusal);
     const journal = await this.#journal();
     try {
+      // What an earlier container of this name could not be rid of.
+      await journal.release(owner);
       await journal.bind(owner, addresses, VFIO_DRIVER);
     } catch (error) {
+      // A claim may have stayed.
+      this.#recovered = undefined;
       throw restated(id, error);
     }
     const after = devices.readMachine(host);

@@ -20,7 +20,7 @@ export function hostPassing({ root, initPath, store, log }: HostPassing): Device
     write: (path, data) => kernelWrite((launcher ??= new Launcher(initPath)), path, data),
     isAlive: (owner) => {
       const slash = owner.indexOf('/');
-      return store.exists(owner.slice(0, slash), owner.slice(slash + 1));
+      return slash >= 0 && store.exists(owner.slice(0, slash), owner.slice(slash + 1));
     },
     log,
   });

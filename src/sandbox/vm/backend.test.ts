@@ -70,6 +70,15 @@ const input = (spec: Spec, rootfsMounts: RootfsMount[] = []): CreateInput => ({
 });
 const create = async (of: ContainerRecord, spec = podSpec(), mounts: RootfsMount[] = []): Promise<void> =>
   backend.create(of, input(spec, mounts));
+const withData = (options: string): Spec =>
+  podSpec({
+    mounts: [{ destination: '/d', type: 'bind', source: join(dir, 'data'), options: ['rbind', options] }],
+  });
+/** Places of containers' files in the share. */
+const attachedOf = (key: string): string[] =>
+  (executor.launched(key)?.plan.steps ?? [])
+    .flatMap(({ attach }) => attach?.target ?? [])
+    .filter((target) => target.startsWith('/c'));
 const keys = (): string[] => executor.launches.map(({ key }) => key);
 
 function image(name: string): RootfsMount {
@@ -176,6 +185,44 @@ describe('a container in a virtual machine', () => {
     await backend.destroy(first, executor);
     expect([...executor.processes.keys()].filter((key) => key.startsWith('/vm'))).not.toContain('/vm');
     expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+  });
+
+  it('has its volumes in common with the others of its pod, until the last of them has gone', async () => {
+    const sourceOf = (id: string): string | undefined =>
+      executor
+        .launched(id)
+        ?.plan.steps?.flatMap(({ openTree }) => openTree?.path ?? [])
+        .find((path) => path.endsWith('/m0'));
+    const unmountedOf = (key: string): string[] =>
+      (executor.launched(key)?.plan.steps ?? []).flatMap(({ unmount }) => unmount?.path ?? []);
+    const [first, second, third] = [record('pod'), record('two'), record('three')];
+    await create(first, withData('rw'));
+    // An engine that has started meanwhile knows of it too.
+    backend = makeBackend();
+    await Promise.all([create(second, withData('rw')), create(third, withData('ro'))]);
+    expect(attachedOf('/vm/share-1')).toEqual(['/c1/rootfs', '/c1/m0']);
+    expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs']);
+    expect(attachedOf('/vm/share-3')).toEqual(['/c3/rootfs']);
+    const common = '/run/bulkhead/share/c1/m0';
+    expect(['pod', 'two', 'three'].map(sourceOf)).toEqual([common, common, common]);
+    await backend.destroy(first, executor);
+    expect(unmountedOf('/vm/unshare-1')).toEqual(['/c1/rootfs']);
+    expect(executor.guests.calls).not.toContain(`unmount ${common}`);
+    await backend.destroy(second, executor);
+    expect(unmountedOf('/vm/unshare-2')).toEqual(['/c2/rootfs']);
+    await create(record('four'), withData('rw'));
+    expect(sourceOf('four')).toBe(common);
+    await backend.destroy(third, executor);
+    await create(record('five'));
+    await backend.destroy(record('four'), executor);
+    expect(unmountedOf('/vm/unshare-4')).toEqual(['/c4/rootfs', '/c1/m0']);
+    expect(executor.guests.calls).toContain(`unmount ${common}`);
+  });
+
+  it('that may write has no mount that the host made read-only for another', async () => {
+    await create(record('pod'), withData('ro'));
+    await create(record('two'), withData('rw'));
+    expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs', '/c2/m0']);
   });
 
   it('gives its disk back to a pod that goes on, written to the end', async () => {

@@ -14,7 +14,7 @@ import type { ContainerRecord } from '../../state/index.ts';
 import { specOf } from '../../state/spec.ts';
 import type { Backend, CreateInput, ExecInput } from '../backend.ts';
 import type { Executor, HeldState, LaunchResult } from '../executor.ts';
-import { nameMount, type BackendHost } from '../host_backend.ts';
+import type { BackendHost } from '../host_backend.ts';
 import { isVfioNode, withoutVfioNodes } from '../../devices/vfio/request.ts';
 import { ownerOf, type DevicePassing } from '../passing.ts';
 import { passedFunctions, tooLate, withGuestFunctions, withGuestVariables } from './functions.ts';
@@ -22,12 +22,10 @@ import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { sandboxPaths, shareDirectory, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
 import type { GuestContainer, GuestProcess } from './pod_agent.ts';
-import { runHelper } from './processes.ts';
 import { loadSandbox, type SandboxContainer } from './record.ts';
 import { endByCgroup, VmSandbox } from './sandbox.ts';
 import type { SandboxDeps } from './sandbox_deps.ts';
 import { cpuLimit, memoryLimit } from './sizing.ts';
-import { containerSharePlan, containerUnsharePlan } from './share.ts';
 import { guestProcess, guestSpec, hostHooks, type GuestSpec } from './spec.ts';
 import { recalledProcesses } from './recall.ts';
 import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
@@ -82,13 +80,19 @@ export class VmBackend implements Backend {
     const functions = await this.#open(record, input, sandbox);
     const own = await sandbox.join(id, spec, { share, functions });
     const adapted = this.#adapt(record, spec, sandbox, own.serial ?? 0, images);
-    if (sandbox.hasShare) await this.#share(record, input, sandbox, own, adapted, root === undefined);
+    const shared = sandbox.hasShare
+      ? await this.#share(record, input, sandbox, own, adapted, root === undefined)
+      : new Map<string, string>();
     const attached = await this.#attach(id, sandbox, own, root, adapted);
+    for (const [given, path] of shared) attached.targets.set(given, path);
     if (adapted.shm !== undefined) await sandbox.agent.mountShm(id, sizeOf(adapted.shm));
     await input.runCreateHooks(sandbox.pid);
     await sandbox.connectNetwork();
     const withNodes = withGuestNodes(attachedSpec(adapted, attached), attached.nodes);
-    const inGuest = withGuestFunctions(withNodes, sandbox.functions);
+    const inGuest = withGuestFunctions(withNodes, sandbox.functions, {
+      named: input.functions ?? [],
+      nodes: (input.spec.linux?.devices ?? []).filter(isVfioNode),
+    });
     await this.#launch(record, input, sandbox, own, inGuest, attached.root);
   }
 
@@ -101,37 +105,32 @@ export class VmBackend implements Backend {
     if (passing === undefined || (nodes.length === 0 && asked.length === 0)) return [];
     const addresses = [...new Set([...asked, ...(await passing.functionsOf(id, nodes))])];
     if (addresses.length === 0) return [];
-    if (sandbox.isMade) throw tooLate(id, addresses);
+    if (sandbox.isMade) {
+      // Device plugins name to a container what the pod's first one has brought.
+      const there = new Set(sandbox.functions.map(({ host }) => host));
+      if (addresses.every((address) => there.has(address))) return [];
+      throw tooLate(id, addresses);
+    }
     const physicalBits = await this.#vm.sandbox.physicalBits();
     const owner = ownerOf(record);
     return passedFunctions(await passing.open({ id, owner, wall: 'vm', addresses, physicalBits }));
   }
 
-  async #share(
+  #share(
     record: ContainerRecord,
     input: CreateInput,
     sandbox: VmSandbox,
     own: SandboxContainer,
     { shares }: GuestSpec,
     withRoot: boolean,
-  ): Promise<void> {
-    const serial = own.serial ?? 0;
-    own.shares = [...(withRoot ? ['rootfs'] : []), ...shares.map(({ name }) => name)];
-    sandbox.save();
-    const plan = containerSharePlan({
-      id: record.id ?? '',
+  ): Promise<Map<string, string>> {
+    return sandbox.files.attach(own, {
       bundle: record.bundle ?? '',
       spec: input.spec,
-      serial,
-      daemonPid: sandbox.sharePid,
-      share: sandbox.paths.share,
       rootfs: withRoot ? (record.rootfs ?? '') : undefined,
       rootfsMounts: input.rootfsMounts,
       shares,
       host: this.#host.facts(),
-    });
-    await runHelper(input.executor, `/vm/share-${serial}`, plan).catch((error: unknown) => {
-      throw nameMount(error, plan);
     });
   }
 
@@ -268,7 +267,7 @@ export class VmBackend implements Backend {
     const own = sandbox.container(id);
     if (own !== undefined && sandbox.isRunning) await this.#detach(id, sandbox, own);
     if (await sandbox.leave(id)) this.#sandboxes.delete(key);
-    else if (own !== undefined && sandbox.isRunning) await this.#unshare(record, sandbox, own);
+    else if (own !== undefined && sandbox.isRunning) await sandbox.files.detach(own);
     await this.#passing?.release(ownerOf(record));
   }
 
@@ -281,18 +280,6 @@ export class VmBackend implements Backend {
     await (
       others.length > 0 ? sandbox.agent.volumes.detach(id, devices) : sandbox.agent.volumes.flush(id, devices)
     ).catch((error: unknown) => this.#host.warn(id, error instanceof Error ? error.message : String(error)));
-  }
-
-  /** The guest lets go of a container's files first, so that its mounts end and not only their names. */
-  async #unshare(record: ContainerRecord, sandbox: VmSandbox, own: SandboxContainer): Promise<void> {
-    const id = record.id ?? '';
-    const serial = own.serial ?? 0;
-    const names = own.shares ?? [];
-    const directory = `${sandbox.agent.places.share}/${shareDirectory(serial)}`;
-    await sandbox.agent.container(id).remove(names.map((name) => `${directory}/${name}`));
-    if (!sandbox.hasShare) return;
-    const plan = containerUnsharePlan({ id, serial, daemonPid: sandbox.sharePid, names });
-    await runHelper(sandbox.executor, `/vm/unshare-${serial}`, plan);
   }
 
   /** The monitor is gone, and its end of the channel with it: whatever is left of the machine ends. */
@@ -358,7 +345,7 @@ export class VmBackend implements Backend {
 /** Where the guest has what a container mounts from images. */
 interface Attached {
   root: string | undefined;
-  /** By the path that guestSpec() gave it; another container may have attached it by another name. */
+  /** Paths of the guest, by those that guestSpec() gave; another container may have attached it by another name. */
   targets: Map<string, string>;
   nodes: { wanted: WantedNode; found: bulkhead.agent.v1.IDevice }[];
 }

@@ -5,6 +5,18 @@ import { kataGuest } from './kata/guest.ts';
 const parse = (table: Record<string, unknown>): ReturnType<typeof parseVmConfig> =>
   parseVmConfig('/etc/bulkhead/config.toml', table);
 
+describe('functions of the host', () => {
+  it('are the guest kernel’s unless programs are to drive them', () => {
+    expect(parse({}).vfioMode).toBe('guest-kernel');
+    expect(parse({ vfio_mode: 'vfio' }).vfioMode).toBe('vfio');
+    for (const bad of ['VFIO', '', true, 1]) {
+      expect(() => parse({ vfio_mode: bad })).toThrow(
+        `configure: /etc/bulkhead/config.toml: vm.vfio_mode: unknown key or bad value ${JSON.stringify(bad)}`,
+      );
+    }
+  });
+});
+
 describe("a guest with Kata's agent", () => {
   it('is a kernel and an image, or a kernel and an initrd', () => {
     const files = { agent: 'kata', kernel: '/k', kernel_arguments: 'agent.log=debug' };

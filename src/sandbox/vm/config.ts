@@ -1,6 +1,7 @@
 /** The table [vm] of the engine's configuration. */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Accelerator, MachineType } from './hypervisor/hypervisor.ts';
+import { VFIO_MODES, type VfioMode } from './guest_vfio.ts';
 import { hugePageBytes } from './placement.ts';
 import type { RootDevice } from './roots.ts';
 import type { SizingConfig } from './sizing.ts';
@@ -31,6 +32,8 @@ export interface VmConfig extends SizingConfig {
   template: boolean;
   /** Size of the huge pages that memory of machines with functions of the host is made of: "2M"; "": ordinary pages. */
   hugePages: string;
+  /** Who drives functions of the host in the guest. */
+  vfioMode: VfioMode;
   bootTimeoutMs: number;
   /** What a root file system in an image is to the guest: a disk, or persistent memory mounted with DAX. */
   rootDevice: RootDevice;
@@ -51,6 +54,7 @@ export const defaultVmConfig: VmConfig = {
   tcgCacheMib: 64,
   template: true,
   hugePages: '',
+  vfioMode: 'guest-kernel',
   bootTimeoutMs: 60_000,
   rootDevice: 'block',
   memoryMib: 256,
@@ -88,6 +92,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   tcg_cache_mib: { key: 'tcgCacheMib', check: isCount },
   template: { key: 'template', check: isFlag },
   huge_pages: { key: 'hugePages', check: isPageSize },
+  vfio_mode: { key: 'vfioMode', check: oneOf(...VFIO_MODES) },
   boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
   root_device: { key: 'rootDevice', check: oneOf('block', 'pmem') },
   memory_mib: { key: 'memoryMib', check: isCount },

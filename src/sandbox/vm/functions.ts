@@ -1,12 +1,15 @@
 /**
  * PCI functions of the host in a pod's guest: how many bytes of windows they need, where the guest has them, and what a
- * container is told of that. The guest's own kernel drives them. Pure, but for what is asked of the agent.
+ * container is told of that. The guest's own kernel drives them, or a program of the container (guest_vfio.ts). Pure, but
+ * for what is asked of the agent.
  */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { OpenedFunctions } from '../passing.ts';
 import type { LinuxDevice, LinuxDeviceCgroup, Process, Spec } from '../../oci/types.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
+import { vfioEnvironment } from '../../devices/vfio/contribute.ts';
 import type { GuestAgent } from './agent.ts';
+import { bindInGuest, withHostRights, withLockedMemory } from './guest_vfio.ts';
 import type { Hypervisor, MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
@@ -40,16 +43,18 @@ export function passedFunctions({ devices, nodes }: OpenedFunctions): PassedFunc
 }
 
 /**
- * All of a guest's memory is locked when a device may write to it; VFIO counts it against RLIMIT_MEMLOCK.
+ * All of a guest's memory is locked when a device may write to it; VFIO counts it against RLIMIT_MEMLOCK, behind an IOMMU of
+ * the guest once for each function, whose addresses are its own.
  * @param limit the highest that can be given, in bytes; undefined: any
  * @throws RuntimeError FailedPrecondition when that is too little
  */
 export function checkLockedMemory(
   id: string,
-  { functions = [], size }: Pick<MachineConfig, 'functions' | 'size'>,
+  { functions = [], size, iommu }: Pick<MachineConfig, 'functions' | 'size' | 'iommu'>,
   limit: number | undefined,
 ): void {
-  const needed = size.memoryMib + LOCKED_OVERHEAD_MIB;
+  const times = iommu === true ? functions.length : 1;
+  const needed = size.memoryMib * times + LOCKED_OVERHEAD_MIB;
   if (functions.length === 0 || limit === undefined || limit >= needed * MIB) return;
   throw refused(
     id,
@@ -80,6 +85,10 @@ export interface GuestFunction {
   guest: string;
   /** The guest's nodes for it. */
   nodes: LinuxDevice[];
+  /** A program of the container drives it, by these nodes. */
+  vfio?: boolean | undefined;
+  /** Then its group's node on the host. */
+  hostGroup?: string | undefined;
 }
 
 /** All of a machine's functions, as its guest has found them: whoever is told of one may use it at once. */
@@ -93,6 +102,7 @@ export async function awaitFunctions(
   const { functions = [] } = config;
   if (functions.length === 0) return [];
   const paths = hypervisor.functionPaths(config);
+  if (config.iommu === true) return bindInGuest(agent, id, functions, paths);
   return Promise.all(
     functions.map((each, index) => awaitFunction(agent, id, each, paths[index] ?? '', warn)),
   );
@@ -154,35 +164,60 @@ export function guestVariables(env: readonly string[], functions: readonly Guest
   );
 }
 
+/** A process of a container that has the functions: its variables, and the memory that it may lock. */
 export function withGuestVariables(given: Process, functions: readonly GuestFunction[]): Process {
   const { env } = given;
-  return env === undefined || functions.length === 0
-    ? given
-    : { ...given, env: guestVariables(env, functions) };
+  const told = env === undefined ? given : { ...given, env: guestVariables(env, functions) };
+  return functions.length === 0 ? given : withLockedMemory(told, functions);
+}
+
+/** What the container's configuration asked for, in the host's terms. */
+export interface AskedFunctions {
+  /** Addresses by which it named functions. */
+  named?: readonly string[];
+  /** VFIO nodes of its config.json. */
+  nodes?: readonly LinuxDevice[];
 }
 
 /** The container's configuration in the guest: its variables, and the guest's nodes with the right to use them. */
-export function withGuestFunctions(spec: Spec, functions: readonly GuestFunction[]): Spec {
+export function withGuestFunctions(
+  spec: Spec,
+  functions: readonly GuestFunction[],
+  { named = [], nodes: given = [] }: AskedFunctions = {},
+): Spec {
   if (functions.length === 0) return spec;
-  const nodes = functions.flatMap((each) => each.nodes);
-  const rules = nodes.map(({ type, major, minor }): LinuxDeviceCgroup => {
-    return {
-      allow: true,
-      type,
-      access: 'rwm',
-      ...(major === undefined ? {} : { major }),
-      ...(minor === undefined ? {} : { minor }),
-    };
-  });
+  const all = functions.flatMap((each) => withHostRights(each, given));
+  const nodes = [...new Map(all.map((node) => [node.path, node])).values()];
   const { linux = {} } = spec;
   const { resources = {} } = linux;
   return {
     ...spec,
-    ...(spec.process === undefined ? {} : { process: withGuestVariables(spec.process, functions) }),
+    ...(spec.process === undefined ? {} : { process: toldNames(spec.process, functions, named) }),
     linux: {
       ...linux,
       devices: [...(linux.devices ?? []), ...nodes],
-      resources: { ...resources, devices: [...(resources.devices ?? []), ...rules] },
+      resources: { ...resources, devices: [...(resources.devices ?? []), ...nodes.map(nodeRule)] },
     },
+  };
+}
+
+/** As in the namespace wall a program is told which functions it drives, by the addresses that they have there. */
+function toldNames(given: Process, functions: readonly GuestFunction[], named: readonly string[]): Process {
+  const told = withGuestVariables(given, functions);
+  const own = functions.filter(({ host, vfio }) => vfio === true && named.includes(host));
+  if (own.length === 0) return told;
+  const variable = vfioEnvironment(own.map(({ guest }) => guest));
+  const name = variable.slice(0, variable.indexOf('=') + 1);
+  return { ...told, env: [...(told.env ?? []).filter((each) => !each.startsWith(name)), variable] };
+}
+
+/** VFIO nodes are opened and spoken to, never made anew. */
+function nodeRule({ type, major, minor }: LinuxDevice): LinuxDeviceCgroup {
+  return {
+    allow: true,
+    type,
+    access: type === 'c' ? 'rw' : 'rwm',
+    ...(major === undefined ? {} : { major }),
+    ...(minor === undefined ? {} : { minor }),
   };
 }

@@ -1,5 +1,6 @@
 /** The machine as the vm wall sees it. */
 import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
@@ -22,10 +23,11 @@ import type { VmConfig } from './config.ts';
 import type { Accelerator, GuestImage, MachineConfig, MachineDevice } from './hypervisor/hypervisor.ts';
 import { chooseAccelerator, hostAccelerators, type AcceleratorHost } from './hypervisor/qemu/accelerator.ts';
 import { QemuHypervisor } from './hypervisor/qemu/driver.ts';
-import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement } from './placement.ts';
+import { needsIommu } from './guest_vfio.ts';
+import { hugePageBytes, placed } from './placement.ts';
 import { kataGuest } from './kata/guest.ts';
 import type { AgentInput, PodAgent } from './pod_agent.ts';
-import { machineSize, memoryFor } from './sizing.ts';
+import { machineSize, memoryFor, templateSize } from './sizing.ts';
 
 /** How many devices can be plugged into a machine that runs. */
 const PORTS = 8;
@@ -118,10 +120,9 @@ interface MachineInput {
   machinery: Machinery;
 }
 
-/** A clone begins as large as all templates are, and grows. */
 async function machineConfig(config: VmConfig, input: MachineInput): Promise<SizedMachine> {
   const { id, spec, pod, log, machinery: made } = input;
-  const size = machineSize(id, spec, config);
+  const size = machineSize(id, spec, config, availableParallelism());
   const accelerator = await made.accelerator;
   const gids = accelerator === 'kvm' ? kvmGroups() : [];
   const guest = guestOf(config, id);
@@ -140,35 +141,24 @@ async function machineConfig(config: VmConfig, input: MachineInput): Promise<Siz
     vsockCid: guest.vsock ? newCid() : undefined,
   };
   // A saved guest has given its windows away already, and each function locks the whole of its machine's memory: it boots.
-  if (pod.functions.length > 0) return { machine: withFunctions(config, machine, input), growMib: 0 };
+  if (pod.functions.length > 0) {
+    const warn = (reason: string): void =>
+      log.warning('devices, processors and memory are far apart', { id, reason });
+    const hugePage = hugePageBytes(config.hugePages);
+    const placement = placed(hostTree(), { id, spec, functions: pod.functions, size, hugePage }, warn);
+    const iommu = needsIommu(id, spec, pod.functions, config) ? { iommu: true } : {};
+    return { machine: { ...machine, functions: pod.functions, placement, ...iommu }, growMib: 0 };
+  }
   if (!config.template || config.machine !== 'q35' || config.agent === 'kata') return { machine, growMib: 0 };
-  const small: MachineConfig = { ...machine, size: { ...size, memoryMib: config.memoryMib } };
+  const { size: initial, growMib } = templateSize(size, config);
+  const small: MachineConfig = { ...machine, size: initial };
   try {
     const template = await made.templates.ensure(small);
-    return { machine: { ...small, template }, growMib: size.memoryMib - config.memoryMib };
+    return { machine: { ...small, template }, growMib };
   } catch (error) {
     log.warning('no template: the machine boots', { id, error: (error as Error).message });
     return { machine, growMib: 0 };
   }
-}
-
-/** Its memory is where its devices are, and in huge pages if the operator has set some aside. */
-function withFunctions(
-  config: VmConfig,
-  machine: MachineConfig,
-  { id, spec, pod, log }: MachineInput,
-): MachineConfig {
-  const { functions } = pod;
-  const host = hostTree();
-  const placement = memoryPlacement(functions, hugePageBytes(config.hugePages));
-  const bytes = machine.size.memoryMib * 2 ** 20;
-  const missing = placement === undefined ? undefined : hugePagesMissing(host, bytes, placement);
-  if (missing !== undefined) {
-    throw new RuntimeError({ code: ErrorCode.ResourceExhausted, op: 'create', id, ...missing });
-  }
-  const far = farApart(host, functions, spec.linux?.resources?.cpu ?? {});
-  if (far !== undefined) log.warning('devices, processors and memory are far apart', { id, reason: far });
-  return { ...machine, functions, placement };
 }
 
 /** What a machine boots, and the disk that it does from. */

@@ -1,7 +1,18 @@
 import { describe, expect, it } from 'vitest';
+import { ErrorCode } from '../../base/errors.ts';
 import { FakeTree } from '../../devices/testing/fake_tree.ts';
+import type { Spec } from '../../oci/types.ts';
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
-import { farApart, hugePageBytes, hugePagesMissing, memoryPlacement, vcpuMasks } from './placement.ts';
+import {
+  farApart,
+  hugePageBytes,
+  hugePagesMissing,
+  memoryPlacement,
+  pinVcpus,
+  placed,
+  vcpuMasks,
+  type Wanted,
+} from './placement.ts';
 
 const on = (node: number | undefined): PassedFunction => ({
   address: '0000:41:00.0',
@@ -55,6 +66,99 @@ describe('memory', () => {
       reason: 'this kernel has none of that size',
       remedy: 'choose another vm.huge_pages',
     });
+  });
+});
+
+describe('a machine with functions', () => {
+  const wanted = (functions: PassedFunction[], hugePage?: number, cpu: object = {}): Wanted => ({
+    id: 'web',
+    spec: { ociVersion: '1.2.0', linux: { resources: { cpu } } },
+    functions,
+    size: { memoryMib: 200, vcpus: 1 },
+    hugePage,
+  });
+  const place = (of: Wanted): { placement: unknown; said: string[] } => {
+    const said: string[] = [];
+    return { placement: placed(host, of, (reason) => said.push(reason)), said };
+  };
+
+  it('has its memory on their node, in huge pages, and says nothing when all is there', () => {
+    expect(place(wanted([on(1)], M2, { cpus: '4-5', mems: '1' }))).toEqual({
+      placement: { hugePage: M2, node: 1 },
+      said: [],
+    });
+  });
+
+  it('says what is far apart, and starts', () => {
+    expect(place(wanted([on(1)], undefined, { cpus: '0-1', mems: '0' }))).toEqual({
+      placement: { hugePage: undefined, node: 1 },
+      said: [
+        'it has processors of NUMA node 0, its devices are on 1; it may have memory of NUMA node 0, its devices are on 1',
+      ],
+    });
+  });
+
+  it('is refused for want of huge pages', () => {
+    const much = { ...wanted([on(1)], M2), size: { memoryMib: 202, vcpus: 1 } };
+    let thrown: unknown;
+    try {
+      place(much);
+    } catch (error) {
+      thrown = error;
+    }
+    expect(thrown).toMatchObject({
+      code: ErrorCode.ResourceExhausted,
+      message:
+        'create web: huge pages of 2 MiB: 101 are needed on NUMA node 1 and 100 are free; echo N > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
+    });
+  });
+});
+
+describe('vCPUs', () => {
+  const gpu = on(1);
+  const spec = (cpus?: string): Spec => ({
+    ociVersion: '1.2.0',
+    linux: { resources: { cpu: cpus === undefined ? {} : { cpus } } },
+  });
+  const pin = async (
+    cpus: string | undefined,
+    functions = [gpu],
+    fail = false,
+  ): Promise<[[number, number][], string[]]> => {
+    const pinned: [number, number][] = [];
+    const said: string[] = [];
+    const setAffinity = (tid: number, mask: Uint8Array): void => {
+      if (fail) throw new Error('sched_setaffinity: invalid argument');
+      pinned.push([tid, mask[0] ?? 0]);
+    };
+    const machine = { vcpuThreads: async () => [501, 502] };
+    const config = { functions, size: { memoryMib: 256, vcpus: 2 } };
+    await pinVcpus(machine, config, spec(cpus), setAffinity, (message, { error }) =>
+      said.push(`${message}: ${error}`),
+    );
+    return [pinned, said];
+  };
+
+  it('are each on a processor of the cpuset', async () => {
+    expect(await pin('4-5')).toEqual([
+      [
+        [501, 0b10000],
+        [502, 0b100000],
+      ],
+      [],
+    ]);
+  });
+  it.each<[string, string | undefined, PassedFunction[]]>([
+    ['without devices', '4-5', []],
+    ['without a cpuset', undefined, [gpu]],
+  ])('are where the kernel likes %s', async (_, cpus, functions) => {
+    expect(await pin(cpus, functions)).toEqual([[], []]);
+  });
+  it('that cannot be pinned are said, and the machine runs', async () => {
+    expect(await pin('4-5', [gpu], true)).toEqual([
+      [],
+      ['vCPUs not pinned: sched_setaffinity: invalid argument'],
+    ]);
   });
 });
 

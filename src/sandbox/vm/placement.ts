@@ -3,6 +3,7 @@
  * NUMA node of its devices; each vCPU on a processor of the pod's cpuset. Pure, but for the files of the host that it is
  * handed.
  */
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { HostTree } from '../../devices/host_tree.ts';
 import { formatSize } from '../../devices/model.ts';
 import { parseCpuList } from '../../oci/cpu_list.ts';
@@ -14,6 +15,36 @@ export function hugePageBytes(name: string): number | undefined {
   const [, count = '', unit = ''] = /^([1-9]\d{0,3})([KMG])$/.exec(name) ?? [];
   const factor = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[unit];
   return factor === undefined ? undefined : Number(count) * factor;
+}
+
+/**
+ * Where the memory of a machine with functions is: on their node, and in huge pages if the operator has set some aside.
+ * @param warn told when devices, processors and memory are not together
+ * @throws RuntimeError ResourceExhausted when there are too few huge pages
+ */
+export function placed(
+  host: HostTree,
+  { id, spec, functions, size, hugePage }: Wanted,
+  warn: (reason: string) => void,
+): MemoryPlacement | undefined {
+  const placement = memoryPlacement(functions, hugePage);
+  const bytes = size.memoryMib * 2 ** 20;
+  const missing = placement === undefined ? undefined : hugePagesMissing(host, bytes, placement);
+  if (missing !== undefined) {
+    throw new RuntimeError({ code: ErrorCode.ResourceExhausted, op: 'create', id, ...missing });
+  }
+  const far = farApart(host, functions, spec.linux?.resources?.cpu ?? {});
+  if (far !== undefined) warn(far);
+  return placement;
+}
+
+export interface Wanted {
+  id: string;
+  spec: Spec;
+  functions: readonly PassedFunction[];
+  size: MachineConfig['size'];
+  /** Bytes. */
+  hugePage: number | undefined;
 }
 
 /** undefined: wherever the kernel puts it. Devices on several nodes bind it to none. */

@@ -26,6 +26,7 @@ import type { Machine, PassedFunction } from './hypervisor/hypervisor.ts';
 import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
 import { releaseNetwork, SandboxNetwork, type NetworkAddon, type NetworkState } from './network.ts';
 import type { GuestProcess, PodAgent } from './pod_agent.ts';
+import { PodFiles } from './pod_files.ts';
 import { endLaunched } from './processes.ts';
 import {
   decodeJson,
@@ -46,6 +47,7 @@ export class VmSandbox {
   readonly executor: Executor;
   readonly agent: PodAgent;
   readonly growth: Growth;
+  readonly files: PodFiles;
   readonly #deps: SandboxDeps;
   #booted: Promise<void> | undefined;
   #network: SandboxNetwork | undefined;
@@ -71,6 +73,7 @@ export class VmSandbox {
       memoryFor: deps.memoryFor,
       emulated: deps.emulated,
     });
+    this.files = new PodFiles(this);
     this.#stopListening = [
       executor.onExit(({ key }) => {
         if (key === MACHINE_KEY) this.#lost('its process has ended');

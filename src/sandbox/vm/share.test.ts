@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { podSpec } from '../../../test/fakes/sandbox.ts';
 import { CLONE_NEWNS, MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
+import { bulkhead } from '../../gen/bulkhead.js';
 import type { Step } from '../../plan/inputs.ts';
 import { guestFacts } from './layout.ts';
 import {
@@ -60,7 +61,14 @@ describe('what a container sees', () => {
     shares: [],
     host: guestFacts,
   };
-  const share = { name: 'm0', source: '/srv', recursive: true, readOnly: true, readOnlyBelow: false };
+  const share = {
+    name: 'm0',
+    source: '/srv',
+    recursive: true,
+    readOnly: true,
+    readOnlyBelow: false,
+    follows: false,
+  };
 
   it('is opened by the host’s names before the daemon’s namespace is joined', () => {
     const steps = containerSharePlan({ ...input, shares: [share] }).steps ?? [];
@@ -83,6 +91,17 @@ describe('what a container sees', () => {
     expect(own.map(({ recursive }) => recursive)).toEqual([false, false]);
   });
 
+  it('sees what the host mounts there later only where that is asked for', () => {
+    const shares = [share, { ...share, name: 'm1', follows: true }];
+    const steps = containerSharePlan({ ...input, shares }).steps ?? [];
+    const set = steps.flatMap(({ mountSetattr }) => (mountSetattr ? [mountSetattr] : []));
+    const { PROPAGATION_PRIVATE, PROPAGATION_SLAVE } = bulkhead.plan.v1.Propagation;
+    expect(set.slice(0, 2)).toMatchObject([
+      { propagation: PROPAGATION_PRIVATE, propagationRecursive: true },
+      { propagation: PROPAGATION_SLAVE, propagationRecursive: true },
+    ]);
+  });
+
   it('has its slots apart from those of its root file system', () => {
     const mounts = [{ type: 'overlay', source: 'overlay', options: ['lowerdir=/a:/b'] }];
     const steps = containerSharePlan({ ...input, rootfsMounts: mounts, shares: [share, share] }).steps ?? [];
@@ -99,14 +118,13 @@ describe('what a container sees', () => {
   it('is taken away by name', () => {
     const { steps = [] } = containerUnsharePlan({
       id: 'c1',
-      serial: 4,
       daemonPid: 55,
-      names: ['rootfs', 'm0'],
+      paths: ['c4/rootfs', 'c3/m0'],
     });
     expect(steps).toEqual([
       { joinNamespace: { pid: 55, types: CLONE_NEWNS } },
       { unmount: { path: '/c4/rootfs' } },
-      { unmount: { path: '/c4/m0' } },
+      { unmount: { path: '/c3/m0' } },
       { exit: {} },
     ]);
   });

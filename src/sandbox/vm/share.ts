@@ -121,21 +121,19 @@ export function containerSharePlan(input: ContainerShareInput): LaunchPlan {
   };
 }
 
-/** Takes away what a container saw. */
+/** Takes away what a container saw. @param input.paths below the share */
 export function containerUnsharePlan(input: {
   id: string;
-  serial: number;
   daemonPid: number;
-  names: readonly string[];
+  paths: readonly string[];
 }): LaunchPlan {
-  const { id, serial, daemonPid, names } = input;
-  const directory = `/${shareDirectory(serial)}`;
+  const { id, daemonPid, paths } = input;
   return {
     version: PLAN_VERSION,
     id,
     steps: [
       { joinNamespace: { pid: daemonPid, types: CLONE_NEWNS } },
-      ...names.map((name): Step => ({ unmount: { path: `${directory}/${name}` } })),
+      ...paths.map((path): Step => ({ unmount: { path: `/${path}` } })),
       { exit: {} },
     ],
   };
@@ -184,7 +182,7 @@ function rootContribution(
 }
 
 function shareSteps(share: Share, directory: string, slot: number): { sources: Step[]; inner: Step[] } {
-  const { source, recursive, readOnly, readOnlyBelow, name } = share;
+  const { source, recursive, readOnly, readOnlyBelow, follows, name } = share;
   const set = readOnly || readOnlyBelow ? MOUNT_ATTR_RDONLY : 0;
   return {
     sources: [
@@ -194,8 +192,8 @@ function shareSteps(share: Share, directory: string, slot: number): { sources: S
           slot,
           set,
           recursive: readOnlyBelow,
-          // What is mounted below the source on the host later comes along; nothing goes the other way.
-          propagation: Propagation.PROPAGATION_SLAVE,
+          // virtio-fs shows the guest whatever is mounted here, also later; nothing goes the other way.
+          propagation: follows ? Propagation.PROPAGATION_SLAVE : Propagation.PROPAGATION_PRIVATE,
           propagationRecursive: true,
         },
       },

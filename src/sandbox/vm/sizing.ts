@@ -27,19 +27,33 @@ const DEFAULT_PERIOD = 100_000;
 export const MEMORY_BLOCK_MIB = 128;
 const PREFIX = 'io.katacontainers.config.hypervisor.';
 
-/** Of a pod at its start. CRI tells the whole pod's size in annotations of its first container. */
-export function machineSize(id: string, spec: Spec, config: SizingConfig): MachineSize {
+/**
+ * Of a pod at its start. CRI tells the whole pod's size in annotations of its first container.
+ * @param hostCpus a limit above the host's processors is none there, and gives no more vCPUs than they are
+ * @throws RuntimeError ResourceExhausted for more memory than a machine may have, InvalidArgument for a bad annotation
+ */
+export function machineSize(id: string, spec: Spec, config: SizingConfig, hostCpus: number): MachineSize {
   const { annotations = {} } = spec;
   const asked = askedSize(id, annotations, config);
   const limit = podLimits(annotations, spec.linux?.resources ?? {});
   const wanted = limit.memoryMib === undefined ? config.memoryMib : limit.memoryMib + config.overheadMib;
   const memoryMib = asked.memoryMib ?? Math.max(config.memoryMib, blocks(wanted));
-  const vcpus = asked.vcpus ?? Math.max(config.vcpus, Math.ceil(limit.cpus ?? 0));
+  const wantedCpus = asked.vcpus ?? Math.max(config.vcpus, Math.ceil(limit.cpus ?? 0));
+  const vcpus = Math.min(wantedCpus, Math.max(config.maxVcpus, hostCpus));
   if (memoryMib > config.maxMemoryMib) {
     refuse(id, `memory of ${memoryMib} MiB`, `is above the largest machine of ${config.maxMemoryMib} MiB`);
   }
   const maxVcpus = Math.max(config.maxVcpus, vcpus);
-  return { memoryMib, maxMemoryMib: config.maxMemoryMib, vcpus: Math.min(vcpus, maxVcpus), maxVcpus };
+  return { memoryMib, maxMemoryMib: config.maxMemoryMib, vcpus, maxVcpus };
+}
+
+/** The template's size, and what a copy of it grows by: all share one, and what is smaller than that has its own. */
+export function templateSize(
+  size: MachineSize,
+  config: Pick<SizingConfig, 'memoryMib'>,
+): { size: MachineSize; growMib: number } {
+  const memoryMib = Math.min(size.memoryMib, config.memoryMib);
+  return { size: { ...size, memoryMib }, growMib: size.memoryMib - memoryMib };
 }
 
 /** MiB that a machine must have for all these limits (bytes; undefined: no limit) at once. */

@@ -16,6 +16,7 @@ const kinds: Record<string, FileKind> = {
   '/srv/data': 'directory',
   '/b/conf': 'file',
   '/run/s.sock': 'socket',
+  '/run/fifo': 'fifo',
   '/dev/sda': 'block device',
   '/dev/ttyS0': 'character device',
 };
@@ -53,14 +54,21 @@ function refusal(run: () => unknown): RuntimeError {
 
 describe('mounts', () => {
   it('of the host become names in the share, with what the host enforces', () => {
-    const { spec, shares } = withMounts(bind('/srv/data', 'ro'), bind('conf', 'rro'));
+    const { spec, shares } = withMounts(bind('/srv/data', 'ro'), bind('conf', 'rro', 'rslave'));
     expect(spec.mounts?.map(({ source }) => source)).toEqual([
       '/run/bulkhead/share/c3/m0',
       '/run/bulkhead/share/c3/m1',
     ]);
     expect(shares).toEqual([
-      { name: 'm0', source: '/srv/data', recursive: true, readOnly: true, readOnlyBelow: false },
-      { name: 'm1', source: '/b/conf', recursive: true, readOnly: false, readOnlyBelow: true },
+      {
+        name: 'm0',
+        source: '/srv/data',
+        recursive: true,
+        readOnly: true,
+        readOnlyBelow: false,
+        follows: false,
+      },
+      { name: 'm1', source: '/b/conf', recursive: true, readOnly: false, readOnlyBelow: true, follows: true },
     ]);
   });
 
@@ -91,6 +99,16 @@ describe('mounts', () => {
     ['the host’s /sys', bind('/sys/fs/bpf'), "mount /m: /sys/fs/bpf is the host's kernel"],
     ['a disk', bind('/dev/sda'), 'mount /m: /dev/sda is a block device of the host'],
     ['a terminal', bind('/dev/ttyS0'), 'mount /m: /dev/ttyS0 is a character device of the host'],
+    [
+      'a socket',
+      bind('/run/s.sock'),
+      'mount /m: /run/s.sock is a socket of the host, whose other end no guest reaches',
+    ],
+    [
+      'a fifo',
+      bind('/run/fifo'),
+      'mount /m: /run/fifo is a fifo of the host, whose other end no guest reaches',
+    ],
     [
       'propagation to the host',
       bind('/srv/data', 'rshared'),

@@ -56,6 +56,8 @@ export interface Share {
   readOnly: boolean;
   /** Also what is mounted in it. */
   readOnlyBelow: boolean;
+  /** What is mounted in it on the host later comes along (option slave). */
+  follows: boolean;
 }
 
 export interface GuestSpec {
@@ -248,6 +250,9 @@ function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: S
   if (kind === 'character device' || kind === 'block device') {
     refuse(id, object, `${source} is a ${kind} of the host`, 'namespace');
   }
+  if (kind === 'socket' || kind === 'fifo') {
+    refuse(id, object, `${source} is a ${kind} of the host, whose other end no guest reaches`, 'namespace');
+  }
   const options = parseMountOptions(mount.options ?? []);
   if (options.propagation.some((change) => change.kind === 'shared')) {
     const reason = 'mounts made in the guest cannot be seen on the host (option shared)';
@@ -257,7 +262,8 @@ function bindMount(input: GuestSpecInput, mount: Mount, index: number, shares: S
   const { attributes, recursiveAttributes, recursiveBind: recursive } = options;
   const readOnly = (attributes.set & MOUNT_ATTR_RDONLY) !== 0;
   const readOnlyBelow = (recursiveAttributes.set & MOUNT_ATTR_RDONLY) !== 0;
-  shares.push({ name, source, recursive, readOnly, readOnlyBelow });
+  const follows = options.propagation.at(-1)?.kind === 'slave';
+  shares.push({ name, source, recursive, readOnly, readOnlyBelow, follows });
   return { ...mount, source: `${places.share}/${shareDirectory(serial)}/${name}` };
 }
 

@@ -72,6 +72,11 @@ export interface MachineConfig {
   template?: TemplateImage | undefined;
   /** Never with a template: a saved guest has no windows for their BARs, and devices write to memory by its address. */
   functions?: readonly PassedFunction[] | undefined;
+  /**
+   * The guest has an IOMMU, which also remaps interrupts: it can give functions to programs of its own. Only with functions,
+   * of which no two are in one group of the host.
+   */
+  iommu?: boolean | undefined;
   /** Only without a template. */
   placement?: MemoryPlacement | undefined;
 }

@@ -10,7 +10,14 @@ import type {
   QemuSwitches,
   Sandbox,
 } from './arguments.ts';
-import { functionDevices, functionObjects, processor } from './functions.ts';
+import {
+  functionDevices,
+  functionObjects,
+  iommuDevices,
+  iommuKernelArguments,
+  iommuOptions,
+  processor,
+} from './functions.ts';
 
 /** Descriptors that the launch plan leaves for QEMU; the agent's is a socket that listens, or /dev/vhost-vsock. */
 export const FD = { monitor: 3, agent: 4, console: 5, memory: 6, state: 7 } as const;
@@ -54,8 +61,10 @@ const OPTIONS: Record<'q35' | 'microvm', Machine['options']> = {
 
 /** Time keeping as the accelerator has it; resets and panics end QEMU (-no-reboot). */
 const KERNEL_ARGUMENTS: Record<'tcg' | 'kvm', string> = {
-  // The clock of TCG is the host's TSC, which no watchdog needs to check.
-  tcg: 'tsc=reliable no_timer_check mitigations=off',
+  // The clock of TCG is the host's TSC, which no watchdog needs to check. TCG forgets the code that it has translated of a page
+  // when the guest writes to the page; virtiofsd's writes it does not see (vhost_section() in QEMU's hw/virtio/vhost.c). A
+  // page that the guest clears when it takes it can hold no old code: without, programs of a shared directory crash (10.0).
+  tcg: 'tsc=reliable no_timer_check mitigations=off init_on_alloc=1',
   kvm: 'no_timer_check',
 };
 /**
@@ -73,7 +82,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
   const pci = type === 'q35';
   return {
     name: config.id,
-    machine: { type, memoryBackend: MEMORY_ID, options: OPTIONS[type] },
+    machine: { type, memoryBackend: MEMORY_ID, options: { ...OPTIONS[type], ...iommuOptions(config) } },
     accelerator: accelerator === 'tcg' ? { name: 'tcg', tbSizeMib: config.tcgCacheMib } : { name: 'kvm' },
     cpu: processor(config),
     smp: { cpus: size.vcpus, maxCpus: Math.max(size.vcpus, size.maxVcpus ?? 0) },
@@ -88,6 +97,7 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
     serial: 'console',
     monitor: 'monitor',
     devices: [
+      ...iommuDevices(config),
       // Tells the guest that it is a copy: its kernel makes its random numbers anew (CONFIG_VMGENID).
       ...(pci ? [{ driver: 'vmgenid', id: 'generation', guid: 'auto' }] : []),
       ...(config.vsockCid === undefined ? agentPort(pci) : [agentVsock(pci, config.vsockCid)]),
@@ -103,9 +113,10 @@ export function qemuSwitches({ config, memory, restore, paused }: CommandLineInp
   };
 }
 
-export function kernelArguments({ accelerator, image }: MachineConfig): string {
+export function kernelArguments(config: MachineConfig): string {
+  const { accelerator, image } = config;
   const own = image.commandLine ?? '';
-  return [COMMON_KERNEL_ARGUMENTS, KERNEL_ARGUMENTS[accelerator], own]
+  return [COMMON_KERNEL_ARGUMENTS, KERNEL_ARGUMENTS[accelerator], iommuKernelArguments(config), own]
     .filter((part) => part !== '')
     .join(' ');
 }

@@ -233,7 +233,7 @@ const MAX_SOCKET_PATH = 108;
 const MIN_MEMORY_MIB = 48;
 
 function check(config: MachineConfig): void {
-  const { size, ports, dir, type, functions = [], template } = config;
+  const { size, ports, dir, type, functions = [], iommu, template } = config;
   const whole = (value: number | undefined): boolean =>
     value === undefined || (Number.isInteger(value) && value > 0);
   const rules: [ok: boolean, object: string, reason: string][] = [
@@ -268,6 +268,11 @@ function check(config: MachineConfig): void {
       template === undefined || functions.length === 0,
       'template',
       'a machine with functions of the host cannot begin as a copy of a template',
+    ],
+    [
+      iommu !== true || functions.length > 0,
+      'an IOMMU of the guest',
+      'is there for functions of the host, and the machine has none',
     ],
     [type === 'q35' || !hasDevices(config), 'machine microvm', 'takes no devices; use machine q35'],
   ];

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { MachineConfig, PassedFunction } from '../hypervisor.ts';
 import { testConfig } from '../testing/config.ts';
 import { renderArguments } from './arguments.ts';
-import { qemuSwitches } from './command_line.ts';
+import { kernelArguments, qemuSwitches } from './command_line.ts';
 import { functionFiles, groupNodes } from './functions.ts';
 
 const gpu: PassedFunction = {
@@ -77,14 +77,14 @@ describe('functions on the command line', () => {
       { path: '/dev/iommu', descriptor: 8 },
       { path: '/dev/vfio/devices/vfio3', descriptor: 9 },
     ]);
-    expect(objects(args, '-object')).toContainEqual({ 'qom-type': 'iommufd', id: 'iommufd', fd: '8' });
+    expect(objects(args, '-object')).toContainEqual({ 'qom-type': 'iommufd', id: 'iommufd0', fd: '8' });
     expect(objects(args, '-device').at(-1)).toEqual({
       driver: 'vfio-pci',
       id: 'function-1',
       bus: 'rp3',
       addr: '0',
       rombar: 0,
-      iommufd: 'iommufd',
+      iommufd: 'iommufd0',
       fd: '9',
     });
   });
@@ -111,6 +111,34 @@ describe('functions on the command line', () => {
       'host-nodes': [0],
       policy: 'bind',
     });
+  });
+
+  it('are behind an IOMMU of the guest, which comes before all devices and remaps interrupts', () => {
+    const args = switches(testConfig({ accelerator: 'kvm', functions: [gpu], iommu: true }));
+    expect(objects(args, '-device')[0]).toEqual({
+      driver: 'intel-iommu',
+      id: 'iommu',
+      intremap: 'on',
+      'caching-mode': true,
+    });
+    const machine = (config: MachineConfig): string | undefined => {
+      const all = switches(config);
+      return all[all.indexOf('-machine') + 1];
+    };
+    expect(machine(testConfig({ accelerator: 'kvm', functions: [gpu], iommu: true }))).toContain(
+      ',kernel-irqchip=split,',
+    );
+    // TCG's interrupt controllers are QEMU's own already.
+    expect(machine(testConfig({ functions: [gpu], iommu: true }))).not.toContain('irqchip');
+    expect(machine(testConfig({ accelerator: 'kvm', functions: [gpu] }))).not.toContain('irqchip');
+    expect(kernelArguments(testConfig({ functions: [gpu], iommu: true }))).toMatch(
+      / intel_iommu=on agent=1$/,
+    );
+  });
+
+  it('need no IOMMU of the guest when its kernel drives them', () => {
+    const config = testConfig({ accelerator: 'kvm', functions: [gpu] });
+    expect(switches(config).join(' ')).not.toContain('iommu');
   });
 
   it('get a processor with as many address bits as the host has', () => {

@@ -7,7 +7,8 @@ import type { Device, QemuObject } from './arguments.ts';
 
 /** Descriptors of /dev/iommu and of the functions' nodes, behind those of FD (command_line.ts). */
 const FIRST_FD = 8;
-const IOMMUFD_ID = 'iommufd';
+/** Not "iommufd": that is a property of each function too, and from the second one on QEMU (10.0) finds the name ambiguous. */
+const IOMMUFD_ID = 'iommufd0';
 const MIB = 2 ** 20;
 
 /** Functions that are opened over /dev/iommu; the others by their group. */
@@ -66,6 +67,24 @@ export function functionDevices(
       },
     ];
   });
+}
+
+/** On KVM an IOMMU that remaps interrupts needs the interrupt controllers that it stands before to be QEMU's. */
+export function iommuOptions({ iommu, accelerator }: MachineConfig): Record<string, string> {
+  return iommu === true && accelerator === 'kvm' ? { 'kernel-irqchip': 'split' } : {};
+}
+
+/**
+ * Comes before all other devices, which ask for it when they are made. caching-mode: the guest says when it maps something,
+ * without which QEMU refuses vfio-pci. Virtio devices pass it by, for they do not ask for VIRTIO_F_ACCESS_PLATFORM.
+ */
+export function iommuDevices({ iommu }: MachineConfig): Device[] {
+  return iommu === true ? [{ driver: 'intel-iommu', id: 'iommu', intremap: 'on', 'caching-mode': true }] : [];
+}
+
+/** Kernels have their drivers for it, but do not all use it unasked. */
+export function iommuKernelArguments({ iommu }: MachineConfig): string {
+  return iommu === true ? 'intel_iommu=on' : '';
 }
 
 /** BARs are powers of two and lie at multiples of themselves: a window of the next power holds them in any order. */

@@ -12,6 +12,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -19,14 +20,15 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { addon } from '../../../../native/index.ts';
 import { Launcher, type Launched } from '../../../../native/launcher.ts';
 import { encodePlan } from '../../../../plan/encode.ts';
 import type { Machine, MachineConfig, MachineEvent, MachineLaunch } from '../hypervisor.ts';
 import { machinePlan } from '../machine_plan.ts';
 import { testConfig } from '../testing/config.ts';
-import { writeHaltKernel } from '../testing/halt_kernel.ts';
+import { HALTED, writeHaltKernel } from '../testing/halt_kernel.ts';
 import { hostAccelerators, tryKvm } from './accelerator.ts';
 import { QemuHypervisor } from './driver.ts';
 import { TemplateStore } from './template.ts';
@@ -98,6 +100,21 @@ async function machine(
   return { machine: attached, process };
 }
 
+/** Until the kernel runs: a copy of a firmware that is still at work has no kernel to start, and ends. */
+async function halted(console: string): Promise<void> {
+  const fd = openSync(console, constants.O_RDONLY | constants.O_NONBLOCK);
+  const said = Buffer.alloc(4096);
+  const read = (): string => {
+    try {
+      return said.toString('latin1', 0, readSync(fd, said));
+    } catch {
+      return '';
+    }
+  };
+  while (!read().includes(HALTED)) await sleep(5);
+  closeSync(fd);
+}
+
 function store(log: string[] = []): TemplateStore {
   const sink = (_level: string, message: string): void => void log.push(message);
   const logger = {
@@ -116,7 +133,7 @@ function store(log: string[] = []): TemplateStore {
       const process = await start(launch);
       return { exited: process.exited, kill: () => (process.over ? undefined : process.signal(SIGKILL)) };
     },
-    probe: () => Promise.resolve(),
+    probe: ({ stdio }) => halted(stdio.stdout),
   });
 }
 
@@ -211,6 +228,11 @@ describe('a machine', () => {
     ['vcpus', { size: { memoryMib: 64, vcpus: 0 } }, 'vm pod-1: 0 vcpus: not a positive whole number'],
     ['ports', { ports: 65 }, 'vm pod-1: 65 ports: not between 0 and 64'],
     ['a directory', { dir: `/${'d'.repeat(100)}` }, 'too long for the path of a socket'],
+    [
+      'an IOMMU for nothing',
+      { iommu: true },
+      'vm pod-1: an IOMMU of the guest: is there for functions of the host, and the machine has none',
+    ],
     [
       'a microvm with devices',
       { type: 'microvm', devices: [{ kind: 'block', id: 'a', path: '/x', readOnly: true }] },
@@ -312,11 +334,16 @@ describe('templates', () => {
       },
       probe: () => Promise.reject(new Error('the agent is silent')),
     });
+    // Others on this host build theirs in the same place.
+    const own = join(dir, 't');
+    mkdirSync(own, { mode: 0o755 });
+    vi.stubEnv('TMPDIR', own);
     await expect(failing.ensure(config())).rejects.toThrow(/^build template: .*: the agent is silent$/);
+    vi.unstubAllEnvs();
     expect(readdirSync(join(dir, 'failing', 'templates')).filter((name) => !name.endsWith('.lock'))).toEqual(
       [],
     );
-    expect(readdirSync(tmpdir()).filter((name) => name.startsWith('bulkhead-template-'))).toEqual([]);
+    expect(readdirSync(own)).toEqual([]);
   });
 
   it('are others for other kernels, sizes and machines', async () => {

@@ -1,6 +1,8 @@
-/** A guest kernel of two instructions: halts, again and again. QEMU starts it by its PVH entry note. */
+/** A guest kernel of five instructions: says so on the console, and halts, again and again. QEMU starts it by its PVH note. */
 import { writeFileSync } from 'node:fs';
 
+/** What it says: nothing that QEMU or the firmware would. */
+export const HALTED = '\x06';
 const LOAD = 0x100000;
 const HEADERS = 52 + 2 * 32;
 const XEN_ELFNOTE_PHYS32_ENTRY = 18;
@@ -13,7 +15,11 @@ export function writeHaltKernel(path: string): void {
   note.write('Xen\0', 12, 'latin1');
   const codeAt = HEADERS + note.length;
   note.writeUInt32LE(LOAD + codeAt, 16);
-  const code = Buffer.from([0xf4, 0xeb, 0xfd]); // 1: hlt; jmp 1b
+  const code = Buffer.from([
+    ...[0xba, 0xf8, 0x03, 0x00, 0x00], // mov edx, 0x3f8 (COM1)
+    ...[0xb0, HALTED.charCodeAt(0), 0xee], // mov al, HALTED; out dx, al
+    ...[0xf4, 0xeb, 0xfd], // 1: hlt; jmp 1b
+  ]);
   const size = codeAt + code.length;
   writeFileSync(
     path,

@@ -7,11 +7,8 @@
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import type { google } from '../gen/containerd.js';
-import { containerd } from '../gen/containerd.js';
-import type { LinuxResources } from '../oci/types.ts';
-import type { Container } from '../runtime/container.ts';
-import type { ContainerProcess, ExitStatus } from '../runtime/container.ts';
+import type { containerd, google } from '../gen/containerd.js';
+import type { Container, ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import { saveProgress, type RuntimeContext } from '../runtime/context.ts';
 import { createContainer } from '../runtime/create.ts';
 import { deleteContainer, deleteExec, forgetContainer } from '../runtime/delete.ts';
@@ -21,18 +18,27 @@ import { Status } from '../runtime/lifecycle.ts';
 import { pauseContainer, resumeContainer } from '../runtime/pause.ts';
 import { startContainer } from '../runtime/start.ts';
 import { updateContainer } from '../runtime/update.ts';
-import type { RootfsMount, Wall } from '../runtime/types.ts';
-import type { Executor, ProcessExit } from '../runtime/types.ts';
-import { taskStatus, timestamp } from './convert.ts';
+import type { Executor, ProcessExit, Wall } from '../runtime/types.ts';
+import {
+  connectResponse,
+  deleteResponse,
+  parseResources,
+  processDetails,
+  rootfsMount,
+  stateResponse,
+  text,
+  timestamp,
+} from './convert.ts';
 import type { TaskEvents } from './events.ts';
 import { stdioPaths } from './io.ts';
+import { LeftAnswers, type LeaveAnswer } from './left_answers.ts';
 import { createOptions } from './options.ts';
+import { orAborted, orAfter } from './waiting.ts';
 
 type Task = typeof containerd.task.v3;
 type Req<K extends keyof Task> = Task[K] extends { decode(...args: never[]): infer M } ? M : never;
 type Empty = google.protobuf.IEmpty;
 const empty: Empty = {};
-const nothing = new Uint8Array();
 
 /** A monitor repeats what was not answered as soon as it has a new engine; after this long it will not. */
 const REPEATED_DELETE_MS = 10_000;
@@ -49,14 +55,14 @@ export interface TaskServiceOptions {
   wall: Wall;
   monitorPid: number;
   log: Logger;
-  /** Leaves the answer to a request with the monitor; an empty one takes it back (LeftAnswer of executor.proto). */
-  leaveAnswer: (method: 'State' | 'Connect', request: Uint8Array, response: Uint8Array) => void;
+  leaveAnswer: LeaveAnswer;
   /** Ends the monitor; called after the answer of Shutdown went out. */
   shutdown: () => void;
 }
 
 export class TaskService {
   readonly #o: TaskServiceOptions;
+  readonly #answers: LeftAnswers;
   readonly #containers = new Map<string, Container>();
   /** Exits of processes whose create has not returned yet. */
   readonly #earlyExits = new Map<string, ProcessExit>();
@@ -71,6 +77,7 @@ export class TaskService {
 
   constructor(options: TaskServiceOptions) {
     this.#o = options;
+    this.#answers = new LeftAnswers(options.leaveAnswer, options.monitorPid);
     options.executor.onExit((exit) => this.exited(exit));
   }
 
@@ -82,10 +89,10 @@ export class TaskService {
   adopt(container: Container): void {
     this.#containers.set(container.id, container);
     this.#adopted.add(container.id);
-    this.#leaveConnect(container);
+    this.#answers.leaveConnect(container);
     for (const process of [container.init, ...container.execs.values()]) {
       if (process.record.status !== Status.STATUS_CREATED) this.#adoptedStarts.add(process);
-      this.#leaveState(container, process);
+      this.#answers.leaveState(container, process);
     }
     this.#watchOom(container);
   }
@@ -100,7 +107,7 @@ export class TaskService {
   /** Tells a start that a former engine did not; the request for it will come again. */
   adoptStart(container: Container, process: ContainerProcess): void {
     this.#adoptedStarts.add(process);
-    this.#leaveState(container, process);
+    this.#answers.leaveState(container, process);
     this.#publishStart(container, process);
   }
 
@@ -142,8 +149,8 @@ export class TaskService {
         io,
         pid: container.init.pid,
       });
-      this.#leaveState(container, container.init);
-      this.#leaveConnect(container);
+      this.#answers.leaveState(container, container.init);
+      this.#answers.leaveConnect(container);
       return { pid: container.init.pid };
     } finally {
       this.#creating.delete(id);
@@ -176,7 +183,7 @@ export class TaskService {
   async #start(container: Container, process: ContainerProcess): Promise<number> {
     if (process.execId === '') await startContainer(this.#o.ctx, container);
     else await startExec(this.#o.ctx, container, process);
-    this.#leaveState(container, process);
+    this.#answers.leaveState(container, process);
     this.#publishStart(container, process);
     return process.pid;
   }
@@ -198,7 +205,7 @@ export class TaskService {
     const process = this.#process('delete', container, request.execId);
     if (process.execId !== '') {
       const exit = await deleteExec(this.#o.ctx, container, process);
-      this.#takeStateBack(container, process);
+      this.#answers.takeStateBack(container, process);
       return deleteResponse(exit);
     }
     return deleteResponse(await this.remove(container, false));
@@ -212,8 +219,8 @@ export class TaskService {
     container.record.deleted = true;
     ctx.store.save(container.record);
     for (const process of [container.init, ...container.execs.values()])
-      this.#takeStateBack(container, process);
-    this.#o.leaveAnswer('Connect', connectRequest(container.id), nothing);
+      this.#answers.takeStateBack(container, process);
+    this.#answers.takeConnectBack(container);
     this.#publishDelete(container);
     this.#containers.delete(container.id);
     this.#adopted.delete(container.id);
@@ -238,41 +245,7 @@ export class TaskService {
 
   state(request: Req<'StateRequest'>): containerd.task.v3.IStateResponse {
     const container = this.#container('state', request.id);
-    return this.#stateOf(container, this.#process('state', container, request.execId));
-  }
-
-  #stateOf(container: Container, process: ContainerProcess): containerd.task.v3.IStateResponse {
-    const { status, terminal, stdin, stdout, stderr } = process.record;
-    const exit = process.exitStatus;
-    return {
-      id: container.id,
-      execId: process.execId,
-      bundle: container.record.bundle,
-      pid: process.pid,
-      status: taskStatus(status),
-      terminal,
-      stdin,
-      stdout,
-      stderr,
-      exitStatus: exit.exitCode,
-      exitedAt: timestamp(exit.exitedAtNs),
-    };
-  }
-
-  /** From now on the monitor answers for this process; called before the answer of what changed its state. */
-  #leaveState(container: Container, process: ContainerProcess): void {
-    const response = containerd.task.v3.StateResponse.encode(this.#stateOf(container, process)).finish();
-    this.#o.leaveAnswer('State', stateRequest(container, process), response);
-  }
-
-  #takeStateBack(container: Container, process: ContainerProcess): void {
-    this.#o.leaveAnswer('State', stateRequest(container, process), nothing);
-  }
-
-  /** What Connect says stays the same until the container is deleted. */
-  #leaveConnect({ id }: Container): void {
-    const response = containerd.task.v3.ConnectResponse.encode(this.connect({ id })).finish();
-    this.#o.leaveAnswer('Connect', connectRequest(id), response);
+    return stateResponse(container, this.#process('state', container, request.execId));
   }
 
   async pids(request: Req<'PidsRequest'>): Promise<containerd.task.v3.IPidsResponse> {
@@ -294,7 +267,7 @@ export class TaskService {
   async pause(request: Req<'PauseRequest'>): Promise<Empty> {
     const container = this.#container('pause', request.id);
     await pauseContainer(this.#o.ctx, container);
-    this.#leaveState(container, container.init);
+    this.#answers.leaveState(container, container.init);
     this.#o.events.publish('paused', { containerId: container.id });
     return empty;
   }
@@ -302,7 +275,7 @@ export class TaskService {
   async resume(request: Req<'ResumeRequest'>): Promise<Empty> {
     const container = this.#container('resume', request.id);
     await resumeContainer(this.#o.ctx, container);
-    this.#leaveState(container, container.init);
+    this.#answers.leaveState(container, container.init);
     this.#o.events.publish('resumed', { containerId: container.id });
     return empty;
   }
@@ -324,7 +297,7 @@ export class TaskService {
     if (this.#adopted.has(container.id) && container.execs.has(execId)) return empty;
     const stdio = stdioPaths('exec', `${container.id}/${execId}`, request);
     const added = addExec(this.#o.ctx, container, execId, text(request.spec?.value), stdio);
-    this.#leaveState(container, added);
+    this.#answers.leaveState(container, added);
     this.#o.events.publish('exec-added', { containerId: container.id, execId });
     // The answer leaves in this turn of the event loop; the start will be a while in coming.
     setImmediate(() => prepareExec(container, added));
@@ -367,8 +340,7 @@ export class TaskService {
 
   /** Succeeds for an unknown id too: containerd uses it as a health check. */
   connect(request: Pick<Req<'ConnectRequest'>, 'id'>): containerd.task.v3.IConnectResponse {
-    const taskPid = this.#containers.get(request.id)?.init.pid ?? 0;
-    return { shimPid: this.#o.monitorPid, taskPid, version: '' };
+    return connectResponse(this.#o.monitorPid, this.#containers.get(request.id)?.init.pid ?? 0);
   }
 
   shutdown(): Empty {
@@ -395,7 +367,7 @@ export class TaskService {
     process.recordExit(exit);
     await process.starting;
     if (process === container.init) await this.#afterInit(container);
-    this.#leaveState(container, process);
+    this.#answers.leaveState(container, process);
     saveProgress(this.#o.ctx, container.record, true);
     this.publishExit(container, process);
     process.announceExit();
@@ -492,70 +464,4 @@ export class TaskService {
       reason: 'not supported by this version',
     });
   }
-}
-
-function rootfsMount(mount: containerd.types.IMount): RootfsMount {
-  return {
-    type: mount.type ?? '',
-    source: mount.source ?? '',
-    ...(mount.target ? { target: mount.target } : {}),
-    options: mount.options ?? [],
-  };
-}
-
-/** Byte for byte as containerd sends it: fields in order, empty ones left out. */
-function stateRequest({ id }: Container, { execId }: ContainerProcess): Uint8Array {
-  return containerd.task.v3.StateRequest.encode(execId === '' ? { id } : { id, execId }).finish();
-}
-
-function connectRequest(id: string): Uint8Array {
-  return containerd.task.v3.ConnectRequest.encode({ id }).finish();
-}
-
-function deleteResponse(exit: ExitStatus): containerd.task.v3.IDeleteResponse {
-  return { pid: exit.pid, exitStatus: exit.exitCode, exitedAt: timestamp(exit.exitedAtNs) };
-}
-
-function processDetails(execId: string): google.protobuf.IAny {
-  const value = containerd.runc.v1.ProcessDetails.encode({ execId }).finish();
-  return { typeUrl: 'containerd.runc.v1.ProcessDetails', value };
-}
-
-function text(bytes: Uint8Array | null | undefined): string {
-  return Buffer.from(bytes ?? []).toString('utf8');
-}
-
-function parseResources(id: string, json: string): LinuxResources {
-  try {
-    return JSON.parse(json) as LinuxResources;
-  } catch (cause) {
-    throw new RuntimeError({
-      code: ErrorCode.InvalidArgument,
-      op: 'update',
-      id,
-      object: 'resources',
-      reason: 'not valid JSON',
-      cause,
-    });
-  }
-}
-
-/** Resolves with the promise, and after `ms` at the latest. */
-async function orAfter(ms: number, promise: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  await Promise.race([promise, new Promise((resolve) => (timer = setTimeout(resolve, ms)))]);
-  clearTimeout(timer);
-}
-
-/** The promise's value, or a rejection as soon as the caller gave up. */
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    void promise.then((value) => {
-      signal.removeEventListener('abort', onAbort);
-      resolve(value);
-    });
-  });
 }

@@ -32,7 +32,11 @@ const each = (of: (name: Name) => string): PerFunction => ({
 const text = (path: string): string => readFileSync(path, 'utf8').trim();
 const idsOf = (address: string): string =>
   ['vendor', 'device', 'class'].map((name) => text(join(PCI, address, name))).join(' ');
-const driverOf = (address: string): string => {
+/** Of the function with these ids; empty: there is none. */
+export const functionOf = (ids: string): string =>
+  readdirSync(PCI).find((address) => idsOf(address) === ids) ?? '';
+/** "none" without one. */
+export const driverOf = (address: string): string => {
   const link = join(PCI, address, 'driver');
   return existsSync(link) ? basename(readlinkSync(link)) : 'none';
 };

@@ -37,6 +37,11 @@ const pod = async (id: string): Promise<void> => {
   expect(started).toMatchObject({ code: 0, stderr: '' });
   expect(functions.drivers()).toEqual(allVfio);
 };
+/** Processors that each thread of a process may run on, as the kernel says. */
+const affinities = (pid: number): string[] =>
+  sh(`cat /proc/${pid}/task/*/status 2>/dev/null || true`)
+    .split('\n')
+    .flatMap((line) => /^Cpus_allowed_list:\s*(\S+)/.exec(line)?.[1] ?? []);
 const claims = (): string[] => {
   const dir = join(containerd.bulkheadRoot, 'devices');
   return existsSync(dir) ? readdirSync(dir) : [];
@@ -57,6 +62,20 @@ describe('functions of the host in a virtual machine', () => {
     const seen = await containerd.exec('three', 'e1', ['sh', '-c', script], { timeout: MINUTE });
     expect(seen).toMatchObject({ code: 0, stderr: '' });
     expect(seen.stdout.split('\n')).toEqual(expect.arrayContaining(allIds));
+  });
+
+  it('have the guest’s memory on their NUMA node', () => {
+    // "7f… bind:1 file=/memfd:… N1=… kernelpagesize_kB=4", of each mapping.
+    const [pid = 0] = hypervisors(containerd);
+    const memory = sh(`cat /proc/${pid}/numa_maps`)
+      .split('\n')
+      .filter((line) => line.includes('memfd:'));
+    expect(memory.length).toBeGreaterThan(0);
+    for (const line of memory) {
+      expect(line).toMatch(/ bind(=static)?:1 /);
+      expect(line).not.toMatch(/ N0=/);
+    }
+    expect(memory.join()).toMatch(/ N1=\d+/);
   });
 
   it('are nobody else’s meanwhile', async () => {
@@ -100,31 +119,45 @@ describe('functions of the host in a virtual machine', () => {
     expect(functions.drivers()).toEqual(hostDrivers);
   });
 
-  it('may have memory of huge pages, which are counted before and given back after', async () => {
-    const pages = '/sys/kernel/mm/hugepages/hugepages-2048kB';
-    const free = (): number => Number(sh(`cat ${pages}/free_hugepages`));
-    const huge = await PrivateContainerd.start({ runtime: vm, vmConfig: `huge_pages = "2M"\n${ON_KVM}` });
+  it('may have memory of huge pages of their NUMA node, counted before and given back after, and vCPUs on processors of their own', async () => {
+    const pages = (node: number): string => `/sys/devices/system/node/node${node}/hugepages/hugepages-2048kB`;
+    const free = (node: number): number => Number(sh(`cat ${pages(node)}/free_hugepages`));
+    // containerd 2: its ctr can name processors.
+    const huge = await PrivateContainerd.start({
+      runtime: vm,
+      version: '2',
+      vmConfig: `huge_pages = "2M"\n${ON_KVM}`,
+    });
     try {
-      const flags = ['-d', ...functions.annotation()];
+      const flags = ['-d', '--cpuset-cpus', '0-1', ...functions.annotation()];
+      // Enough of them, on the wrong node.
+      sh(`echo ${HUGE_PAGES} > ${pages(0)}/nr_hugepages`);
       const refused = await huge.run('none', ['true'], { flags: ['--rm', ...functions.annotation()] });
-      expect(refused.stderr).toMatch(/create none: huge pages of 2 MiB: .*0 .*free/);
+      expect(refused.stderr).toMatch(
+        /create none: huge pages of 2 MiB: 128 are needed on NUMA node 1 and 0 are free; echo N > \S+node1\S+/,
+      );
       await eventually(
         'the host’s drivers',
         () => JSON.stringify(functions.drivers()) === JSON.stringify(hostDrivers),
         30_000,
       );
-      sh(`echo ${HUGE_PAGES} > ${pages}/nr_hugepages`);
-      expect(free()).toBe(HUGE_PAGES);
+      sh(`echo ${HUGE_PAGES} > ${pages(1)}/nr_hugepages`);
+      expect([free(0), free(1)]).toEqual([HUGE_PAGES, HUGE_PAGES]);
       const started = await runInMachine(huge, 'huge', ['sleep', '10000'], { flags, timeout: 4 * MINUTE });
       expect(started).toMatchObject({ code: 0, stderr: '' });
       // All of the guest's memory, taken before its first instruction.
-      expect(HUGE_PAGES - free()).toBe(GUEST_MIB / 2);
+      expect([free(0), HUGE_PAGES - free(1)]).toEqual([HUGE_PAGES, GUEST_MIB / 2]);
       expect(functions.drivers()).toEqual(allVfio);
+      // One vCPU on the first processor of the set; the hypervisor's other threads are on any of it.
+      const threads = hypervisors(huge).flatMap(affinities);
+      expect(threads.filter((list) => list === '0')).toHaveLength(1);
+      expect([...new Set(threads)].sort()).toEqual(['0', '0-1']);
+      expect(huge.engineLog()).toContain('it has processors of NUMA node 0, its devices are on 1');
       await huge.remove('huge');
-      expect(free()).toBe(HUGE_PAGES);
+      expect(free(1)).toBe(HUGE_PAGES);
       expect(await huge.leaks()).toEqual([]);
     } finally {
-      sh(`echo 0 > ${pages}/nr_hugepages`);
+      for (const node of [0, 1]) sh(`echo 0 > ${pages(node)}/nr_hugepages`);
       await huge.stop();
     }
     expect(functions.drivers()).toEqual(hostDrivers);

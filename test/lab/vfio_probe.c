@@ -1,10 +1,10 @@
 /*
  * Takes PCI functions over by VFIO as a driver in user space does (DPDK, SPDK), and says what it reads from each:
  *
- *   vfio_probe GROUP=ADDRESS…     "10=0000:01:10.0"
+ *   vfio_probe [hold] GROUP=ADDRESS…     "10=0000:01:10.0"
  *
  * Prints a line "ADDRESS VENDOR DEVICE" for each function, from its configuration space. The IOMMU lets the functions
- * reach two mebibytes of memory, which has to be locked for that. Exit status: 0, or 1 with the step that failed.
+ * reach two mebibytes of memory, which has to be locked for that. With "hold" it keeps them open until it is killed. Exit status: 0, or 1 with the step that failed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -62,6 +62,9 @@ static int show(int group, const char *address) {
 }
 
 int main(int argc, char **argv) {
+  int hold = argc > 1 && strcmp(argv[1], "hold") == 0;
+  argc -= hold;
+  argv += hold;
   int container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
   if (container < 0) return fail("container");
   if (ioctl(container, VFIO_GET_API_VERSION) != VFIO_API_VERSION) return fail("version");
@@ -81,5 +84,7 @@ int main(int argc, char **argv) {
     int status = show(groups[i], strchr(argv[i], '=') + 1);
     if (status != 0) return status;
   }
+  fflush(stdout);
+  if (hold) pause();
   return 0;
 }

@@ -1,19 +1,24 @@
-/** What the lab's machine is made of: a newer QEMU than Debian 12's and a stock Debian kernel, unpacked by set-up. */
+/**
+ * What the lab's machine is made of: a newer QEMU than Debian 12's and a stock Debian kernel, unpacked by set-up, or the
+ * kernel of our own guests, which has what Debian's lacks (iommufd).
+ */
 import { existsSync, readdirSync, realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { GuestCache } from '../../src/guest/cache.ts';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
 const PEERS = join(ROOT, 'build/peers');
+const GUESTS = join(ROOT, 'build/guest-cache');
 
 export interface LabAssets {
   /** QEMU 10 or newer: SR-IOV network cards came with 8.0 (igb), and became usable later. */
   qemu: string;
   /** Directories with firmware, for `-L`. */
   firmware: string[];
-  /** bzImage. */
+  /** bzImage or vmlinux. */
   kernel: string;
-  /** Directory with lib/modules/RELEASE. */
-  modules: string;
+  /** Directory with lib/modules/RELEASE; undefined: nothing of the kernel is a module. */
+  modules: string | undefined;
   /** Kernel release, "6.12.107+deb13-amd64". */
   release: string;
 }
@@ -36,4 +41,12 @@ export function labAssets(peers: string = PEERS): LabAssets {
     modules,
     release,
   };
+}
+
+/** The same machine with the kernel that `make guest` has built. Throws with the remedy when there is none, or a distribution's. */
+export function withGuestKernel(stock: LabAssets, guests: string = GUESTS): LabAssets {
+  const cache = new GuestCache(guests);
+  const { key, release, modules } = cache.selected('lab');
+  if (modules.length > 0) throw new Error(`lab: ${guests}: not a kernel of ours; run make guest`);
+  return { ...stock, kernel: cache.kernelPath(key), modules: undefined, release };
 }

@@ -2,7 +2,7 @@
 # PID 1 of the lab. The host's tree comes read-only over 9p; what is written stays in memory, in an overlay above
 # it, and in /run/lab, which is the host's directory for this boot. Given on the kernel's command line:
 #   LAB_TREE     the source tree, the same path as on the host
-#   LAB_KERNEL   directory with lib/modules of this kernel, on the host
+#   LAB_KERNEL   directory with lib/modules of this kernel, on the host; absent for a kernel without modules
 # /run/lab/job.sh is run as root in the host's tree; its exit status goes to /run/lab/status. Then the power goes off.
 off() {
   echo "lab: $*"
@@ -47,8 +47,10 @@ ln -s pts/ptmx /root/dev/ptmx 2>/dev/null
 ln -s /proc/self/fd /root/dev/fd
 # As systemd mounts it; nsdelegate is what makes a cgroup namespace a boundary.
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /root/sys/fs/cgroup || off 'no cgroup2'
-mkdir -p "/root/lib/modules/$(uname -r)"
-mount --bind "/root$LAB_KERNEL/lib/modules/$(uname -r)" "/root/lib/modules/$(uname -r)" || off 'no modules'
+if [ -n "${LAB_KERNEL:-}" ]; then
+  mkdir -p "/root/lib/modules/$(uname -r)"
+  mount --bind "/root$LAB_KERNEL/lib/modules/$(uname -r)" "/root/lib/modules/$(uname -r)" || off 'no modules'
+fi
 hostname lab
 ip link set lo up
 

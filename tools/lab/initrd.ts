@@ -14,7 +14,9 @@ const EARLY = ['9pnet_virtio', '9p', 'overlay', 'virtio_pci'];
 
 /** Path of the initrd in `dir`, made when there is none of this content yet. */
 export function labInitrd(dir: string, { modules, release }: LabAssets): string {
-  const entries = initrdEntries(join(modules, 'lib/modules', release));
+  const entries = initrdEntries(
+    modules === undefined ? [] : earlyModules(join(modules, 'lib/modules', release)),
+  );
   const archive = cpioArchive(entries);
   const path = join(dir, `initrd-${contentKey([archive])}.cpio`);
   if (existsSync(path)) return path;
@@ -24,8 +26,12 @@ export function labInitrd(dir: string, { modules, release }: LabAssets): string 
   return path;
 }
 
-function initrdEntries(modules: string): CpioEntry[] {
-  const files = earlyModules(modules);
+interface ModuleFile {
+  name: string;
+  data: Buffer;
+}
+
+function initrdEntries(files: readonly ModuleFile[]): CpioEntry[] {
   return [
     ...['bin', 'dev', 'modules', 'proc', 'sys'].map((path): CpioEntry => ({ kind: 'directory', path })),
     { kind: 'character', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
@@ -40,7 +46,7 @@ function initrdEntries(modules: string): CpioEntry[] {
   ];
 }
 
-function earlyModules(dir: string): { name: string; data: Buffer }[] {
+function earlyModules(dir: string): ModuleFile[] {
   const text = (name: string) => readFileSync(join(dir, name), 'utf8');
   const index = {
     dep: text('modules.dep'),

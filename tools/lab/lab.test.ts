@@ -2,7 +2,8 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { labAssets, type LabAssets } from './assets.ts';
+import { GuestCache } from '../../src/guest/cache.ts';
+import { labAssets, withGuestKernel, type LabAssets } from './assets.ts';
 import { boot, type BootInput } from './boot.ts';
 import { job } from './job.ts';
 import { commandLine } from './machine.ts';
@@ -34,6 +35,36 @@ describe('the assets of the lab', () => {
       kernel: join(dir, 'lab-kernel/boot/vmlinuz-6.12-x'),
     });
   });
+
+  const guest = (modules: string[]): string => {
+    const cache = new GuestCache(join(dir, 'cache'));
+    const key = 'a'.repeat(32);
+    const made = cache.workDir();
+    writeFileSync(join(made, 'vmlinux'), '');
+    cache.keepKernel(made, { version: 1, key, release: '6.12-y', origin: 'x', modules });
+    cache.select(key);
+    return cache.dir;
+  };
+
+  it('may have the kernel of our guests, which has no modules', () => {
+    const cache = guest([]);
+    expect(withGuestKernel(assets, cache)).toEqual({
+      ...assets,
+      kernel: join(cache, 'kernels', 'a'.repeat(32), 'vmlinux'),
+      modules: undefined,
+      release: '6.12-y',
+    });
+  });
+
+  it('have no distribution’s kernel in its place, and none that was not built', () => {
+    const cache = guest(['000-virtio.ko']);
+    expect(() => withGuestKernel(assets, cache)).toThrow(
+      `lab: ${cache}: not a kernel of ours; run make guest`,
+    );
+    expect(() => withGuestKernel(assets, join(dir, 'none'))).toThrow(
+      `lab: guest kernel: none in ${join(dir, 'none')}; make one with: bulkhead guest build`,
+    );
+  });
 });
 
 describe('the command line of the lab', () => {
@@ -48,6 +79,16 @@ describe('the command line of the lab', () => {
       slots: 'slots=2,maxmem=8G',
       devices: ['-drive', 'file=@DIR@/d'],
     },
+  });
+
+  it('names the directory of modules to a kernel that has some', () => {
+    const append = (given: LabAssets): string => {
+      const machine = { memoryMib: 512 };
+      const all = commandLine({ assets: given, initrd: '/i.cpio', tree: '/tree', dir: '/out', machine });
+      return all[all.indexOf('-append') + 1] ?? '';
+    };
+    expect(append(assets)).toContain('LAB_TREE=/tree LAB_KERNEL=/peers/lab-kernel');
+    expect(append({ ...assets, modules: undefined })).toMatch(/ LAB_TREE=\/tree$/);
   });
 
   it('shares the host read-only, and one directory to write to', () => {

@@ -36,7 +36,8 @@ export function commandLine({ assets, initrd, tree, dir, machine }: CommandLineI
     'console=ttyS0 quiet panic=-1 intel_iommu=on nohz=off highres=off',
     // On a busy host the emulated timer comes too late for the kernel's trial of it, which then panics.
     'no_timer_check',
-    `LAB_TREE=${tree} LAB_KERNEL=${assets.modules}`,
+    `LAB_TREE=${tree}`,
+    ...(assets.modules === undefined ? [] : [`LAB_KERNEL=${assets.modules}`]),
   ];
   return [
     ...assets.firmware.flatMap((path) => ['-L', path]),

@@ -19,7 +19,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { labAssets, ROOT } from './assets.ts';
+import { labAssets, ROOT, withGuestKernel } from './assets.ts';
 import { boot, type BootResult } from './boot.ts';
 import { labInitrd } from './initrd.ts';
 import { job } from './job.ts';
@@ -58,7 +58,7 @@ for (const [signal, code] of [
 /** A guest for the machine's own virtual machines, of the kernel that the machine itself runs. Cached by content. */
 function withStockGuest(sitting: Sitting): Sitting {
   if (sitting.stockGuest !== true) return sitting;
-  const { kernel, modules, release } = labAssets();
+  const { kernel, modules = '', release } = labAssets();
   const words = ['--out', join(BUILD, 'guest'), '--kernel', kernel];
   const built = execFileSync(
     join(ROOT, 'build/prefix/bin/bulkhead'),
@@ -97,7 +97,7 @@ async function sit(sitting: Sitting, script: string | undefined): Promise<Outcom
 
 /** Starts the machine, and again when it has not come so far as to begin its job: that says nothing of what is tested. */
 async function start(sitting: Sitting, dir: string, script: string, cutAt?: string): Promise<BootResult> {
-  const assets = labAssets();
+  const assets = sitting.guestKernel === true ? withGuestKernel(labAssets()) : labAssets();
   const initrd = labInitrd(BUILD, assets);
   for (let left = BOOTS - 1; ; left--) {
     const result = await boot({

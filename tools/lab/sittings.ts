@@ -6,6 +6,8 @@ export interface Sitting {
   /** One line for people. */
   about: string;
   machine: LabMachine;
+  /** The machine runs the kernel of our guests (`make guest`), which has no modules, and not Debian's. */
+  guestKernel?: boolean;
   /** Empty files of the boot's directory, in MiB. */
   images?: Record<string, number>;
   /** Kernel modules that the tests need, loaded before they begin. */
@@ -44,17 +46,29 @@ const nvdimm = (index: number, mib: number): string[] => [
 ];
 
 /** A device on a root port of its own: functions of one port share an IOMMU group. */
-const port = (index: number, device: string, options: string): string[] => [
-  ...['-device', `pcie-root-port,id=rp${index},chassis=${index},slot=${index}`],
+const port = (index: number, device: string, options: string, bus = 'pcie.0'): string[] => [
+  ...['-device', `pcie-root-port,id=rp${index},chassis=${index},slot=${index},bus=${bus}`],
   ...['-device', `${device},bus=rp${index},${options}`],
 ];
 
-/** What is passed on: a network card with virtual functions, a disk, and of class 0x0380, as GPUs without a screen are. */
-const functions = [
-  ...port(1, 'igb', 'romfile='),
+/** Of class 0x0380, as GPUs without a screen are. */
+const display = (index: number, bus?: string): string[] => port(index, 'bochs-display', 'romfile=', bus);
+
+/** What is passed on: a network card with virtual functions, a disk and a display. */
+const functions = (bus?: string): string[] => [
+  ...port(1, 'igb', 'romfile=', bus),
   ...['-drive', 'file=@DIR@/nvme.img,if=none,id=disk,format=raw'],
-  ...port(2, 'nvme', 'serial=lab,drive=disk'),
-  ...port(3, 'bochs-display', 'romfile='),
+  ...port(2, 'nvme', 'serial=lab,drive=disk', bus),
+  ...display(3, bus),
+];
+
+/** Two NUMA nodes of one processor and half of the memory each; the second has a PCI bus of its own, "far". */
+const twoNodes = (memoryMib: number): string[] => [
+  ...[0, 1].flatMap((node) => [
+    ...['-object', `memory-backend-ram,id=node${node},size=${memoryMib / 2}M`],
+    ...['-numa', `node,nodeid=${node},cpus=${node},memdev=node${node}`],
+  ]),
+  ...['-device', 'pxb-pcie,id=far,bus=pcie.0,bus_nr=128,numa_node=1'],
 ];
 
 export const sittings: readonly Sitting[] = [
@@ -99,28 +113,37 @@ export const sittings: readonly Sitting[] = [
     about: 'PCI functions of the host passed to virtual machines, and given back whatever ends',
     machine: {
       memoryMib: 4096,
-      devices: functions,
+      devices: [...twoNodes(4096), ...functions('far')],
     },
     images: { 'nvme.img': 64 },
     modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'kvm_amd'],
     prepare: KVM_RULE,
     stockGuest: true,
-    files: ['test/lab/vfio.lab.test.ts'],
+    files: ['vfio', 'vfio_guest'].map((name) => `test/lab/${name}.lab.test.ts`),
     privately: true,
-    deadlineMinutes: 25,
+    deadlineMinutes: 40,
   },
   {
     name: 'cut',
     about: 'the power is cut while a container has functions of the host; the machine is started again',
     machine: {
       memoryMib: 3072,
-      devices: [...functions, '-drive', 'file=@DIR@/state.img,if=virtio,format=raw'],
+      devices: [...functions(), '-drive', 'file=@DIR@/state.img,if=virtio,format=raw'],
     },
     images: { 'nvme.img': 64, 'state.img': 64 },
     modules: ['igb', 'igbvf', 'nvme', 'bochs', 'vfio_pci', 'virtio_blk', 'ext4'],
     prepare: 'mkdir /mnt/state; { blkid /dev/vda || mkfs.ext4 -q /dev/vda; } && mount /dev/vda /mnt/state',
     untilCut: ['test/lab/cut_before.lab.test.ts'],
     files: ['test/lab/cut.lab.test.ts'],
+    privately: true,
+    deadlineMinutes: 25,
+  },
+  {
+    name: 'iommufd',
+    about: 'PCI functions over iommufd, of which Debian’s kernels have none, and without groups',
+    machine: { memoryMib: 3072, devices: [...port(1, 'edu', 'dma_mask=0xffffffff'), ...display(2)] },
+    guestKernel: true,
+    files: ['test/lab/iommufd.lab.test.ts'],
     privately: true,
     deadlineMinutes: 25,
   },

@@ -1,9 +1,10 @@
+import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd, type Version } from './lib/containerd.ts';
 import { ContainerState, CriClient, PodSandboxState, containerConfig, podConfig } from './lib/cri.ts';
-import { eventually } from './lib/exec.ts';
+import { eventually, run } from './lib/exec.ts';
 import { testImage } from './lib/image.ts';
 import { markedProcesses } from './lib/leaks.ts';
 import { isBulkhead, scratch } from './lib/paths.ts';
@@ -84,6 +85,34 @@ describe.each(['1.6', '1.7', '2'] as Version[])('pods through CRI of containerd 
       const { stdout } = await cri.execText(container, ['ip', '-4', '-o', 'addr', 'show', 'eth0']);
       expect(stdout).toContain(`${status?.network?.ip}/16`);
     }
+  });
+
+  it('exchanges TCP with the host, each way, by the network that CNI has made', async () => {
+    const inHost = ['--target', String(containerd.pid), '--net', '--', 'busybox'];
+    const page = (directory: string): string =>
+      `mkdir -p ${directory}; head -c 300000 /dev/zero | tr '\\0' x > ${directory}/page`;
+    const serve = `${page('/tmp/www')}; exec httpd -f -p 8080 -h /tmp/www`;
+    const web = await add(fresh('serves'), ['sh', '-c', serve]);
+    const { status } = await cri.podSandboxStatus({ podSandboxId: pod });
+    const fetch = ['wget', '-q', '-O', '-', `http://${status?.network?.ip}:8080/page`];
+    await eventually('the pod to serve', async () => {
+      const { stdout } = await run('nsenter', [...inHost, ...fetch]);
+      return stdout.length === 300_000;
+    });
+    const directory = join(containerd.dir, 'www');
+    await run('sh', ['-c', page(directory)]);
+    const server = spawn('nsenter', [...inHost, 'httpd', '-f', '-p', '10.231.0.1:8081', '-h', directory]);
+    try {
+      const count = ['sh', '-c', 'wget -q -O - http://10.231.0.1:8081/page | wc -c'];
+      await eventually('the host to serve', async () => {
+        const { stdout } = await cri.execText(second, count);
+        return stdout.trim() === '300000';
+      });
+    } finally {
+      server.kill('SIGKILL');
+    }
+    await cri.stopContainer({ containerId: web, timeout: 0 });
+    await cri.removeContainer({ containerId: web });
   });
 
   it('shares IPC, UTS and /dev/shm but neither mounts nor processes', async () => {

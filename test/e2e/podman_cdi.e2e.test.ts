@@ -107,7 +107,9 @@ exit 1
       `${[...podman, 'rm', '--force', 'cdi'].map(quote).join(' ')}`,
     ].join(' && ');
     rmSync(join(dir, 'config.json'), { force: true });
-    const result = await run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script]);
+    // What conmon starts to clean up after the runtime outlives Podman: it ends with the process namespace.
+    const apart = ['--mount', '--propagation', 'private', '--pid', '--fork', '--mount-proc'];
+    const result = await run('unshare', [...apart, 'sh', '-c', script]);
     expect(result).toMatchObject({ code: 0 });
     const text = readFileSync(join(dir, 'config.json'), 'utf8');
     return JSON.parse(text.replace(ID, 'ID')) as Spec;

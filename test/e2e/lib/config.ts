@@ -6,6 +6,8 @@ import { prefix, runtime } from './paths.ts';
 export interface CriOptions {
   /** Runtime of the handler named `test`; the one under test unless told. */
   runtime?: string;
+  /** Lines of the handler's own table, TOML text. */
+  handler?: string;
   /** Options table of the handler, TOML text. */
   options?: string;
 }
@@ -55,7 +57,7 @@ const blockfileConfig = (dir: string, scratch: string): string => `
 const criConfig = (dir: string, version: '1.6' | '1.7' | '2', cri: CriOptions): string => {
   writeCni(dir);
   const name = cri.runtime ?? runtime;
-  const options = cri.options ?? '';
+  const { handler = '', options = '' } = cri;
   if (version === '2') {
     return `
   [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -69,6 +71,7 @@ const criConfig = (dir: string, version: '1.6' | '1.7' | '2', cri: CriOptions): 
       default_runtime_name = "test"
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.test]
         runtime_type = "${name}"
+        ${handler}
         [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.test.options]
           ${options}
 `;
@@ -84,6 +87,7 @@ const criConfig = (dir: string, version: '1.6' | '1.7' | '2', cri: CriOptions): 
       default_runtime_name = "test"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.test]
         runtime_type = "${name}"
+        ${handler}
         [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.test.options]
           ${options}
 `;

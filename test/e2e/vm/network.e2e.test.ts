@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from '../lib/containerd.ts';
 import { eventually, run } from '../lib/exec.ts';
+import { testImage } from '../lib/image.ts';
 import { vm } from './machines.ts';
 
 /** A pod's network namespace, as a network plugin leaves it, and the guest's part in it. */
@@ -86,6 +87,38 @@ describe('the network of a pod, behind the vm wall', () => {
       await containerd.remove('web');
     }
     expect(await sh('ip -n vm-pod -o link; tc -n vm-pod qdisc show')).not.toMatch(/bhtap|ingress/);
+  });
+
+  // As Docker 26 and later do; `ctr run --cni` calls the plugins between Create and Start of the task.
+  it('may be made between create and start', async () => {
+    // ctr looks for plugins and networks in these places only.
+    const [plugins, networks] = ['/opt/cni/bin', '/etc/cni/net.d'];
+    const made = [plugins, networks].map((path) => mkdirSync(path, { recursive: true }));
+    await sh(`mount --bind /usr/lib/cni ${plugins}; mount -t tmpfs tmpfs ${networks}`);
+    try {
+      const ipam = { type: 'host-local', dataDir: join(containerd.dir, 'ipam'), subnet: '10.12.0.0/24' };
+      const plugin = { type: 'bridge', bridge: 'vm-late', isGateway: true, ipam };
+      const network = { cniVersion: '0.4.0', name: 'late', plugins: [plugin] };
+      writeFileSync(join(networks, '10-late.conflist'), JSON.stringify(network));
+      const command = [
+        'sh',
+        '-c',
+        'mkdir /tmp/www; echo late > /tmp/www/page; exec httpd -f -p 80 -h /tmp/www',
+      ];
+      const ctr = containerd.command(['run', '-d', '--cni', '--runtime', vm, testImage, 'late', ...command]);
+      const far = ['--net=/run/netns/vm-far', '--'];
+      const started = await run('nsenter', [...far, ctr.file, ...ctr.args], { env: ctr.env });
+      expect(started).toMatchObject({ code: 0, stderr: '' });
+      const fetch = ['busybox', 'wget', '-q', '-O', '-', 'http://10.12.0.2/page'];
+      await eventually('the guest to serve', async () => {
+        const { stdout } = await run('nsenter', [...far, ...fetch]);
+        return stdout === 'late\n';
+      });
+      await containerd.remove('late');
+    } finally {
+      await sh(`umount ${plugins}; umount ${networks}`);
+      for (const path of made) if (path !== undefined) rmSync(path, { recursive: true });
+    }
   });
 
   it('is not the host’s', async () => {

@@ -146,10 +146,21 @@ describe('the vm wall', () => {
     expect(await containerd.leaks()).toEqual([]);
   });
 
-  it('boots without a template when it is told to', async () => {
-    const cold = await PrivateContainerd.start({ runtime: vm, vmConfig: 'template = false\n' });
+  it('boots without a template when it is told to, as large as annotations with Kata’s names say', async () => {
+    const prefix = 'io.katacontainers.config.hypervisor.';
+    const vmConfig = `template = false\nannotations = ["${prefix}default_m*"]\n`;
+    const cold = await PrivateContainerd.start({ runtime: vm, vmConfig });
     try {
-      expect(await cold.run('cold', ['sh', '-c', 'exit 12'])).toMatchObject({ code: 12, stderr: '' });
+      const [memory, processors] = [`${prefix}default_memory=400`, `${prefix}default_vcpus=2`];
+      const result = await cold.run('cold', ['sh', '-c', 'grep MemTotal /proc/meminfo; nproc; exit 12'], {
+        flags: ['--rm', '--annotation', memory, '--annotation', processors],
+      });
+      expect(result).toMatchObject({ code: 12, stderr: '' });
+      const [, mib, count] = /(\d+) kB\n(\d+)\n$/.exec(result.stdout) ?? [];
+      expect(Number(mib) / 1024).toBeGreaterThan(320);
+      expect(Number(mib) / 1024).toBeLessThan(400);
+      // This one is not allowed.
+      expect(count).toBe('1');
       expect(await cold.leaks()).toEqual([]);
     } finally {
       await cold.stop();

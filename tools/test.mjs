@@ -100,7 +100,8 @@ const lab = async () => {
   if (!existsSync(list)) return { ...none, failed: 1, failures: ['lab: no report'] };
   const sittings = JSON.parse(readFileSync(list, 'utf8'));
   const total = { ...none };
-  for (const { name, passed, failure } of sittings) {
+  for (const { name, passed, failure, broken = [] } of sittings) {
+    for (const reason of broken) console.log(`lab-${name}: a machine before it broke down: ${reason}`);
     const counts = vitestCounts(`lab-${name}`, join(reports, `lab-${name}.json`), passed ? 0 : 1);
     if (failure !== undefined) counts.failures.push(`lab-${name}: ${failure}`);
     for (const key of ['passed', 'skipped']) total[key] += counts[key];

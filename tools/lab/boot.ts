@@ -13,6 +13,8 @@ export interface BootInput {
   deadlineMs: number;
   /** Until the job begins. */
   readyMs: number;
+  /** From one piece of the console's text to the next: longer than any test may take. */
+  silentMs: number;
   /** Told of every piece of the console's text. */
   onConsole: (text: string) => void;
   /** When this file appears in the directory, the power is cut. */
@@ -24,6 +26,8 @@ export interface BootResult {
   status: number | undefined;
   /** Why there is no status, for people; undefined too when the power was cut as asked. */
   failure: string | undefined;
+  /** The machine itself went wrong, and not what was tested in it: it went off with its job undone, or stood still. */
+  broken: boolean;
   /** The job has begun. When it has not, the machine may be started again: nobody has seen anything of it. */
   ready: boolean;
   /** The power was cut, as the job had asked. */
@@ -48,20 +52,26 @@ export async function boot(input: BootInput): Promise<BootResult> {
   // A directory that does not exist: modules of the installed QEMU belong to another version.
   const env = { ...process.env, QEMU_MODULE_DIR: '/nonexistent' };
   const child = spawn('setpriv', words, { stdio: ['ignore', 'pipe', 'pipe'], env });
-  let console = '';
-  let ready = false;
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      console = (console + text).slice(-LAST_BYTES);
-      ready ||= console.includes(READY);
-      input.onConsole(text);
-    });
-  }
   let failure: string | undefined;
   const end = (reason: string): void => {
     failure ??= reason;
     child.kill('SIGKILL');
   };
+  let console = '';
+  let ready = false;
+  let broken = false;
+  const silence = setTimeout(() => {
+    broken = true;
+    end(`stands still: no word on its console for ${Math.round(input.silentMs / 1000)} s`);
+  }, input.silentMs);
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      console = (console + text).slice(-LAST_BYTES);
+      ready ||= console.includes(READY);
+      silence.refresh();
+      input.onConsole(text);
+    });
+  }
   const deadline = setTimeout(
     () => end(`no end within ${Math.round(input.deadlineMs / 1000)} s`),
     input.deadlineMs,
@@ -77,13 +87,18 @@ export async function boot(input: BootInput): Promise<BootResult> {
   });
   clearTimeout(deadline);
   clearTimeout(start);
+  clearTimeout(silence);
   clearInterval(watch);
   const status = readStatus(join(input.dir, 'status'));
   const wasCut = failure === undefined && cut !== undefined && existsSync(cut);
-  if (status === undefined && !wasCut) failure ??= `the machine went off by itself (QEMU: ${code})`;
+  if (status === undefined && !wasCut && failure === undefined) {
+    failure = `the machine went off by itself (QEMU: ${code})`;
+    broken = true;
+  }
   return {
     status: failure === undefined ? status : undefined,
     failure,
+    broken,
     ready,
     cut: wasCut,
     seconds: (performance.now() - started) / 1000,

@@ -145,6 +145,7 @@ describe('a boot', () => {
       job: 'true',
       deadlineMs: 300_000,
       readyMs: 300_000,
+      silentMs: 300_000,
       onConsole: () => {},
       ...more,
     });
@@ -154,6 +155,7 @@ describe('a boot', () => {
     expect(await machine('echo hello; echo 3 > $1/status')).toMatchObject({
       status: 3,
       failure: undefined,
+      broken: false,
       ready: false,
       cut: false,
       lastWords: 'hello',
@@ -164,6 +166,7 @@ describe('a boot', () => {
     expect(await machine('echo panic; exit 1')).toMatchObject({
       status: undefined,
       failure: 'the machine went off by itself (QEMU: 1)',
+      broken: true,
       lastWords: 'panic',
     });
   });
@@ -174,9 +177,20 @@ describe('a boot', () => {
 
   it('that hangs is ended at its deadline, with its last words', async () => {
     const hung = await machine('seq 100; exec sleep 1000', { deadlineMs: 5000 });
-    expect(hung).toMatchObject({ status: undefined, failure: 'no end within 5 s' });
+    expect(hung).toMatchObject({ status: undefined, failure: 'no end within 5 s', broken: false });
     expect(hung.lastWords.split('\n')).toHaveLength(40);
     expect(hung.lastWords).toMatch(/^61\n[^]*\n100$/);
+  });
+
+  it('that stands still is ended, and not one that speaks', async () => {
+    const still = await machine('echo last; exec sleep 1000', { silentMs: 2000 });
+    expect(still).toMatchObject({
+      status: undefined,
+      broken: true,
+      failure: 'stands still: no word on its console for 2 s',
+    });
+    const speaks = 'for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done; echo 0 > $1/status';
+    expect(await machine(speaks, { silentMs: 6000 })).toMatchObject({ status: 0, broken: false });
   });
 
   it('that does not come so far as its job is ended sooner', async () => {

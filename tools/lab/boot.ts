@@ -1,6 +1,6 @@
 /** One boot of the lab's machine: the job runs in it, its deadline is kept, and nothing of it stays behind. */
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 export interface BootInput {
@@ -13,7 +13,7 @@ export interface BootInput {
   deadlineMs: number;
   /** Until the job begins. */
   readyMs: number;
-  /** From one piece of the console's text to the next: longer than any test may take. */
+  /** From one beat of the machine's heart (ALIVE, by init.sh every five seconds) to the next. */
   silentMs: number;
   /** Told of every piece of the console's text. */
   onConsole: (text: string) => void;
@@ -40,6 +40,8 @@ export interface BootResult {
 const LAST_LINES = 40;
 const LAST_BYTES = 64 << 10;
 const POLL_MS = 100;
+/** A file of the boot's directory that init.sh writes to as long as the machine's time goes on. */
+const ALIVE = 'alive';
 /** What init.sh says before the job. */
 const READY = 'lab: ready after';
 
@@ -47,6 +49,7 @@ const READY = 'lab: ready after';
 export async function boot(input: BootInput): Promise<BootResult> {
   const started = performance.now();
   writeFileSync(join(input.dir, 'job.sh'), input.job);
+  rmSync(join(input.dir, ALIVE), { force: true });
   // Killed with us, however we end: nobody else would look for an emulated machine at 200 % of a processor.
   const words = ['--pdeathsig', 'KILL', input.qemu, ...input.args];
   // A directory that does not exist: modules of the installed QEMU belong to another version.
@@ -60,15 +63,10 @@ export async function boot(input: BootInput): Promise<BootResult> {
   let console = '';
   let ready = false;
   let broken = false;
-  const silence = setTimeout(() => {
-    broken = true;
-    end(`stands still: no word on its console for ${Math.round(input.silentMs / 1000)} s`);
-  }, input.silentMs);
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
       console = (console + text).slice(-LAST_BYTES);
       ready ||= console.includes(READY);
-      silence.refresh();
       input.onConsole(text);
     });
   }
@@ -80,14 +78,19 @@ export async function boot(input: BootInput): Promise<BootResult> {
     if (!ready) end(`has not come up within ${Math.round(input.readyMs / 1000)} s`);
   }, input.readyMs);
   const cut = input.cutAt === undefined ? undefined : join(input.dir, input.cutAt);
-  const watch = setInterval(() => cut !== undefined && existsSync(cut) && child.kill('SIGKILL'), POLL_MS);
+  const heart = heartOf(join(input.dir, ALIVE));
+  const watch = setInterval(() => {
+    if (cut !== undefined && existsSync(cut)) child.kill('SIGKILL');
+    if (heart() <= input.silentMs) return;
+    broken = true;
+    end(`stands still: its time has not gone on for ${Math.round(input.silentMs / 1000)} s`);
+  }, POLL_MS);
   const code = await new Promise<number | null>((resolve) => {
     child.once('error', (error) => end(error.message));
     child.once('close', resolve);
   });
   clearTimeout(deadline);
   clearTimeout(start);
-  clearTimeout(silence);
   clearInterval(watch);
   const status = readStatus(join(input.dir, 'status'));
   const wasCut = failure === undefined && cut !== undefined && existsSync(cut);
@@ -103,6 +106,20 @@ export async function boot(input: BootInput): Promise<BootResult> {
     cut: wasCut,
     seconds: (performance.now() - started) / 1000,
     lastWords: lastLines(console),
+  };
+}
+
+/** Milliseconds since the file was last seen to change; none before it is there. */
+function heartOf(path: string): () => number {
+  let beat: number | undefined;
+  let at = 0;
+  return () => {
+    const seen = statSync(path, { throwIfNoEntry: false })?.mtimeMs;
+    if (seen !== beat) {
+      beat = seen;
+      at = performance.now();
+    }
+    return beat === undefined ? 0 : performance.now() - at;
   };
 }
 

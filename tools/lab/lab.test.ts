@@ -182,15 +182,15 @@ describe('a boot', () => {
     expect(hung.lastWords).toMatch(/^61\n[^]*\n100$/);
   });
 
-  it('that stands still is ended, and not one that speaks', async () => {
-    const still = await machine('echo last; exec sleep 1000', { silentMs: 2000 });
+  it('that stands still is ended, and not one that lives', async () => {
+    const still = await machine('echo last; echo 1 > $1/alive; exec sleep 1000', { silentMs: 2000 });
     expect(still).toMatchObject({
       status: undefined,
       broken: true,
-      failure: 'stands still: no word on its console for 2 s',
+      failure: 'stands still: its time has not gone on for 2 s',
     });
-    const speaks = 'for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done; echo 0 > $1/status';
-    expect(await machine(speaks, { silentMs: 6000 })).toMatchObject({ status: 0, broken: false });
+    const lives = 'for i in 1 2 3 4 5 6 7 8; do echo $i > $1/alive; sleep 1; done; echo 0 > $1/status';
+    expect(await machine(lives, { silentMs: 6000 })).toMatchObject({ status: 0, broken: false });
   });
 
   it('that does not come so far as its job is ended sooner', async () => {

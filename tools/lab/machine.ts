@@ -46,8 +46,9 @@ export function commandLine({ assets, initrd, tree, dir, machine }: CommandLineI
     // `max` has SVM, which TCG emulates: KVM works in there.
     ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2'],
     ...['-M', type.join(','), '-m', [`${machine.memoryMib}M`, machine.slots].filter(Boolean).join(',')],
-    // Interrupt remapping has to be there before anything that it remaps.
-    ...['-device', 'intel-iommu,intremap=on,caching-mode=on'],
+    // Interrupt remapping has to be there before anything that it remaps. With `eim` the kernel uses the x2APIC, by registers:
+    // of the APIC in memory a processor was seen to have a timer's interrupt in service for ever, and to hear no others.
+    ...['-device', 'intel-iommu,intremap=on,caching-mode=on,eim=on'],
     ...['-kernel', assets.kernel, '-initrd', initrd, '-append', kernelArguments.join(' ')],
     ...share('host', '/', ',readonly=on,multidevs=remap'),
     ...share('out', dir, ''),

@@ -139,7 +139,7 @@ void Process::cloned(pid_t pid) {
 void Process::reap_outer() {
   if (!outer_.active() || !has_ended(outer_.fd())) return;
   auto status = wait_pidfd(outer_.fd(), false);
-  if (status && !status->exited) return;
+  if (status && !status->exited) return outer_.mute();
   outer_.stop();
   outer_alive_ = false;
   outer_status_ = status ? status->wait_status : 0;
@@ -149,7 +149,8 @@ void Process::reap_main() {
   if (!main_.active() || !has_ended(main_.fd())) return;
   if (launching()) never_executed_ = (task_flags(pid_) & kTaskForkNoExec) != 0;
   auto status = wait_pidfd(main_.fd(), false);
-  if (status && !status->exited) return;
+  // Another traces it and has not taken notice of the end: SIGCHLD comes when it does, or ends.
+  if (status && !status->exited) return main_.mute();
   main_.stop();
   main_alive_ = false;
   record_exit(status ? status->wait_status : 0);

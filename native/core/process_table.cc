@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/pidfd.h"
 #include "core/process.h"
 
 namespace bulkhead {
@@ -326,6 +327,12 @@ void ProcessTable::reap_orphans() {
     siginfo_t info{};
     // WNOWAIT: the status of a process of ours belongs to its record.
     if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
+    if (is_trace_stop(info)) {
+      if (end_trace(info)) continue;
+      // Killed meanwhile: its end is next, but maybe not yet.
+      orphans_.arm(kOrphanRetryMs);
+      return;
+    }
     if (Process* process = find(info.si_pid)) {
       process->look();
       continue;

@@ -1,7 +1,16 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
 import type { bulkhead } from '../../../src/gen/bulkhead.js';
-import { execPlan, pause, until } from '../monitor/harness.ts';
+import {
+  HELD_ZOMBIE,
+  TRACEES,
+  asleep,
+  childrenOf,
+  execPlan,
+  pause,
+  stateOf,
+  until,
+} from '../monitor/harness.ts';
 import { AgentRig } from './harness.ts';
 import type { HostSession } from './harness.ts';
 
@@ -97,6 +106,22 @@ describe('a process', () => {
     expect((await host.answer('exited', 'web')).waitStatus).toBe(9);
     host.launch('late', execPlan('exit 0'), { diesWith: 'pod' });
     expect(await host.answer('launchFailed', 'late')).toMatchObject({ op: 'dies with', errno: ESRCH });
+  });
+
+  it.each(TRACEES)('that asks its parent to trace it and %s is let go on', async (_what, script) => {
+    host.launch('web', execPlan(script));
+    expect((await host.answer('exited', 'web')).waitStatus).toBe(42 << 8);
+  });
+
+  it('whose end another holds that traces it is told of when that one has ended', async () => {
+    host.launch('web', execPlan(HELD_ZOMBIE));
+    await host.answer('launched', 'web');
+    const [agent = 0] = childrenOf(rig.process?.pid ?? 0);
+    await until('its end', () => childrenOf(agent).some((child) => stateOf(child) === 'Z'));
+    await until('the agent to sleep', asleep(agent));
+    expect(host.messages.some(({ exited }) => exited)).toBe(false);
+    for (const child of childrenOf(agent)) if (stateOf(child) !== 'Z') process.kill(child, 'SIGKILL');
+    expect((await host.answer('exited', 'web')).waitStatus).toBe(5 << 8);
   });
 
   it('with a terminal reads from it, writes to it and learns its size', async () => {

@@ -212,13 +212,25 @@ export class ShimRig {
   }
 }
 
-export function alive(pid: number): boolean {
+/** As in proc_pid_stat(5): 'S', 'Z' and so on; undefined: no such process. */
+export function stateOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2, stat.lastIndexOf(')') + 3) !== 'Z';
+    return stat.charAt(stat.lastIndexOf(')') + 2);
   } catch {
-    return false;
+    return undefined;
   }
+}
+
+/** A check for until(): the process sleeps whenever it is looked at. One that spins is seen asleep now and then. */
+export function asleep(pid: number): () => boolean {
+  let times = 0;
+  return () => (times = stateOf(pid) === 'S' ? times + 1 : 0) >= 25;
+}
+
+export function alive(pid: number): boolean {
+  const state = stateOf(pid);
+  return state !== undefined && state !== 'Z';
 }
 
 export function childrenOf(pid: number): number[] {
@@ -260,6 +272,31 @@ export function execPlan(script: string, steps: bulkhead.plan.v1.IStep[] = []): 
     steps: [...steps, { exec: { file: '/bin/sh', args: ['sh', '-c', script], env: ['PATH=/usr/bin:/bin'] } }],
   }).finish();
 }
+
+const PTRACE = process.arch === 'arm64' ? 117 : 101;
+const TRACEME = `syscall(${PTRACE}, 0, 0, 0, 0) == 0 or die;`;
+const SEIZE = `syscall(${PTRACE}, 0x4206, $main, 0, 0) == 0 or die;`;
+const USR1 = `$SIG{USR1} = sub { exec "sh", "-c", "exit 42" };`;
+
+/** Scripts whose processes ask their parent, who knows nothing of it, to trace them. Each ends with 42. */
+export const TRACEES: [what: string, script: string][] = [
+  ['executes another', `exec perl -e '${TRACEME} exec "sh", "-c", "exit 42"'`],
+  ['has a signal sent to it', `exec perl -e '${USR1} ${TRACEME} kill "USR1", $$; sleep 600'`],
+  [
+    'is stopped and goes on',
+    `exec perl -e '$main = $$; if (!fork) { do { open F, "/proc/$main/stat"; $_ = <F> } until /[)] T/;
+      kill "CONT", $main; exit } ${TRACEME} kill "STOP", $$; exit 42'`,
+  ],
+  [
+    'is an orphan by then',
+    `exec perl -e '$^F = 10; pipe R, W; if (!fork) { $main = getppid; exit if fork;
+      select undef, undef, undef, 0.01 until getppid == $ARGV[0]; ${USR1} ${TRACEME} kill "USR1", $$; sleep 600 }
+      close W; wait; sysread R, $_, 1; exit 42' $PPID`,
+  ],
+];
+/** Ends with 5, but as a zombie of which a child that traces it says nothing before it ends itself. */
+export const HELD_ZOMBIE = `exec perl -e 'pipe R, W; $main = $$; if (!fork) { ${SEIZE} syswrite W, "x"; sleep 600 }
+  sysread R, $_, 1; exit 5'`;
 
 /** The first message of a kind that names the key. */
 export function messageFor<K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(

@@ -4,7 +4,19 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
 import type { Session } from './fake_engine.ts';
-import { ShimRig, alive, childrenOf, execPlan, messageFor, pause, until } from './harness.ts';
+import {
+  HELD_ZOMBIE,
+  ShimRig,
+  TRACEES,
+  alive,
+  asleep,
+  childrenOf,
+  execPlan,
+  messageFor,
+  pause,
+  stateOf,
+  until,
+} from './harness.ts';
 
 const ENOENT = 2;
 const ESRCH = 3;
@@ -248,6 +260,30 @@ describe('a launch', () => {
       expect(story(`p${i}`)).toEqual(['launched', 'exited']);
     }
     expect(childrenOf(pid)).toEqual([]);
+  });
+});
+
+describe('a process that asks its parent to trace it', () => {
+  it.each(TRACEES)('and %s is let go on', async (_what, script) => {
+    launch('web', execPlan(script));
+    expect((await answer('exited', 'web')).waitStatus).toBe(42 << 8);
+    expect(story('web')).toEqual(['launched', 'exited']);
+    await until('nothing to be left', () => childrenOf(pid).length === 0);
+  });
+});
+
+describe('a process whose end another holds that traces it', () => {
+  it('is told of when that one has ended; nothing spins until then', async () => {
+    launch('web', execPlan(HELD_ZOMBIE));
+    const { pid: main } = await answer('launched', 'web');
+    await until('its end', () => stateOf(main ?? 0) === 'Z');
+    expect(messageFor(session, 'exited', 'web')).toBeUndefined();
+    await until('the monitor to sleep', asleep(pid));
+    const [tracer] = childrenOf(pid).filter((child) => child !== main);
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }))).toBe(0);
+    await until('the monitor to sleep again', asleep(pid));
+    process.kill(tracer ?? 0, 'SIGKILL');
+    expect((await answer('exited', 'web')).waitStatus).toBe(5 << 8);
   });
 });
 

@@ -153,7 +153,7 @@ Status ProcessTable::prepare() {
 
 void ProcessTable::make_spare(bool network) {
   if (spare_.pidfd || !prepare()) return;
-  auto spare = launch_spare(init_.get(), SIGCHLD, network);
+  auto spare = launch_spare(init_.get(), SIGCHLD, network, open_files());
   if (spare) spare_ = spare.take();
 }
 
@@ -197,6 +197,7 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
   args.plan = request.plan;
   for (int i = 0; i < 3; i++) args.stdio[i] = streams->process_fd(i);
   args.exit_signal = SIGCHLD;
+  args.open_files = open_files();
   auto outer = launch_outer(args);
   if (!outer) {
     refuse(request, outer.error().op, outer.error().code, "");

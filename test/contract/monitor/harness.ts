@@ -116,10 +116,20 @@ export class ShimRig {
   /** Runs the binary as containerd does: cwd is the bundle, stdout and stderr read to their end. */
   exec(
     words: string[],
-    options: { name?: string; input?: Uint8Array; env?: Record<string, string>; cwd?: string } = {},
+    options: {
+      name?: string;
+      input?: Uint8Array;
+      env?: Record<string, string>;
+      cwd?: string;
+      /** RLIMIT_NOFILE, soft and hard. */
+      openFiles?: [number, number];
+    } = {},
   ): Promise<Finished> {
     const began = process.hrtime.bigint();
-    const child = spawn(join(this.dir, 'bin', options.name ?? 'containerd-shim-bulkhead-v2'), words, {
+    const program = join(this.dir, 'bin', options.name ?? 'containerd-shim-bulkhead-v2');
+    const limit = options.openFiles && ['prlimit', `--nofile=${options.openFiles.join(':')}`];
+    const [file = '', ...args] = [...(limit ?? []), program, ...words];
+    const child = spawn(file, args, {
       cwd: options.cwd ?? this.bundle(),
       env: {
         PATH: process.env.PATH,
@@ -171,9 +181,12 @@ export class ShimRig {
   }
 
   /** A started monitor with its session at the fake engine. */
-  async monitor(id = 'web'): Promise<{ session: Session; socket: string; pid: number }> {
+  async monitor(
+    id = 'web',
+    options: Parameters<ShimRig['exec']>[1] = {},
+  ): Promise<{ session: Session; socket: string; pid: number }> {
     const known = this.engine.sessions.length;
-    const started = await this.start(id);
+    const started = await this.start(id, options);
     if (started.status !== 0) throw new Error(`start failed: ${started.stderr}`);
     const session = await until('hello', () => this.engine.sessions[known]);
     const pid = session.hello.monitorPid ?? 0;

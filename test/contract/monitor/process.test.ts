@@ -288,6 +288,22 @@ describe('a process whose end another holds that traces it', () => {
 });
 
 describe('the monitor', () => {
+  it('may open as many files as it is allowed to; what it launches has the limit that it was given', async () => {
+    const other = await rig.monitor('other', { openFiles: [64, 1024] });
+    const limitOf = (of: number | 'self') =>
+      /Max open files +(\d+) +(\d+)/.exec(readFileSync(`/proc/${of}/limits`, 'utf8'))?.slice(1);
+    expect(limitOf(other.pid)).toEqual(['1024', '1024']);
+    // The spare is there for the first.
+    for (const key of ['first', 'second']) {
+      launch(key, execPlan('exec sleep 60'), {}, other.session);
+      const { pid: main } = await answer('launched', key, other.session);
+      expect(limitOf(main ?? 0)).toEqual(['64', '1024']);
+    }
+    for (let i = 0; i < 64; i++) launch(`p${i}`, execPlan('exec sleep 60'), {}, other.session);
+    await until('all of them', () => other.session.all('launched').length === 66, 120_000);
+    expect(other.session.all('launchFailed')).toEqual([]);
+  });
+
   it('reaps orphans without taking the status of its own processes', async () => {
     launch('web', execPlan('(sh -c "sleep 0.05; exit 5" &) ; (sh -c "sleep 0.05" &) ; exec sleep 60'));
     const { pid: main } = await answer('launched', 'web');

@@ -26,6 +26,11 @@ bool has_ended(int pidfd) {
   return ::poll(&state, 1, 0) == 1;
 }
 
+bool is_child(pid_t pid) {
+  siginfo_t info{};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0;
+}
+
 }  // namespace
 
 Process::Process(ProcessTable& table, const LaunchRequest& request,
@@ -125,8 +130,10 @@ void Process::take_report(InitEvent& event) {
 void Process::cloned(pid_t pid) {
   auto pidfd = pidfd_open(pid);
   if (cloned_ || !pidfd) {
-    table_.events_.process_warning("launch " + key_ + ": pidfd_open",
-                                   pidfd ? EEXIST : pidfd.error().code);
+    error_ = pidfd ? Error{EEXIST, "clone"} : pidfd.error();
+    table_.events_.process_warning("launch " + key_ + ": " + error_.op, error_.code);
+    // It would run on unseen. A child that is not reaped keeps its number; it ends as an orphan.
+    if (!cloned_ && is_child(pid)) ::kill(pid, SIGKILL);
     fail();
     return;
   }
@@ -171,6 +178,9 @@ bool Process::settle() {
     failure.key = key_;
     if (step_failed_) {
       failure.step = &failure_;
+    } else if (error_.code != 0) {
+      failure.err = error_.code;
+      failure.op = error_.op;
     } else {
       failure.op = "init died";
       failure.wait_status = static_cast<uint32_t>(wait_status_);

@@ -176,6 +176,7 @@ class Process {
   uint64_t kept_until_ms_ = 0;    // its streams await the next launch; 0: they do not
   bool step_failed_ = false;
   StepFailure failure_;
+  Error error_;  // of ours, which the launch failed with; code 0: none
   std::string paused_at_;
   pid_t outer_pid_ = 0;
   pid_t pid_ = 0;  // the container's process; the outer one when the plan has no Clone

@@ -1,4 +1,5 @@
-import { existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
@@ -22,6 +23,7 @@ const ENOENT = 2;
 const ESRCH = 3;
 const EBUSY = 16;
 const EEXIST = 17;
+const EMFILE = 24;
 
 let rig: ShimRig;
 let session: Session;
@@ -304,10 +306,30 @@ describe('the monitor', () => {
     expect(other.session.all('launchFailed')).toEqual([]);
   });
 
+  it('that has no descriptor for a process that was just made ends it', async () => {
+    const other = await rig.monitor('other', { openFiles: [40, 40] });
+    const hang = join(rig.dir, 'hang');
+    execFileSync('mkfifo', [hang]);
+    const ran = join(rig.dir, 'ran');
+    const steps = [{ writeFile: { path: hang, data: Buffer.from('x') } }, CLONE];
+    launch('web', execPlan(`echo yes > ${ran}; exec sleep 60`, steps), {}, other.session);
+    await until('the process', () => childrenOf(other.pid).length > 0);
+    while (readdirSync(`/proc/${other.pid}/fd`).length < 40) await rig.dial(other.socket);
+    readFileSync(hang);
+    expect(await answer('launchFailed', 'web', other.session)).toMatchObject({
+      errno: EMFILE,
+      op: 'pidfd_open',
+    });
+    await until('nothing to be left', () => childrenOf(other.pid).length === 0);
+  });
+
   it('reaps orphans without taking the status of its own processes', async () => {
-    launch('web', execPlan('(sh -c "sleep 0.05; exit 5" &) ; (sh -c "sleep 0.05" &) ; exec sleep 60'));
+    const go = join(rig.dir, 'go');
+    const orphan = (status: number) => `(sh -c "until [ -e ${go} ]; do sleep 0.01; done; exit ${status}" &)`;
+    launch('web', execPlan(`${orphan(5)}; ${orphan(0)}; exec sleep 60`));
     const { pid: main } = await answer('launched', 'web');
     await until('orphans', () => childrenOf(pid).length === 3);
+    writeFileSync(go, '');
     await until('their end', () => childrenOf(pid).length === 1);
     expect(childrenOf(pid)).toEqual([main]);
     await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 15 } }));
@@ -367,7 +389,8 @@ describe('the monitor', () => {
     launch('web', execPlan('sleep 0.1; exit 4'));
     const { pid: main } = await answer('launched', 'web');
     await rig.engine.crash(false);
-    await until('its end', () => !alive(main ?? 0));
+    // Reaped, and not only a zombie.
+    await until('its end', () => stateOf(main ?? 0) === undefined);
     await rig.engine.listen();
     const second = await until('a new session', () => rig.engine.sessions[1]);
     expect(second.hello.processes).toMatchObject([{ key: 'web', exited: true, waitStatus: 4 << 8 }]);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -28,6 +29,14 @@ void write_all(int fd, const void* bytes, size_t size) {
   }
 }
 
+// A worker may live long, or for ever: what PID 1 has open (the ends of containers' pipes, whose
+// readers would wait for an end of file) is not its own.
+void keep_only(int fd) {
+  const auto number = static_cast<unsigned>(fd);
+  if (number > 3) ::syscall(SYS_close_range, 3u, number - 1, 0);
+  ::syscall(SYS_close_range, number + 1, ~0u, 0);
+}
+
 }  // namespace
 
 Worker::Worker(WorkerTable& table, Poller& poller, uint64_t request)
@@ -44,6 +53,7 @@ Status Worker::start(CallReply (*work)(const Call&), const Call& call, uint32_t 
   const pid_t pid = ::fork();
   if (pid < 0) return last_error("fork");
   if (pid == 0) {
+    keep_only(writer.get());
     const CallReply reply = work(call);
     const std::string bytes = encode_call_reply(reply);
     const int32_t err = reply.err;

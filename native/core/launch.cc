@@ -119,6 +119,13 @@ int child_main(void* data) {
     child.op = "place descriptors";
     return 127;
   }
+  // Not before: the descriptors above may be beyond it.
+  const rlimit* open_files = child.args->open_files;
+  if (open_files != nullptr && ::setrlimit(RLIMIT_NOFILE, open_files) < 0) {
+    child.error = errno;
+    child.op = "setrlimit";
+    return 127;
+  }
   reset_ignored_signals();
   char name[] = "bulkhead-init";
   char* argv[] = {name, const_cast<char*>(child.role), nullptr};
@@ -196,10 +203,12 @@ Result<LaunchedOuter> launch(const LaunchArgs& args) {
   return execute_init(args, plan->get(), nullptr);
 }
 
-Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network) {
+Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network,
+                                   const rlimit* open_files) {
   LaunchArgs args;
   args.init_fd = init_fd;
   args.exit_signal = exit_signal;
+  args.open_files = open_files;
   return execute_init(args, -1, network ? kSpareWithNetwork : kSpare);
 }
 

@@ -2,6 +2,7 @@
 // (proto/executor.proto).
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -25,6 +26,8 @@ struct LaunchArgs {
   std::span<const int> extra_fds;
   // Signal to the parent at exit; 0: none, the child is only seen by pidfd and __WALL.
   int exit_signal = 0;
+  // RLIMIT_NOFILE of what is launched, where the launcher has raised its own. nullptr: the same.
+  const rlimit* open_files = nullptr;
 };
 
 struct LaunchedOuter {
@@ -48,9 +51,10 @@ Result<LaunchedOuter> launch(const LaunchArgs& args);
 // a network namespace if it is told to, while others think. It does nothing else before
 // begin_spare, and leaves when `sync` is closed. The caller is not suspended. Errors: of clone or
 // socketpair.
-Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network);
-// Hands plan and standard streams to a spare, which is as if launched with them from then on;
-// init_fd, extra_fds and exit_signal are not looked at. Error: it has ended (EPIPE), or memfd.
+Result<LaunchedOuter> launch_spare(int init_fd, int exit_signal, bool network,
+                                   const rlimit* open_files = nullptr);
+// Hands plan and standard streams to a spare, which is as if launched with them from then on; what
+// else is in `args` is not looked at. Error: it has ended (EPIPE), or memfd.
 Status begin_spare(const LaunchedOuter& spare, const LaunchArgs& args);
 
 // A descriptor of bulkhead-init that a container cannot use to write to the file (CVE-2019-5736):

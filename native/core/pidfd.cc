@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +28,15 @@ int encode_wait_status(const siginfo_t& info) {
     default:
       return info.si_status & 0x7f;
   }
+}
+
+// What a tracee that stops for a signal is to get of it.
+int signal_to_deliver(const siginfo_t& stop) {
+  siginfo_t cause{};
+  // EINVAL: its whole group has stopped, and stays so without us.
+  if (::ptrace(PTRACE_GETSIGINFO, stop.si_pid, nullptr, &cause) < 0) return 0;
+  // Only a tracee gets a SIGTRAP of execve(2).
+  return cause.si_signo == SIGTRAP && cause.si_code == SI_USER ? 0 : cause.si_signo;
 }
 
 // A number of /proc/PID/stat, counted from 1 as in proc_pid_stat(5).
@@ -69,11 +79,14 @@ Result<ExitStatus> wait_pidfd(int pidfd, bool block) {
   for (;;) {
     std::memset(&info, 0, sizeof info);
     int options = WEXITED | __WALL | (block ? 0 : WNOHANG);
-    if (::waitid(static_cast<idtype_t>(kIdTypePidfd), static_cast<id_t>(pidfd), &info, options) ==
+    if (::waitid(static_cast<idtype_t>(kIdTypePidfd), static_cast<id_t>(pidfd), &info, options) <
         0) {
+      if (errno != EINTR) return last_error("waitid");
+    } else if (info.si_pid == 0 || !is_trace_stop(info)) {
       break;
+    } else {
+      (void)end_trace(info).ok();  // ESRCH: its end is next
     }
-    if (errno != EINTR) return last_error("waitid");
   }
   ExitStatus status;
   if (info.si_pid == 0) return status;
@@ -81,6 +94,16 @@ Result<ExitStatus> wait_pidfd(int pidfd, bool block) {
   status.wait_status = encode_wait_status(info);
   status.exited = true;
   return status;
+}
+
+bool is_trace_stop(const siginfo_t& info) {
+  return info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED;
+}
+
+Status end_trace(const siginfo_t& stop) {
+  const long signum = signal_to_deliver(stop);
+  if (::ptrace(PTRACE_DETACH, stop.si_pid, nullptr, signum) < 0) return last_error("ptrace");
+  return success();
 }
 
 Result<uint64_t> process_start_time(pid_t pid) {

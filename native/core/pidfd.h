@@ -1,6 +1,7 @@
 // Processes by descriptor: no signal and no wait can hit a recycled pid.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -22,8 +23,15 @@ struct ExitStatus {
   bool exited = false;
 };
 // Reaps the child behind a pidfd, whatever its exit signal (__WALL). With block false, `exited` is
-// false while it still runs. Error ECHILD: not our child, or reaped already.
+// false while it still runs, and as long as its end belongs to another that traces it. Error
+// ECHILD: not our child, or reaped already.
 Result<ExitStatus> wait_pidfd(int pidfd, bool block);
+
+// PTRACE_TRACEME makes a parent the tracer of its child, unasked, and from then on waitid(2) has
+// the stops of that child (or of a thread of its) to tell, also without WSTOPPED.
+bool is_trace_stop(const siginfo_t& info);
+// Traces it no more: it goes on as if it had never asked for it. Error ESRCH: it has been killed.
+Status end_trace(const siginfo_t& stop);
 
 // Start time in clock ticks since boot, proc_pid_stat(5) field 22. Error ESRCH: no such process.
 Result<uint64_t> process_start_time(pid_t pid);

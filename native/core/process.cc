@@ -26,6 +26,11 @@ bool has_ended(int pidfd) {
   return ::poll(&state, 1, 0) == 1;
 }
 
+bool is_child(pid_t pid) {
+  siginfo_t info{};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0;
+}
+
 }  // namespace
 
 Process::Process(ProcessTable& table, const LaunchRequest& request,
@@ -125,8 +130,10 @@ void Process::take_report(InitEvent& event) {
 void Process::cloned(pid_t pid) {
   auto pidfd = pidfd_open(pid);
   if (cloned_ || !pidfd) {
-    table_.events_.process_warning("launch " + key_ + ": pidfd_open",
-                                   pidfd ? EEXIST : pidfd.error().code);
+    error_ = pidfd ? Error{EEXIST, "clone"} : pidfd.error();
+    table_.events_.process_warning("launch " + key_ + ": " + error_.op, error_.code);
+    // It would run on unseen. A child that is not reaped keeps its number; it ends as an orphan.
+    if (!cloned_ && is_child(pid)) ::kill(pid, SIGKILL);
     fail();
     return;
   }
@@ -139,7 +146,7 @@ void Process::cloned(pid_t pid) {
 void Process::reap_outer() {
   if (!outer_.active() || !has_ended(outer_.fd())) return;
   auto status = wait_pidfd(outer_.fd(), false);
-  if (status && !status->exited) return;
+  if (status && !status->exited) return outer_.mute();
   outer_.stop();
   outer_alive_ = false;
   outer_status_ = status ? status->wait_status : 0;
@@ -149,7 +156,8 @@ void Process::reap_main() {
   if (!main_.active() || !has_ended(main_.fd())) return;
   if (launching()) never_executed_ = (task_flags(pid_) & kTaskForkNoExec) != 0;
   auto status = wait_pidfd(main_.fd(), false);
-  if (status && !status->exited) return;
+  // Another traces it and has not taken notice of the end: SIGCHLD comes when it does, or ends.
+  if (status && !status->exited) return main_.mute();
   main_.stop();
   main_alive_ = false;
   record_exit(status ? status->wait_status : 0);
@@ -170,6 +178,9 @@ bool Process::settle() {
     failure.key = key_;
     if (step_failed_) {
       failure.step = &failure_;
+    } else if (error_.code != 0) {
+      failure.err = error_.code;
+      failure.op = error_.op;
     } else {
       failure.op = "init died";
       failure.wait_status = static_cast<uint32_t>(wait_status_);

@@ -8,10 +8,12 @@
 // An exit is told after the Launched or Started of its process, however short it lived.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -174,6 +176,7 @@ class Process {
   uint64_t kept_until_ms_ = 0;    // its streams await the next launch; 0: they do not
   bool step_failed_ = false;
   StepFailure failure_;
+  Error error_;  // of ours, which the launch failed with; code 0: none
   std::string paused_at_;
   pid_t outer_pid_ = 0;
   pid_t pid_ = 0;  // the container's process; the outer one when the plan has no Clone
@@ -202,6 +205,8 @@ class ProcessTable {
   void make_spare(bool network);
   // Uses this descriptor of bulkhead-init instead.
   void set_init(UniqueFd init) { init_ = std::move(init); }
+  // RLIMIT_NOFILE of what is launched, instead of our own.
+  void set_open_files(const rlimit& limit) { open_files_ = limit; }
 
   // The messages of that name; each is answered through ProcessEvents.
   void launch(const LaunchRequest& request, std::unique_ptr<ProcessStreams> streams);
@@ -248,12 +253,14 @@ class ProcessTable {
   // Opens bulkhead-init (open_init), once.
   Status prepare();
   Result<LaunchedOuter> launch_outer(const LaunchArgs& args);
+  const rlimit* open_files() const { return open_files_ ? &*open_files_ : nullptr; }
   void end_spare();
 
   Poller& poller_;
   ProcessEvents& events_;
   std::string init_path_;
   UniqueFd init_;
+  std::optional<rlimit> open_files_;
   LaunchedOuter spare_;
   Process* processes_ = nullptr;
   // Forgotten, but output is still being read, or the next launch of that key is awaited.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/pidfd.h"
 #include "core/process.h"
 
 namespace bulkhead {
@@ -152,7 +153,7 @@ Status ProcessTable::prepare() {
 
 void ProcessTable::make_spare(bool network) {
   if (spare_.pidfd || !prepare()) return;
-  auto spare = launch_spare(init_.get(), SIGCHLD, network);
+  auto spare = launch_spare(init_.get(), SIGCHLD, network, open_files());
   if (spare) spare_ = spare.take();
 }
 
@@ -196,6 +197,7 @@ void ProcessTable::launch(const LaunchRequest& request, std::unique_ptr<ProcessS
   args.plan = request.plan;
   for (int i = 0; i < 3; i++) args.stdio[i] = streams->process_fd(i);
   args.exit_signal = SIGCHLD;
+  args.open_files = open_files();
   auto outer = launch_outer(args);
   if (!outer) {
     refuse(request, outer.error().op, outer.error().code, "");
@@ -326,6 +328,12 @@ void ProcessTable::reap_orphans() {
     siginfo_t info{};
     // WNOWAIT: the status of a process of ours belongs to its record.
     if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return;
+    if (is_trace_stop(info)) {
+      if (end_trace(info)) continue;
+      // Killed meanwhile: its end is next, but maybe not yet.
+      orphans_.arm(kOrphanRetryMs);
+      return;
+    }
     if (Process* process = find(info.si_pid)) {
       process->look();
       continue;

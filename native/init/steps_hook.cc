@@ -83,9 +83,10 @@ bool attend(const RunHook& step, int pidfd, Pipe& in, Pipe& err, std::string_vie
       ssize_t got = ::read(err.read.get(), text, sizeof text);
       if (got > 0 && output.size() < kMaxOutput) output.append(text, static_cast<size_t>(got));
       if (got == 0) err.read.reset();
-      if (got > 0) continue;
+      // What the hook itself said before it ended is there.
+      if (got > 0 && output.size() < kMaxOutput) continue;
     }
-    // A grandchild may hold stderr open; the hook itself is what counts.
+    // A grandchild may hold stderr open, and write on; the hook itself is what counts.
     if (fds[0].revents != 0) return true;
   }
 }

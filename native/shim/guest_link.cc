@@ -16,6 +16,10 @@ constexpr uint32_t kCallMs = 30000;
 constexpr uint32_t kCommandMs = 5000;
 constexpr size_t kMostPending = 1024;
 constexpr uint32_t kForgetCheckMs = 5;
+// A guest may tell of so much at once, and so much a second; then it waits.
+constexpr uint32_t kMostUnasked = 512;
+constexpr uint32_t kUnaskedPerSecond = 256;
+constexpr uint32_t kRefillMs = 250;
 // What else a GuestReply holds, which is a frame of the engine's protocol.
 constexpr size_t kReplyOverhead = 256;
 
@@ -34,6 +38,8 @@ GuestLink::GuestLink(Poller& poller, ProcessEvents& processes, GuestEvents& gues
       name_(name),
       link_(poller, *this),
       retry_(poller, on_timer<GuestLink, &GuestLink::attempt>, this),
+      tokens_(kMostUnasked),
+      refill_(poller, on_timer<GuestLink, &GuestLink::refill>, this),
       expiry_(poller, on_timer<GuestLink, &GuestLink::expire>, this),
       forgets_(poller, on_timer<GuestLink, &GuestLink::finish_forgets>, this) {}
 
@@ -57,11 +63,37 @@ void GuestLink::engine_down() {
   resume();
 }
 
+void GuestLink::resume() {
+  engine_slow_ = false;
+  pause_or_go_on();
+}
+
+void GuestLink::refill() {
+  const uint64_t now = Poller::now_ms();
+  const uint64_t more = (now - refilled_ms_) * kUnaskedPerSecond / 1000;
+  tokens_ = static_cast<uint32_t>(std::min<uint64_t>(tokens_ + more, kMostUnasked));
+  refilled_ms_ = now;
+  flooding_ = false;
+  pause_or_go_on();
+}
+
+void GuestLink::count_unasked() {
+  if (tokens_ == kMostUnasked) refilled_ms_ = Poller::now_ms();
+  if (!refill_.armed()) refill_.arm(kRefillMs);
+  if (--tokens_ > 0) return;
+  if (!flooded_) log_warning("guest " + name_ + ": tells more than anybody can hear: it waits");
+  flooding_ = flooded_ = true;
+  pause_or_go_on();
+}
+
 const char* GuestLink::mux_control(std::span<const uint8_t> bytes) {
   FromAgent message;
   if (!decode_from_agent(bytes, message)) return "a message that is none";
   const char* problem = phase_ == Phase::kGreeting ? greet(message) : dispatch(message);
-  if (events_.engine_is_slow()) link_.pause(true);
+  if (events_.engine_is_slow()) {
+    engine_slow_ = true;
+    pause_or_go_on();
+  }
   return problem;
 }
 
@@ -89,6 +121,7 @@ const char* GuestLink::dispatch(const FromAgent& message) {
         return "an endless event";
       }
       events_.guest_event(name_, message.bytes);
+      count_unasked();
       break;
     case Kind::kNone:
       break;
@@ -115,6 +148,7 @@ void GuestLink::take_process_message(const FromAgent& message) {
       break;
     case Kind::kLaunchWarning:
       process_events_.launch_warning(process->key(), message.step);
+      count_unasked();
       break;
     case Kind::kExited:
       process->ended(message.wait_status);
@@ -193,6 +227,7 @@ void GuestLink::mux_lost(const char* reason) {
   phase_ = Phase::kGone;
   link_.stop();
   expiry_.cancel();
+  refill_.cancel();
   std::vector<Pending> pending = std::move(pending_);
   pending_.clear();
   for (const Pending& one : pending) settle(one, one.call ? ECONNRESET : ESRCH, {}, "channel");

@@ -52,7 +52,7 @@ class GuestLink final : private MuxHandler {
   // The hypervisor that was waited for has ended.
   void host_process_ended(std::string_view key);
   void engine_down();
-  void resume() { link_.pause(false); }
+  void resume();
 
   void call(const ToMonitor& message);
   void launch(const ToMonitor& message);
@@ -92,6 +92,9 @@ class GuestLink final : private MuxHandler {
   void begin_session(UniqueFd connection, uint32_t left_ms);
   void refuse_connection(int err, const char* what);
   void greeting_lost(const char* reason);
+  void count_unasked();
+  void refill();
+  void pause_or_go_on() { link_.pause(engine_slow_ || flooding_); }
   const char* greet(const FromAgent& hello);
   const char* dispatch(const FromAgent& message);
   void answer(const FromAgent& message);
@@ -124,6 +127,15 @@ class GuestLink final : private MuxHandler {
   uint64_t connect_due_ms_ = 0;
   uint32_t attempts_ = 0;
   Timer retry_;
+
+  bool engine_slow_ = false;
+  // What nobody asked for (events, warnings) and would cost the engine its time: a bucket of
+  // tokens.
+  bool flooding_ = false;
+  bool flooded_ = false;  // ever
+  uint32_t tokens_;
+  uint64_t refilled_ms_ = 0;
+  Timer refill_;
 
   uint64_t next_number_ = 1;
   uint32_t next_stream_ = 1;

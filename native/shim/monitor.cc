@@ -15,6 +15,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -88,6 +89,7 @@ class Monitor : public EngineHandler, private ProcessEvents {
   void process_message(const ToMonitor& message);
   void shut_down(const char* asked_by);
   bool idle() { return processes_.idle() && guests_.idle(); }
+  void raise_open_files();
   bool watch_signals();
   void signal_ready(uint32_t events);
   void trim() { ::malloc_trim(0); }
@@ -109,6 +111,7 @@ class Monitor : public EngineHandler, private ProcessEvents {
 
 int Monitor::run(UniqueFd engine, bool network) {
   if (Status opened = poller_.open(); !opened) return 1;
+  raise_open_files();
   if (!watch_signals() || !relay_.start(socket_.take_listener())) return 1;
   abandoned_.arm(kAbandonedMs);
   engine_.start(std::move(engine));
@@ -120,6 +123,17 @@ int Monitor::run(UniqueFd engine, bool network) {
   relay_.finish(kFlushMs);
   engine_.finish(kFlushMs);
   return 0;
+}
+
+// Every process and every exec keeps a few open here, and containerd is often started with 1024.
+// What a container has is not ours to raise.
+void Monitor::raise_open_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max) return;
+  processes_.set_open_files(limit);
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) < 0)
+    log_warning(describe("monitor: RLIMIT_NOFILE", errno));
 }
 
 bool Monitor::watch_signals() {

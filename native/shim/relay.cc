@@ -28,6 +28,8 @@ constexpr size_t kMaxPending = 32u << 20;
 // us for ever.
 constexpr size_t kMaxUnread = 16u << 20;
 constexpr int kAcceptsPerRound = 16;
+// Until a connection that had no descriptor is tried again.
+constexpr uint32_t kAcceptAgainMs = 100;
 
 }  // namespace
 
@@ -274,7 +276,17 @@ bool Relay::start(UniqueFd listener) {
 void Relay::accept_ready(uint32_t) {
   for (int i = 0; i < kAcceptsPerRound; i++) {
     UniqueFd socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) return;
+    if (!socket) {
+      // EMFILE, ENFILE, ENOMEM and the like: it stays in the queue, and the listener ready.
+      if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+        if (!refused_) log_warning(describe("relay: accept", errno));
+        refused_ = true;
+        listener_.mute();
+        accept_again_.arm(kAcceptAgainMs);
+      }
+      return;
+    }
+    refused_ = false;
     ucred peer{};
     socklen_t length = sizeof peer;
     if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 ||
@@ -291,6 +303,10 @@ void Relay::accept_ready(uint32_t) {
     connections_ = connection;
     if (paused_) connection->pause(true);
   }
+}
+
+void Relay::accept_again() {
+  if (listener_.active()) listener_.want(EPOLLIN);
 }
 
 Connection* Relay::find(uint32_t conn) {
@@ -360,6 +376,7 @@ void Relay::balance() {
 }
 
 void Relay::finish(int timeout_ms) {
+  accept_again_.cancel();
   listener_.stop();
   uint64_t deadline = Poller::now_ms() + static_cast<uint64_t>(timeout_ms);
   for (Connection* connection = connections_; connection != nullptr;

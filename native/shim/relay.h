@@ -88,7 +88,10 @@ class Connection {
 
 class Relay {
  public:
-  Relay(Poller& poller, EngineLink& engine) : poller_(poller), engine_(engine) {}
+  Relay(Poller& poller, EngineLink& engine)
+      : poller_(poller),
+        engine_(engine),
+        accept_again_(poller, on_timer<Relay, &Relay::accept_again>, this) {}
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
   ~Relay();
@@ -113,6 +116,7 @@ class Relay {
   friend class Connection;
 
   void accept_ready(uint32_t events);
+  void accept_again();
   Connection* find(uint32_t conn);
   // Closes and forgets it; the engine is told unless it asked for it itself.
   void drop(Connection* connection, bool tell);
@@ -122,6 +126,8 @@ class Relay {
   Poller& poller_;
   EngineLink& engine_;
   Watch listener_;
+  Timer accept_again_;
+  bool refused_ = false;  // by the kernel, the last time
   LeftAnswers answers_;
   Connection* connections_ = nullptr;
   uint32_t next_id_ = 1;

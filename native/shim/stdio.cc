@@ -27,6 +27,13 @@ constexpr size_t kConsoleBuffer = 4096;
 constexpr uint32_t kFirstLookMs = 10;
 constexpr uint32_t kLastLookMs = 1000;
 
+// POLLERR: nobody has it open for reading (pipe(7)).
+bool has_reader(int writer) {
+  pollfd state{writer, POLLOUT, 0};
+  ::poll(&state, 1, 0);
+  return (state.revents & POLLERR) == 0;
+}
+
 bool set_blocking(int fd) {
   int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
@@ -53,6 +60,10 @@ void LateReader::stop() {
   fifo_.reset();
 }
 
+bool LateReader::waits() const {
+  return writer_ && !has_reader(writer_.get());
+}
+
 bool LateReader::unread() const {
   if (!fifo_) return false;
   // ENXIO: nobody reads, or nobody any more. A reader that has everything and the end of file does
@@ -68,11 +79,9 @@ bool LateReader::undelivered() const {
 }
 
 void LateReader::check() {
-  // POLLERR: nobody has it open for reading (pipe(7)). There is no event for a reader that comes.
+  // There is no event for a reader that comes.
   if (writer_) {
-    pollfd state{writer_.get(), POLLOUT, 0};
-    ::poll(&state, 1, 0);
-    if ((state.revents & POLLERR) == 0) {
+    if (has_reader(writer_.get())) {
       writer_.reset();
     } else if (struct stat file{}; ::fstat(writer_.get(), &file) == 0 && file.st_nlink == 0) {
       stop();  // removed: no reader can come any more

@@ -30,7 +30,8 @@ class LateReader {
   // `keeper` is a fifo opened O_RDWR. Returns at once when it has a reader.
   void wait(UniqueFd keeper);
   void stop();
-  bool waits() const { return writer_.valid(); }
+  // No reader has come, now that it is asked.
+  bool waits() const;
   // There is a reader, and something that it has not read.
   bool unread() const;
   // The same, also when no reader has come yet.

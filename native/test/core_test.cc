@@ -1,7 +1,9 @@
 // Decoders, frames, launching.
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -315,6 +317,26 @@ TEST(start_time_tells_processes_apart) {
   CHECK_EQ(wait_pidfd(pidfd->get(), true).error().code, ECHILD);
   CHECK_EQ(process_start_time(pid).error().code, ESRCH);
   CHECK_EQ(pidfd_signal(pidfd->get(), 9).error().code, ESRCH);
+}
+
+// Its stops are no end, whether they are waited for or not.
+TEST(pidfd_of_a_child_that_asks_to_be_traced) {
+  for (bool block : {true, false}) {
+    pid_t pid = ::fork();
+    if (pid == 0) {
+      ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+      ::raise(SIGWINCH);
+      ::raise(SIGTERM);
+      ::_exit(1);
+    }
+    auto pidfd = pidfd_open(pid);
+    REQUIRE(pidfd.ok());
+    auto status = wait_pidfd(pidfd->get(), block);
+    while (status.ok() && !status->exited && !block) status = wait_pidfd(pidfd->get(), block);
+    REQUIRE(status.ok());
+    CHECK(status->exited);
+    CHECK_EQ(status->wait_status, SIGTERM);
+  }
 }
 
 }  // namespace bulkhead::test

@@ -83,6 +83,28 @@ TEST(hook_gets_the_state_and_a_clean_environment) {
   CHECK_EQ(run.out, "{\"pid\":1}one y\n0\n1\n2\n3\n");
 }
 
+// They hold stderr open, and write faster than anybody reads it.
+TEST(hook_is_over_when_it_ends_though_its_children_talk_on) {
+  const std::string children =
+      "perl -e 'fcntl STDERR, 1031, 1 << 20 or die; $all = \"x\" x (1 << 16); fork; fork; "
+      "syswrite STDERR, $all while 1' &\n";
+  TempDir dir;
+  RunHook hook;
+  hook.path = text(dir / "hook");
+  hook.env = texts({"PATH=/usr/bin:/bin"});
+  for (const char* status : {"0", "3"}) {
+    write_text(dir / "hook", "#!/bin/sh\n" + children + "sleep 0.1; exit " + status, 0755);
+    RunOptions options;
+    options.limit_ms = 20000;
+    Run run = run_steps({hook, shell("true")}, options);
+    CHECK(!run.timed_out);
+    CHECK_EQ(run.failed, *status != '0');
+    if (!run.failed) continue;
+    CHECK_EQ(run.failure.detail, "hook-exit");
+    CHECK_EQ(run.failure.output.size(), 1024u);
+  }
+}
+
 TEST(hook_failures_say_how) {
   Rootfs root;
   write_text(root / "bin/bad", "#!/bin/sh\necho because >&2\nexit 5\n", 0755);

@@ -1,10 +1,20 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
-import type { bulkhead } from '../../../src/gen/bulkhead.js';
-import { execPlan, pause, until } from '../monitor/harness.ts';
+import { bulkhead } from '../../../src/gen/bulkhead.js';
+import {
+  HELD_ZOMBIE,
+  TRACEES,
+  asleep,
+  childrenOf,
+  execPlan,
+  pause,
+  stateOf,
+  until,
+} from '../monitor/harness.ts';
 import { AgentRig } from './harness.ts';
 import type { HostSession } from './harness.ts';
 
+const { Call } = bulkhead.agent.v1;
 const ENOENT = 2;
 const ESRCH = 3;
 const EBUSY = 16;
@@ -21,6 +31,9 @@ beforeEach(async () => {
   await host.hello();
 });
 afterEach(() => rig.dispose());
+
+/** The shell between unshare(1) and the agent has become the agent. */
+const agentPid = (): number => childrenOf(rig.process?.pid ?? 0)[0] ?? 0;
 
 describe('a session', () => {
   it('is answered with what the agent is', async () => {
@@ -62,6 +75,19 @@ describe('a process', () => {
     expect(host.incoming(6).text.trim()).toBe('1234');
   });
 
+  it('reads to the end of its input while a call waits that was made meanwhile', async () => {
+    host.launch('web', execPlan('cat'), { stdin: 5, stdout: 6 });
+    await host.answer('launched', 'web');
+    const wait = { awaitFile: { path: '/proc/1/comm', line: 'never', timeoutMs: 600_000 } };
+    host.send({ call: { request: 99, call: Call.encode(wait).finish() } });
+    await until('its worker', () => childrenOf(agentPid()).length === 2);
+    host.write(5, 'all');
+    host.end(5);
+    await host.answer('exited', 'web');
+    await until('its output', () => host.incoming(6).eof);
+    expect(host.incoming(6).text).toBe('all');
+  });
+
   it('that does not read its input hears of its end all the same', async () => {
     host.launch('web', execPlan('exec sleep 0.05'), { stdin: 5 });
     await host.answer('exited', 'web');
@@ -97,6 +123,22 @@ describe('a process', () => {
     expect((await host.answer('exited', 'web')).waitStatus).toBe(9);
     host.launch('late', execPlan('exit 0'), { diesWith: 'pod' });
     expect(await host.answer('launchFailed', 'late')).toMatchObject({ op: 'dies with', errno: ESRCH });
+  });
+
+  it.each(TRACEES)('that asks its parent to trace it and %s is let go on', async (_what, script) => {
+    host.launch('web', execPlan(script));
+    expect((await host.answer('exited', 'web')).waitStatus).toBe(42 << 8);
+  });
+
+  it('whose end another holds that traces it is told of when that one has ended', async () => {
+    host.launch('web', execPlan(HELD_ZOMBIE));
+    await host.answer('launched', 'web');
+    const agent = agentPid();
+    await until('its end', () => childrenOf(agent).some((child) => stateOf(child) === 'Z'));
+    await until('the agent to sleep', asleep(agent));
+    expect(host.messages.some(({ exited }) => exited)).toBe(false);
+    for (const child of childrenOf(agent)) if (stateOf(child) !== 'Z') process.kill(child, 'SIGKILL');
+    expect((await host.answer('exited', 'web')).waitStatus).toBe(5 << 8);
   });
 
   it('with a terminal reads from it, writes to it and learns its size', async () => {

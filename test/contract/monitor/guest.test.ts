@@ -622,6 +622,43 @@ describe('calls and events', () => {
   });
 });
 
+describe('what a guest tells unasked', () => {
+  beforeEach(connected);
+
+  const event = (i: number) => controlFrame({ event: { event: Buffer.from(`event ${i}`) } });
+  const warning = () => controlFrame({ launchWarning: { key: 'web', warning: { path: '/x' } } });
+  it.each([
+    ['events', event, () => session.all('guestEvent').map((one) => Buffer.from(one.event ?? []).toString())],
+    ['warnings', warning, () => session.all('launchWarning')],
+  ])(
+    '%s: no more than 512 at once and 256 a second; the others wait, and nothing else',
+    async (_what, one, told) => {
+      await runs('web');
+      const begun = Date.now();
+      agent.raw(Buffer.concat(Array.from({ length: 900 }, (_, i) => one(i))));
+      await until('the first', () => told().length >= 512);
+      expect(
+        (await ask('reply', (id) => ({ signal: { request: id, key: 'nobody', signal: 9 } }))).errno,
+      ).toBe(ESRCH);
+      await until('all', () => told().length === 900);
+      expect(Date.now() - begun).toBeGreaterThan(1200);
+      const asking = call('alive?');
+      agent.send({ call: { request: (await agent.take('call')).request ?? 0 } });
+      expect((await asking).errno ?? 0).toBe(0);
+      if (one === event) expect(told()).toEqual(Array.from({ length: 900 }, (_, i) => `event ${i}`));
+    },
+  );
+
+  it('is heard to the end of a guest that hangs up', async () => {
+    const flood = Buffer.concat(Array.from({ length: 520 }, (_, i) => event(i)));
+    agent.raw(flood);
+    await until('the first', () => session.all('guestEvent').length >= 512);
+    agent.hangUp();
+    expect((await closed()).reason).toBe('closed by the other end');
+    expect(session.all('guestEvent')).toHaveLength(520);
+  });
+});
+
 describe('a guest that ends or misbehaves', () => {
   beforeEach(connected);
 

@@ -116,10 +116,20 @@ export class ShimRig {
   /** Runs the binary as containerd does: cwd is the bundle, stdout and stderr read to their end. */
   exec(
     words: string[],
-    options: { name?: string; input?: Uint8Array; env?: Record<string, string>; cwd?: string } = {},
+    options: {
+      name?: string;
+      input?: Uint8Array;
+      env?: Record<string, string>;
+      cwd?: string;
+      /** RLIMIT_NOFILE, soft and hard. */
+      openFiles?: [number, number];
+    } = {},
   ): Promise<Finished> {
     const began = process.hrtime.bigint();
-    const child = spawn(join(this.dir, 'bin', options.name ?? 'containerd-shim-bulkhead-v2'), words, {
+    const program = join(this.dir, 'bin', options.name ?? 'containerd-shim-bulkhead-v2');
+    const limit = options.openFiles && ['prlimit', `--nofile=${options.openFiles.join(':')}`];
+    const [file = '', ...args] = [...(limit ?? []), program, ...words];
+    const child = spawn(file, args, {
       cwd: options.cwd ?? this.bundle(),
       env: {
         PATH: process.env.PATH,
@@ -171,9 +181,12 @@ export class ShimRig {
   }
 
   /** A started monitor with its session at the fake engine. */
-  async monitor(id = 'web'): Promise<{ session: Session; socket: string; pid: number }> {
+  async monitor(
+    id = 'web',
+    options: Parameters<ShimRig['exec']>[1] = {},
+  ): Promise<{ session: Session; socket: string; pid: number }> {
     const known = this.engine.sessions.length;
-    const started = await this.start(id);
+    const started = await this.start(id, options);
     if (started.status !== 0) throw new Error(`start failed: ${started.stderr}`);
     const session = await until('hello', () => this.engine.sessions[known]);
     const pid = session.hello.monitorPid ?? 0;
@@ -212,13 +225,25 @@ export class ShimRig {
   }
 }
 
-export function alive(pid: number): boolean {
+/** As in proc_pid_stat(5): 'S', 'Z' and so on; undefined: no such process. */
+export function stateOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2, stat.lastIndexOf(')') + 3) !== 'Z';
+    return stat.charAt(stat.lastIndexOf(')') + 2);
   } catch {
-    return false;
+    return undefined;
   }
+}
+
+/** A check for until(): the process sleeps whenever it is looked at. One that spins is seen asleep now and then. */
+export function asleep(pid: number): () => boolean {
+  let times = 0;
+  return () => (times = stateOf(pid) === 'S' ? times + 1 : 0) >= 25;
+}
+
+export function alive(pid: number): boolean {
+  const state = stateOf(pid);
+  return state !== undefined && state !== 'Z';
 }
 
 export function childrenOf(pid: number): number[] {
@@ -260,6 +285,31 @@ export function execPlan(script: string, steps: bulkhead.plan.v1.IStep[] = []): 
     steps: [...steps, { exec: { file: '/bin/sh', args: ['sh', '-c', script], env: ['PATH=/usr/bin:/bin'] } }],
   }).finish();
 }
+
+const PTRACE = process.arch === 'arm64' ? 117 : 101;
+const TRACEME = `syscall(${PTRACE}, 0, 0, 0, 0) == 0 or die;`;
+const SEIZE = `syscall(${PTRACE}, 0x4206, $main, 0, 0) == 0 or die;`;
+const USR1 = `$SIG{USR1} = sub { exec "sh", "-c", "exit 42" };`;
+
+/** Scripts whose processes ask their parent, who knows nothing of it, to trace them. Each ends with 42. */
+export const TRACEES: [what: string, script: string][] = [
+  ['executes another', `exec perl -e '${TRACEME} exec "sh", "-c", "exit 42"'`],
+  ['has a signal sent to it', `exec perl -e '${USR1} ${TRACEME} kill "USR1", $$; sleep 600'`],
+  [
+    'is stopped and goes on',
+    `exec perl -e '$main = $$; if (!fork) { do { open F, "/proc/$main/stat"; $_ = <F> } until /[)] T/;
+      kill "CONT", $main; exit } ${TRACEME} kill "STOP", $$; exit 42'`,
+  ],
+  [
+    'is an orphan by then',
+    `exec perl -e '$^F = 10; pipe R, W; if (!fork) { $main = getppid; exit if fork;
+      select undef, undef, undef, 0.01 until getppid == $ARGV[0]; ${USR1} ${TRACEME} kill "USR1", $$; sleep 600 }
+      close W; wait; sysread R, $_, 1; exit 42' $PPID`,
+  ],
+];
+/** Ends with 5, but as a zombie of which a child that traces it says nothing before it ends itself. */
+export const HELD_ZOMBIE = `exec perl -e 'pipe R, W; $main = $$; if (!fork) { ${SEIZE} syswrite W, "x"; sleep 600 }
+  sysread R, $_, 1; exit 5'`;
 
 /** The first message of a kind that names the key. */
 export function messageFor<K extends 'launched' | 'launchFailed' | 'started' | 'exited'>(

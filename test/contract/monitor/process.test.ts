@@ -1,15 +1,29 @@
-import { existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLONE_NEWNS, CLONE_NEWPID } from '../../../src/base/constants.ts';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
 import type { Session } from './fake_engine.ts';
-import { ShimRig, alive, childrenOf, execPlan, messageFor, pause, until } from './harness.ts';
+import {
+  HELD_ZOMBIE,
+  ShimRig,
+  TRACEES,
+  alive,
+  asleep,
+  childrenOf,
+  execPlan,
+  messageFor,
+  pause,
+  stateOf,
+  until,
+} from './harness.ts';
 
 const ENOENT = 2;
 const ESRCH = 3;
 const EBUSY = 16;
 const EEXIST = 17;
+const EMFILE = 24;
 
 let rig: ShimRig;
 let session: Session;
@@ -251,11 +265,71 @@ describe('a launch', () => {
   });
 });
 
+describe('a process that asks its parent to trace it', () => {
+  it.each(TRACEES)('and %s is let go on', async (_what, script) => {
+    launch('web', execPlan(script));
+    expect((await answer('exited', 'web')).waitStatus).toBe(42 << 8);
+    expect(story('web')).toEqual(['launched', 'exited']);
+    await until('nothing to be left', () => childrenOf(pid).length === 0);
+  });
+});
+
+describe('a process whose end another holds that traces it', () => {
+  it('is told of when that one has ended; nothing spins until then', async () => {
+    launch('web', execPlan(HELD_ZOMBIE));
+    const { pid: main } = await answer('launched', 'web');
+    await until('its end', () => stateOf(main ?? 0) === 'Z');
+    expect(messageFor(session, 'exited', 'web')).toBeUndefined();
+    await until('the monitor to sleep', asleep(pid));
+    const [tracer] = childrenOf(pid).filter((child) => child !== main);
+    expect(await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 9 } }))).toBe(0);
+    await until('the monitor to sleep again', asleep(pid));
+    process.kill(tracer ?? 0, 'SIGKILL');
+    expect((await answer('exited', 'web')).waitStatus).toBe(5 << 8);
+  });
+});
+
 describe('the monitor', () => {
+  it('may open as many files as it is allowed to; what it launches has the limit that it was given', async () => {
+    const other = await rig.monitor('other', { openFiles: [64, 1024] });
+    const limitOf = (of: number | 'self') =>
+      /Max open files +(\d+) +(\d+)/.exec(readFileSync(`/proc/${of}/limits`, 'utf8'))?.slice(1);
+    expect(limitOf(other.pid)).toEqual(['1024', '1024']);
+    // The spare is there for the first.
+    for (const key of ['first', 'second']) {
+      launch(key, execPlan('exec sleep 60'), {}, other.session);
+      const { pid: main } = await answer('launched', key, other.session);
+      expect(limitOf(main ?? 0)).toEqual(['64', '1024']);
+    }
+    for (let i = 0; i < 64; i++) launch(`p${i}`, execPlan('exec sleep 60'), {}, other.session);
+    await until('all of them', () => other.session.all('launched').length === 66, 120_000);
+    expect(other.session.all('launchFailed')).toEqual([]);
+  });
+
+  it('that has no descriptor for a process that was just made ends it', async () => {
+    const other = await rig.monitor('other', { openFiles: [40, 40] });
+    const hang = join(rig.dir, 'hang');
+    execFileSync('mkfifo', [hang]);
+    const ran = join(rig.dir, 'ran');
+    const steps = [{ writeFile: { path: hang, data: Buffer.from('x') } }, CLONE];
+    launch('web', execPlan(`echo yes > ${ran}; exec sleep 60`, steps), {}, other.session);
+    await until('the process', () => childrenOf(other.pid).length > 0);
+    while (readdirSync(`/proc/${other.pid}/fd`).length < 40) await rig.dial(other.socket);
+    readFileSync(hang);
+    expect(await answer('launchFailed', 'web', other.session)).toMatchObject({
+      errno: EMFILE,
+      op: 'pidfd_open',
+    });
+    await until('nothing to be left', () => childrenOf(other.pid).length === 0);
+  });
+
   it('reaps orphans without taking the status of its own processes', async () => {
-    launch('web', execPlan('(sh -c "sleep 0.05; exit 5" &) ; (sh -c "sleep 0.05" &) ; exec sleep 60'));
+    const go = join(rig.dir, 'go');
+    const orphan = (status: number) => `(sh -c "until [ -e ${go} ]; do sleep 0.01; done; exit ${status}" &)`;
+    launch('web', execPlan(`${orphan(5)}; ${orphan(0)}; exec sleep 60`));
     const { pid: main } = await answer('launched', 'web');
     await until('orphans', () => childrenOf(pid).length === 3);
+    writeFileSync(go, '');
     await until('their end', () => childrenOf(pid).length === 1);
     expect(childrenOf(pid)).toEqual([main]);
     await replyTo((id) => ({ signal: { request: id, key: 'web', signal: 15 } }));
@@ -315,7 +389,8 @@ describe('the monitor', () => {
     launch('web', execPlan('sleep 0.1; exit 4'));
     const { pid: main } = await answer('launched', 'web');
     await rig.engine.crash(false);
-    await until('its end', () => !alive(main ?? 0));
+    // Reaped, and not only a zombie.
+    await until('its end', () => stateOf(main ?? 0) === undefined);
     await rig.engine.listen();
     const second = await until('a new session', () => rig.engine.sessions[1]);
     expect(second.hello.processes).toMatchObject([{ key: 'web', exited: true, waitStatus: 4 << 8 }]);

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Session } from './fake_engine.ts';
-import { ShimRig, alive, pause, ttrpc, until } from './harness.ts';
+import { ShimRig, alive, asleep, pause, ttrpc, until } from './harness.ts';
 import type { Client } from './harness.ts';
 
 const REQUEST = 1;
@@ -236,6 +236,25 @@ describe('the monitor', () => {
     await expect(rig.dial(socket)).rejects.toMatchObject({ code: 'ENOENT' });
     await pause(500);
     expect(alive(kept.pid)).toBe(true);
+  });
+
+  it('has connections wait for which it has no descriptors, and goes on with them', async () => {
+    const other = await rig.monitor('other', { openFiles: [40, 40] });
+    const clients = await Promise.all(Array.from({ length: 50 }, () => rig.dial(other.socket)));
+    for (const client of clients) client.send(ttrpc(1, REQUEST, 'first'));
+    const served = () => other.session.all('streamOpen').length;
+    await until('it to be at its limit', () => served() >= 20);
+    await until('it to sleep', asleep(other.pid));
+    const before = served();
+    expect(before).toBeLessThan(40);
+    clients[0]?.socket.destroy();
+    await until('one of the others', () => served() === before + 1);
+    for (const client of clients.slice(1, 30)) client.socket.destroy();
+    await until('all', () => served() >= clients.length - 29);
+    const last = await rig.dial(other.socket);
+    const conn = 1 + Math.max(...other.session.all('streamOpen').map((stream) => stream.conn ?? 0));
+    last.send(ttrpc(1, REQUEST, 'last'));
+    await until('the last', () => other.session.all('streamOpen').some((stream) => stream.conn === conn));
   });
 
   it('is small', () => {

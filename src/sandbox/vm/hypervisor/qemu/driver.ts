@@ -73,7 +73,7 @@ export class QemuHypervisor implements Hypervisor {
   async saveTemplate(config: MachineConfig, path: string): Promise<void> {
     const qmp = await this.#connect(config);
     try {
-      await saveState(qmp, config.id, path);
+      await saveState(qmp, config.id, path, this.#deadlineMs);
     } finally {
       qmp.close();
     }
@@ -84,7 +84,7 @@ export class QemuHypervisor implements Hypervisor {
     const qmp = await this.#connect(config);
     try {
       await launch.ready;
-      if (config.template !== undefined) await restoreState(qmp, config.id);
+      if (config.template !== undefined) await restoreState(qmp, config.id, this.#deadlineMs);
       const machine = new QemuMachine(config, qmp, this.#options);
       for (const device of config.devices ?? []) await machine.plug(device);
       if (config.template !== undefined || hasDevices(config)) await machine.cont();
@@ -145,8 +145,13 @@ export class QemuHypervisor implements Hypervisor {
     };
   }
 
+  get #deadlineMs(): number {
+    return this.#options.deadlineMs ?? START_DEADLINE_MS;
+  }
+
   #connect(config: MachineConfig): Promise<Qmp> {
-    const { addon, deadlineMs = START_DEADLINE_MS, pinDeadlineMs = deadlineMs } = this.#options;
+    const deadlineMs = this.#deadlineMs;
+    const { addon, pinDeadlineMs = deadlineMs } = this.#options;
     const pins = (config.functions ?? []).length > 0;
     return Qmp.connect(controlPath(config), {
       id: config.id,

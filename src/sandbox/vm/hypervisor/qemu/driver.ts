@@ -1,5 +1,5 @@
 /** The QEMU driver: what to launch for a configuration, and the machine behind its QMP socket. */
-import { closeSync, constants, rmSync } from 'node:fs';
+import { closeSync, constants, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
@@ -53,7 +53,12 @@ export class QemuHypervisor implements Hypervisor {
     check(config);
     const memory = await this.#memory(config);
     const restore = config.template !== undefined;
-    return this.#launch(config, memory, { restore, paused: restore || hasDevices(config) });
+    try {
+      return this.#launch(config, memory, { restore, paused: restore || hasDevices(config) });
+    } catch (error) {
+      memory.release();
+      throw error;
+    }
   }
 
   /** A machine that boots in a memory file, to be saved as a template. The descriptor is the caller's. */
@@ -66,7 +71,12 @@ export class QemuHypervisor implements Hypervisor {
       ready: done,
       release: () => {},
     };
-    return { launch: this.#launch(config, memory, { restore: false, paused: false }), memory: fd };
+    try {
+      return { launch: this.#launch(config, memory, { restore: false, paused: false }), memory: fd };
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
   }
 
   /** Stops a machine of prepareTemplate() and writes its devices' state to a new file. */
@@ -162,11 +172,14 @@ export class QemuHypervisor implements Hypervisor {
   }
 
   async #memory({ id, template, sharedMemory }: MachineConfig): Promise<PreparedMemory> {
-    const nothing = { ready: done, release: () => {} };
-    if (template === undefined) return { source: { kind: 'anonymous' }, files: [], ...nothing };
+    if (template === undefined)
+      return { source: { kind: 'anonymous' }, files: [], ready: done, release: () => {} };
     if (!sharedMemory) {
-      const fd = await this.templates.sealed(template);
-      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ...nothing };
+      const sealed = await this.templates.sealed(template);
+      // One of its own until the launch has opened it: a template that is discarded meanwhile closes the other.
+      const fd = openSync(`/proc/self/fd/${sealed}`, constants.O_RDWR);
+      const release = once(() => closeSync(fd));
+      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ready: done, release };
     }
     // Takes about as long as QEMU takes to start.
     const { fd, ready } = await this.templates.copy(template, `bulkhead ${id}`.slice(0, 200));

@@ -141,6 +141,16 @@ describe('the machine of a pod', () => {
     expect(record === undefined ? undefined : decodeMachine(record)?.found).toHaveLength(1);
   });
 
+  it('pins no thread that is not one of the hypervisor', async () => {
+    executor.guests.answer = ({ waitDevice }) => (waitDevice ? { device: { sysfs: '/x/0000:09:00.0' } } : {});
+    host.vcpus = 2;
+    host.threads = [502];
+    const linux = { ...podSpec().linux, resources: { cpu: { cpus: '1-2' } } };
+    await open().join('pod', podSpec({ linux }), { share: false, functions: [gpu] });
+    expect(host.pinned).toEqual([]);
+    expect(host.log.join('\n')).toContain("thread 501 is none of the hypervisor's");
+  });
+
   it('needs an executor with a way into guests', async () => {
     const { guests: _, ...without } = executor;
     expect(() => open(without as unknown as Executor)).toThrow(
@@ -182,6 +192,9 @@ describe('a machine that does not come up', () => {
     const error = await failure(open().join('pod', podSpec(), images));
     expect(error.message).toBe('create pod: template: is damaged');
     expect(host.discarded).toBe(1);
+    host.discardFails = true;
+    expect((await failure(open().join('pod', podSpec(), images))).message).toBe(error.message);
+    expect(host.log.join('\n')).toContain('template not removed');
   });
 
   it.each(['prepare', 'attach', 'plug fs', 'grow 128'])('leaves nothing when %s fails', async (call) => {

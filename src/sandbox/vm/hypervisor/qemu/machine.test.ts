@@ -19,6 +19,7 @@ const standard: QmpScript = ({ execute }) => {
   if (execute === 'add-fd') return { 'fdset-id': 7, fd: 20 };
   if (execute === 'query-fdsets') return [{ 'fdset-id': 7, fds: [{ fd: 20, opaque: 'block-disk' }] }];
   if (execute === 'query-memory-devices' || execute === 'qom-list') return [];
+  if (execute === 'query-status') return { running: true, status: 'running' };
   return {};
 };
 
@@ -395,6 +396,43 @@ describe('growth', () => {
       message: 'vm pod-1: 3 more vcpus: room for 2; configure more vcpus at the start',
     });
     target.close();
+  });
+});
+
+/** What a QEMU that was taken over by its guest may say to each command that is asked for something. */
+const nonsense: unknown[] = [null, 7, 'text', {}, [null], [{}], [[]], Array(5000).fill({ a: 1 })];
+const asked: [command: string, what: string, ask: (target: QemuMachine) => Promise<unknown>][] = [
+  ['add-fd', 'block', (target) => target.plug(devices().block)],
+  ['add-fd', 'pmem', (target) => target.plug(devices().pmem)],
+  ['qom-list', 'recall', (target) => target.recall()],
+  ['query-memory-devices', 'growth', (target) => target.growMemory(128)],
+  ['query-hotpluggable-cpus', 'vcpus', (target) => target.addVcpus(1)],
+  ['query-cpus-fast', 'threads', (target) => target.vcpuThreads()],
+  ['query-status', 'status', (target) => target.status()],
+];
+
+describe('an answer of another kind', () => {
+  it.each(asked.flatMap((each) => nonsense.map((said) => [...each, said] as const)))(
+    'to %s (%s) is one error, and the end of the connection',
+    async (command, _what, ask, said) => {
+      qemu.script = (request) => (request.execute === command ? said : standard(request));
+      const target = await machine();
+      const ended = new Promise<MachineEvent>((resolve) => void target.onEvent(resolve));
+      await expect(ask(target)).rejects.toMatchObject({
+        code: ErrorCode.Internal,
+        message: `vm pod-1: qemu ${command}: an answer of another kind`,
+      });
+      expect(await ended).toEqual({
+        type: 'closed',
+        reason: `answered ${command} with what is no answer to it`,
+      });
+      await expect(target.cont()).rejects.toThrow('with what is no answer to it');
+    },
+  );
+
+  it.each([-1, 1.5, '7', 2 ** 60, null])('is a thread of number %j', async (thread) => {
+    qemu.script = () => [{ 'cpu-index': 0, 'thread-id': thread }];
+    await expect((await machine()).vcpuThreads()).rejects.toThrow('an answer of another kind');
   });
 });
 

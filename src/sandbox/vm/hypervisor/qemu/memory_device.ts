@@ -5,6 +5,7 @@
 import { closeSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Credentials, Placement } from '../hypervisor.ts';
+import { addedFd, memoryDevices } from './answers.ts';
 import { lendFile, type Lender } from './lend.ts';
 import type { Qmp } from './qmp.ts';
 
@@ -30,9 +31,9 @@ export async function memoryObject(
   { id, path, size, share, readOnly, align, sync = false }: MemoryObject,
 ): Promise<void> {
   const fd = await lendFile(tools, path, credentials, readOnly);
-  let lent: { 'fdset-id': number; fd: number };
+  let lent: { set: number; fd: number };
   try {
-    lent = await qmp.execute('add-fd', { opaque: id }, { fd });
+    lent = await qmp.ask(addedFd, 'add-fd', { opaque: id }, { fd });
   } finally {
     closeSync(fd);
   }
@@ -48,7 +49,7 @@ export async function memoryObject(
       ...(sync ? { pmem: true } : {}),
     });
   } finally {
-    await qmp.execute('remove-fd', { 'fdset-id': lent['fdset-id'] });
+    await qmp.execute('remove-fd', { 'fdset-id': lent.set });
   }
 }
 
@@ -73,7 +74,7 @@ export async function plugNvdimm(
 
 /** Where the guest has a memory device; undefined: there is none of that id. */
 export async function findDimm(qmp: Qmp, id: string): Promise<Placement | undefined> {
-  const present = await qmp.execute<{ data: { id?: string; addr?: number } }[]>('query-memory-devices');
-  const address = present.find(({ data }) => data.id === id)?.data.addr;
-  return address === undefined ? undefined : { pciPath: '', address };
+  const present = await qmp.ask(memoryDevices, 'query-memory-devices');
+  const found = present.find((device) => device.id === id);
+  return found === undefined ? undefined : { pciPath: '', address: found.addr };
 }

@@ -4,6 +4,7 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
+import { isRecord } from './answers.ts';
 import { FD } from './command_line.ts';
 import type { Qmp } from './qmp.ts';
 
@@ -90,8 +91,8 @@ const ENDS: ReadonlySet<string> = new Set([COMPLETED, 'failed', 'cancelled']);
 
 /** QEMU's own words for a migration that has failed, where it has any. */
 async function reasonOf(qmp: Qmp): Promise<string> {
-  const found = await qmp.execute<{ 'error-desc'?: unknown } | null>('query-migrate').catch(() => null);
-  const words = found?.['error-desc'];
+  const found = await qmp.execute('query-migrate').catch(() => undefined);
+  const words = isRecord(found) ? found['error-desc'] : undefined;
   return typeof words === 'string' && words !== '' ? `: ${words.slice(0, MAX_WORDS)}` : '';
 }
 

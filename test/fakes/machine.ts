@@ -14,6 +14,7 @@ import type {
   Machine,
   MachineConfig,
   MachineDevice,
+  MachineEvent,
   MachineLaunch,
 } from '../../src/sandbox/vm/hypervisor/hypervisor.ts';
 import { FakeExecutor } from './executor.ts';
@@ -117,6 +118,13 @@ export class FakeHypervisor implements Hypervisor {
   /** Makes the call of that name fail. */
   readonly failures = new Map<string, Error>();
 
+  readonly #listeners = new Set<(event: MachineEvent) => void>();
+
+  /** Of its machines. */
+  tell(event: MachineEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
   functionPaths({ functions = [] }: MachineConfig): string[] {
     return functions.map((_, index) => `05.${index}/00.0`);
   }
@@ -164,7 +172,10 @@ export class FakeHypervisor implements Hypervisor {
       cont: () => done('cont'),
       status: async () => ({ running: true, state: 'running' }),
       quit: () => done('quit'),
-      onEvent: () => () => {},
+      onEvent: (listener) => {
+        this.#listeners.add(listener);
+        return () => this.#listeners.delete(listener);
+      },
       close: () => void this.calls.push('close'),
     };
   }

@@ -36,6 +36,7 @@ export class BulkheadAgent implements PodAgent {
   readonly #agent: GuestAgent;
   readonly #lost = new Set<(reason: string) => void>();
   readonly #stop: () => void;
+  #shm: Promise<void> | undefined;
 
   /** @throws RuntimeError FailedPrecondition when nobody holds channels here (command line) */
   constructor(input: AgentInput) {
@@ -93,12 +94,18 @@ export class BulkheadAgent implements PodAgent {
     ]);
   }
 
+  /** Who comes while it is being mounted waits for that, and who comes after a failure tries again. */
   async mountShm(id: string, bytes: number): Promise<void> {
+    if (this.#input.record.shm === true) return;
+    this.#shm ??= this.#mountShm(id, bytes).finally(() => (this.#shm = undefined));
+    await this.#shm;
+  }
+
+  async #mountShm(id: string, bytes: number): Promise<void> {
     const { record, save } = this.#input;
-    if (record.shm === true) return;
-    record.shm = true;
     const data = `mode=1777,size=${bytes}`;
     await this.#agent.mount(id, { source: 'shm', target: GUEST_SHM, fstype: 'tmpfs', data });
+    record.shm = true;
     save();
   }
 

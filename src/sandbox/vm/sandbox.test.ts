@@ -234,6 +234,15 @@ describe('a machine that is lost', () => {
     expect(host.log.filter((line) => line.includes('has ended'))).toHaveLength(1);
   });
 
+  it('is one whose control connection is gone', async () => {
+    await open().join('pod', podSpec(), shared);
+    host.hypervisor.tell({ type: 'stopped' });
+    expect(executor.calls).not.toContain('signal /vm 9');
+    host.hypervisor.tell({ type: 'closed', reason: 'sent what is not JSON' });
+    expect(executor.calls).toContain('signal /vm 9');
+    expect(host.log.join()).toContain('its control connection is gone: sent what is not JSON');
+  });
+
   it('is no loss while it is being ended', async () => {
     const sandbox = open();
     await sandbox.join('pod', podSpec(), shared);
@@ -259,6 +268,18 @@ describe('an engine that starts again', () => {
     expect(host.hypervisor.calls.at(-1)).toBe('reattach');
     expect((await again.join('two', podSpec(), shared)).serial).toBe(2);
     expect(host.hypervisor.calls.filter((call) => call === 'prepare')).toHaveLength(1);
+  });
+
+  it('asks again for a machine that it could not reach', async () => {
+    await open().join('pod', podSpec(), shared);
+    const again = open();
+    host.hypervisor.failures.set('reattach', new Error('no answer within 60000 ms'));
+    await expect(again.machine()).rejects.toThrow('no answer');
+    host.hypervisor.failures.clear();
+    const machine = await again.machine();
+    expect(await again.machine()).toBe(machine);
+    host.hypervisor.tell({ type: 'closed', reason: 'gone' });
+    expect(executor.calls).toContain('signal /vm 9');
   });
 
   it('ends a machine that was lost meanwhile', async () => {
@@ -350,7 +371,75 @@ describe('growth by processors', () => {
   });
 });
 
+describe('containers of a pod that come and go at once', () => {
+  it('have what the machine of the first was made with, or are refused', async () => {
+    const sandbox = open();
+    const first = sandbox.join('pod', podSpec(), images);
+    expect((await failure(sandbox.join('two', podSpec(), shared))).message).toContain(
+      'create two: virtual machine: was made for images only',
+    );
+    const error = await failure(sandbox.join('three', podSpec(), { share: false, functions: [gpu] }));
+    expect(error.message).toContain('create three: device 0000:41:00.0: the pod’s machine runs already');
+    await first;
+    expect(sandbox.record.containers?.map(({ id }) => id)).toEqual(['pod']);
+  });
+
+  it('keep the machine for one that is expected', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    expect(sandbox.expect('two')).toBe(true);
+    expect(await sandbox.leave('pod')).toBe(false);
+    expect((await sandbox.join('two', podSpec(), shared)).serial).toBe(2);
+    expect(sandbox.isRunning).toBe(true);
+    expect(await sandbox.leave('two')).toBe(true);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('are not taken into a machine that is ending', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    const ending = sandbox.leave('pod');
+    expect(sandbox.expect('two')).toBe(false);
+    expect((await failure(sandbox.join('two', podSpec(), shared))).message).toBe(
+      'create two: virtual machine: has ended',
+    );
+    expect(await ending).toBe(true);
+  });
+
+  it('end the machine once', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    expect(await Promise.all([sandbox.leave('pod'), sandbox.leave('pod')])).toEqual([true, true]);
+    expect(executor.calls.filter((call) => call === 'signal /vm 9')).toHaveLength(1);
+  });
+
+  it('try to end it again when it has not ended', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    host.deps.network = () => {
+      throw new Error('no network');
+    };
+    await expect(sandbox.leave('pod')).rejects.toThrow('no network');
+    host.deps.network = new FakeVmHost(dir).deps.network;
+    expect(await sandbox.leave('pod')).toBe(true);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+});
+
 describe('/dev/shm of a pod', () => {
+  it('is waited for by all that want it, and tried again after a failure', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), images);
+    executor.guests.answer = ({ mount }) =>
+      mount ? { failure: { op: 'mount', path: '/m', errno: 12 } } : {};
+    const both = ['pod', 'two'].map((id) => failure(sandbox.agent.mountShm(id, MIB)));
+    for (const error of await Promise.all(both)) expect(error.message).toContain('guest mount /m');
+    expect(loadSandbox(paths.record)?.shm).not.toBe(true);
+    executor.guests.answer = () => ({});
+    await sandbox.agent.mountShm('pod', MIB);
+    expect(loadSandbox(paths.record)?.shm).toBe(true);
+  });
+
   it('is mounted once', async () => {
     const sandbox = open();
     await sandbox.join('pod', podSpec(), images);

@@ -23,10 +23,10 @@ const standard: QmpScript = ({ execute }) => {
   return {};
 };
 
-async function machine(changes: Partial<MachineConfig> = {}): Promise<QemuMachine> {
+async function machine(changes: Partial<MachineConfig> = {}, deadlineMs = 2000): Promise<QemuMachine> {
   const qmp = await Qmp.connect(qemu.path, {
     id: 'pod-1',
-    deadlineMs: 2000,
+    deadlineMs,
     connect: (path) => addon().connectUnix(path),
     sendFd: (socket, fd, message) => addon().sendFdOver(socket, fd, message),
   });
@@ -225,6 +225,32 @@ describe('unplug', () => {
       { type: 'unplugged', id: 'eth0' },
     ]);
     expect(await target.plug(devices().net)).toEqual({ pciPath: '0000:00:04.0/00.0' });
+    target.close();
+  });
+
+  it('of what the guest has thrown out by itself takes the back end away, and frees the port', async () => {
+    const target = await machine();
+    await target.plug(devices().block);
+    qemu.script = (request) =>
+      request.execute === 'device_del'
+        ? new QmpRefusal("Device 'dev-disk' not found", 'DeviceNotFound')
+        : standard(request);
+    await target.unplug('disk');
+    expect(qemu.commands.slice(-4)).toEqual(['device_del', 'blockdev-del', 'query-fdsets', 'remove-fd']);
+    expect(await target.plug(devices().block)).toEqual({ pciPath: '0000:00:04.0/00.0' });
+    qemu.script = (request) =>
+      request.execute === 'device_del' ? new QmpRefusal('Bus is busy') : standard(request);
+    await expect(target.unplug('disk')).rejects.toThrow('bus is busy');
+    await expect(target.plug(devices().block)).rejects.toMatchObject({ code: ErrorCode.AlreadyExists });
+    target.close();
+  });
+
+  it('of what QEMU has not answered for leaves the port alone', async () => {
+    qemu.script = (request) => (request.execute === 'device_add' ? undefined : standard(request));
+    const target = await machine({}, 100);
+    await expect(target.plug(devices().net)).rejects.toMatchObject({ code: ErrorCode.DeadlineExceeded });
+    qemu.script = standard;
+    expect(await target.plug(devices().fs)).toEqual({ pciPath: '0000:00:04.1/00.0' });
     target.close();
   });
 

@@ -105,7 +105,8 @@ export class QemuMachine implements Machine {
           throw error;
         }
       } catch (error) {
-        this.#ports[port] = undefined;
+        // Without an answer it may yet be plugged: nothing else goes onto that port.
+        if (!isLate(error)) this.#ports[port] = undefined;
         throw error;
       }
       return { pciPath: `0000:00:${portAddress(port)}/00.0` };
@@ -117,7 +118,10 @@ export class QemuMachine implements Machine {
       const port = this.#ports.findIndex((taken) => taken?.id === id);
       const taken = this.#ports[port];
       if (taken === undefined) throw this.#error(ErrorCode.NotFound, `device "${id}"`, 'no such device');
-      await this.#awaitUnplugged(PREFIX + id);
+      await this.#awaitUnplugged(PREFIX + id).catch((error: unknown) => {
+        // The guest has thrown it out by itself, or after we had given up waiting.
+        if (!(error instanceof QmpCommandError && error.qmpClass === 'DeviceNotFound')) throw error;
+      });
       await REMOVE_BACKEND[taken.kind](this.#qmp, id);
       this.#ports[port] = undefined;
     });
@@ -367,6 +371,10 @@ export class QemuMachine implements Machine {
   #error(code: ErrorCode, object: string, reason: string, remedy?: string, cause?: unknown): RuntimeError {
     return new RuntimeError({ code, op: 'vm', id: this.config.id, object, reason, remedy, cause });
   }
+}
+
+function isLate(error: unknown): boolean {
+  return error instanceof RuntimeError && error.code === ErrorCode.DeadlineExceeded;
 }
 
 function reasonOf(error: unknown): string {

@@ -37,6 +37,7 @@ export async function memoryObject(
   } finally {
     closeSync(fd);
   }
+  const takeBack = (): Promise<unknown> => qmp.execute('remove-fd', { 'fdset-id': lent.set });
   try {
     await qmp.execute('object-add', {
       'qom-type': 'memory-backend-file',
@@ -48,9 +49,11 @@ export async function memoryObject(
       ...(align === undefined ? {} : { align }),
       ...(sync ? { pmem: true } : {}),
     });
-  } finally {
-    await qmp.execute('remove-fd', { 'fdset-id': lent.set });
+  } catch (error) {
+    await takeBack().catch(() => {});
+    throw error;
   }
+  await takeBack();
 }
 
 /** Plugs an NVDIMM whose back end is there, and asks where the guest has it. */

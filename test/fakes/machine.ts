@@ -32,6 +32,8 @@ export class FakeGuests implements Guests {
   /** Why connect() rejects; undefined: the agent says Hello. */
   refusal: GuestError | undefined;
   answer: (call: ICall) => ICallReply = () => ({});
+  /** Instead of an answer, its bytes. */
+  raw: ((call: ICall) => Uint8Array | undefined) | undefined;
   #events = new Set<(guest: string, event: Uint8Array) => void>();
   #closed = new Set<(guest: string, reason: string) => void>();
 
@@ -48,6 +50,8 @@ export class FakeGuests implements Guests {
     const target = call.mount?.target ?? call.unmount?.target;
     const paths = call.writeFiles?.files?.map(({ path }) => path) ?? call.remove?.paths;
     this.calls.push([kind, target ?? paths?.join() ?? ''].filter((word) => word !== '').join(' '));
+    const bare = this.raw?.(call);
+    if (bare !== undefined) return bare;
     const reply = CallReply.encode(this.answer(call)).finish();
     const failure = CallReply.decode(reply).failure;
     if (failure === undefined || failure === null) return reply;
@@ -69,7 +73,11 @@ export class FakeGuests implements Guests {
   }
 
   oom(cgroup: string): void {
-    for (const each of this.#events) each('vm', Event.encode({ oom: { cgroup } }).finish());
+    this.event(Event.encode({ oom: { cgroup } }).finish());
+  }
+
+  event(bytes: Uint8Array): void {
+    for (const each of this.#events) each('vm', bytes);
   }
 
   close(reason: string): void {

@@ -234,6 +234,47 @@ describe('a machine that is lost', () => {
     expect(host.log.filter((line) => line.includes('has ended'))).toHaveLength(1);
   });
 
+  const garbage = Uint8Array.of(0xff, 0xff, 0xff);
+  it.each<[string, (sandbox: VmSandbox) => Promise<void>, string]>([
+    [
+      'answers with what is no reply',
+      async (sandbox) => {
+        executor.guests.raw = () => garbage;
+        const error = await failure(sandbox.agent.onlineMemory('update', 'pod'));
+        expect(error.code).toBe(ErrorCode.Internal);
+        expect(error.message).toBe('update pod: guest onlineMemory: answers with what is no reply');
+      },
+      'its agent answers with what is no reply',
+    ],
+    [
+      'tells of what is no event',
+      async (sandbox) => {
+        sandbox.agent.container('pod').watchOom(() => expect.unreachable('no kill'));
+        executor.guests.event(garbage);
+        await Promise.resolve();
+      },
+      'its agent tells of what is no event',
+    ],
+    ...[-1, 0, 1.5, 2 ** 22 + 1, NaN].map((pid): [string, (s: VmSandbox) => Promise<void>, string] => [
+      `starts a process of number ${pid}`,
+      async (sandbox) => {
+        executor.pid = pid;
+        const stdio = { stdin: '', stdout: '', stderr: '', terminal: false };
+        const process = { key: 'p', args: ['/x'], env: [], cwd: '/', program: new Uint8Array(), stdio };
+        expect((await failure(sandbox.run(process))).message).toBe(
+          `guest exec p: guest process ${pid}: tells of a process that there cannot be`,
+        );
+      },
+      'its agent tells of a process that there cannot be',
+    ]),
+  ])('is one whose agent %s', async (_what, run, reason) => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    await run(sandbox);
+    expect(executor.calls).toContain('signal /vm 9');
+    expect(host.log.join()).toContain(reason);
+  });
+
   it('is one whose control connection is gone', async () => {
     await open().join('pod', podSpec(), shared);
     host.hypervisor.tell({ type: 'stopped' });

@@ -28,7 +28,8 @@ export async function saveState(qmp: Qmp, id: string, path: string, deadlineMs: 
   try {
     await qmp.execute('getfd', { fdname: SAVED_STATE }, { fd });
     // `exec:` is what QEMU's own filter forbids (spawn=deny), and `file:` came with QEMU 8.2.
-    await migration({ qmp, id, what: 'cannot be saved', deadlineMs }, () => [
+    const reason = (): Promise<string> => reasonOf(qmp);
+    await migration({ qmp, id, what: 'cannot be saved', deadlineMs, reason }, () => [
       qmp.execute('migrate', { uri: `fd:${SAVED_STATE}` }),
     ]);
   } finally {
@@ -42,7 +43,9 @@ export async function saveState(qmp: Qmp, id: string, path: string, deadlineMs: 
  */
 export function restoreState(qmp: Qmp, id: string, deadlineMs: number): Promise<void> {
   // All at once: QEMU does one after the other. `fd:` with a number is a descriptor that it was started with.
-  return migration({ qmp, id, what: 'cannot be restored', deadlineMs }, () => [
+  // Nobody is asked why not: QEMU ends itself then, and has said it on its console.
+  const reason = (): string => '';
+  return migration({ qmp, id, what: 'cannot be restored', deadlineMs, reason }, () => [
     qmp.execute('migrate-set-capabilities', CAPABILITIES),
     qmp.execute('migrate-incoming', { uri: `fd:${FD.state}` }),
   ]);
@@ -54,13 +57,15 @@ interface Migration {
   /** "cannot be saved", for messages. */
   what: string;
   deadlineMs: number;
+  /** Of a failure; empty: not known. */
+  reason: () => string | Promise<string>;
 }
 
 /** Resolves at "completed". QEMU ends itself when an incoming state is bad, so the connection's end is an answer. */
 async function migration(wanted: Migration, begin: () => Promise<unknown>[]): Promise<void> {
-  const { qmp, id, what, deadlineMs } = wanted;
-  const failure = (code: ErrorCode, reason: string, cause?: unknown): RuntimeError =>
-    new RuntimeError({ code, op: 'vm', id, object: 'template', reason: `its state ${what}${reason}`, cause });
+  const { qmp, id, what, deadlineMs, reason } = wanted;
+  const failure = (code: ErrorCode, why: string, cause?: unknown): RuntimeError =>
+    new RuntimeError({ code, op: 'vm', id, object: 'template', reason: `its state ${what}${why}`, cause });
   let stop = (): void => {};
   const ended = new Promise<string>((resolve, reject) => {
     const timer = setTimeout(
@@ -78,7 +83,7 @@ async function migration(wanted: Migration, begin: () => Promise<unknown>[]): Pr
   });
   try {
     const [status] = await Promise.all([ended, ...begin()]);
-    if (status !== COMPLETED) throw failure(ErrorCode.FailedPrecondition, await reasonOf(qmp));
+    if (status !== COMPLETED) throw failure(ErrorCode.FailedPrecondition, await reason());
   } catch (error) {
     throw qmp.open ? error : failure(ErrorCode.FailedPrecondition, ': qemu has ended', error);
   } finally {

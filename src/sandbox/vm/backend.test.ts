@@ -121,6 +121,22 @@ describe('a container in a virtual machine', () => {
     expect(host.hypervisor.calls).toEqual([]);
   });
 
+  it('has its sources looked at once', async () => {
+    const source = join(dir, 'data.ext4');
+    const mount = { destination: '/d', type: 'ext4', source, options: [] };
+    writeFileSync(source, '');
+    truncateSync(source, 4 * MIB);
+    // Between the refusals and the machine there is time for it to become something else.
+    const { machineConfig } = host.deps;
+    host.deps.machineConfig = (...args) => {
+      rmSync(source);
+      mkdirSync(source);
+      return machineConfig(...args);
+    };
+    await create(record('pod'), podSpec({ mounts: [mount] }));
+    expect(host.hypervisor.plugged.at(-1)).toMatchObject({ kind: 'block', path: source });
+  });
+
   it('whose root is an image needs no share, unless it is one of a pod', async () => {
     await create(record('pod'), podSpec(), [image('root.ext4')]);
     expect(keys()).toEqual(['/vm', 'pod']);

@@ -31,7 +31,7 @@ import { recalledProcesses } from './recall.ts';
 import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
 import { volumePath, type Volume } from './storage.ts';
 import { checkMemory } from './memory_checks.ts';
-import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
+import { imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
 import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
@@ -308,7 +308,7 @@ export class VmBackend implements Backend {
     spec: Spec,
     sandbox: VmSandbox,
     serial: number,
-    images?: Images,
+    images: Images = knownImages,
   ): GuestSpec {
     const { first } = sandbox;
     return guestSpec({
@@ -321,8 +321,7 @@ export class VmBackend implements Backend {
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
       places: sandbox.agent.places,
-      inspect: images === undefined ? () => 'file' : fileKind,
-      ...(images ?? knownImages),
+      ...images,
     });
   }
 

@@ -3,6 +3,8 @@
  * Mapped once at each front door: src/task (ttrpc and gRPC status), src/cli (exit status).
  */
 
+import { cut, printable } from './text.ts';
+
 /** containerd's error codes (github.com/containerd/errdefs); numbers are google.rpc.Code. */
 export const ErrorCode = {
   Canceled: 1,
@@ -65,19 +67,15 @@ export class RuntimeError extends Error {
   }
 }
 
+/** Of a message's object, reason and remedy, each: a path has at most 4096 bytes. */
+const MAX_PART = 4500;
+
 function formatMessage(details: ErrorDetails): string {
   const subject = details.id === undefined ? details.op : `${details.op} ${details.id}`;
-  const parts = [subject, ...(details.object === undefined ? [] : [details.object]), details.reason];
-  const text = parts.join(': ');
-  return printable(details.remedy === undefined ? text : `${text}; ${details.remedy}`);
-}
-
-/** Names in a message are whatever a user or a container chose: one line, and nothing a terminal acts upon. */
-function printable(text: string): string {
-  return text.replace(
-    /[\x00-\x1f\x7f-\x9f\u2028\u2029]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
+  const object = details.object === undefined ? [] : [cut(details.object, MAX_PART)];
+  const text = [subject, ...object, cut(details.reason, MAX_PART)].join(': ');
+  // Names in a message are whatever a user, a container or a guest chose.
+  return printable(details.remedy === undefined ? text : `${text}; ${cut(details.remedy, MAX_PART)}`);
 }
 
 /** The RuntimeError in a thrown value, or one that wraps it as `Unknown` with the value's own message. */

@@ -2,6 +2,8 @@
  * Log lines in logfmt, as containerd writes them (`time=… level=… msg=…`), or JSON as `runc --log-format json` does.
  * Values are escaped; a line is one write.
  */
+import { printable } from './text.ts';
+
 export type Level = 'debug' | 'info' | 'warning' | 'error';
 export type Fields = Record<string, string | number | boolean | undefined>;
 export type Format = 'text' | 'json';
@@ -28,7 +30,7 @@ export function createLogger(
   const log = (at: Level, msg: string, fields: Fields = {}): void => {
     if (order[at] < order[level]) return;
     const record = { time: new Date().toISOString(), level: at, msg, ...base, ...fields };
-    write(format === 'json' ? `${JSON.stringify(record)}\n` : `${logfmt(record)}\n`);
+    write(`${printable(format === 'json' ? JSON.stringify(record) : logfmt(record))}\n`);
   };
   return {
     log,

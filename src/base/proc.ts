@@ -1,5 +1,5 @@
 /** Small facts from procfs. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 
 /**
  * Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22): with the pid it names a process for
@@ -15,6 +15,12 @@ export function isAlive(pid: number, startTime?: number): boolean {
   const fields = statFields(pid);
   if (fields === undefined || fields[0] === 'Z' || fields[0] === 'X') return false;
   return startTime === undefined || startTime === 0 || Number(fields[19]) === startTime;
+}
+
+/** Whether a thread is one of a process that has not ended. */
+export function hasThread(pid: number, tid: number): boolean {
+  if (!Number.isSafeInteger(tid) || tid <= 0 || !isAlive(pid)) return false;
+  return existsSync(`/proc/${pid}/task/${tid}`);
 }
 
 /** Fields of /proc/PID/stat from the state (field 3) on; the name before may hold any character, ")" too. */

@@ -22,6 +22,8 @@ export class FakeExecutor implements Executor {
   /** The first gate of a launch, by key; empty: none. */
   gate: (key: string) => string = () => 'start';
   #listeners = new Set<(exit: ProcessExit) => void>();
+  /** Of all launches; undefined: rising ones. */
+  pid: number | undefined;
   #nextPid = 1000;
 
   launch(key: string, _plan: Uint8Array, _stdio: StdioPaths): Promise<LaunchResult> {
@@ -29,7 +31,7 @@ export class FakeExecutor implements Executor {
     const failed = this.#failure(key);
     if (failed !== undefined) return Promise.reject(failed);
     const pausedAt = this.gate(key);
-    const process = { pid: this.#nextPid++, running: pausedAt === '', exited: false };
+    const process = { pid: this.pid ?? this.#nextPid++, running: pausedAt === '', exited: false };
     this.processes.set(key, process);
     return Promise.resolve({ pid: process.pid, pausedAt });
   }

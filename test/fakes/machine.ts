@@ -14,6 +14,7 @@ import type {
   Machine,
   MachineConfig,
   MachineDevice,
+  MachineEvent,
   MachineLaunch,
 } from '../../src/sandbox/vm/hypervisor/hypervisor.ts';
 import { FakeExecutor } from './executor.ts';
@@ -31,6 +32,8 @@ export class FakeGuests implements Guests {
   /** Why connect() rejects; undefined: the agent says Hello. */
   refusal: GuestError | undefined;
   answer: (call: ICall) => ICallReply = () => ({});
+  /** Instead of an answer, its bytes. */
+  raw: ((call: ICall) => Uint8Array | undefined) | undefined;
   #events = new Set<(guest: string, event: Uint8Array) => void>();
   #closed = new Set<(guest: string, reason: string) => void>();
 
@@ -47,6 +50,8 @@ export class FakeGuests implements Guests {
     const target = call.mount?.target ?? call.unmount?.target;
     const paths = call.writeFiles?.files?.map(({ path }) => path) ?? call.remove?.paths;
     this.calls.push([kind, target ?? paths?.join() ?? ''].filter((word) => word !== '').join(' '));
+    const bare = this.raw?.(call);
+    if (bare !== undefined) return bare;
     const reply = CallReply.encode(this.answer(call)).finish();
     const failure = CallReply.decode(reply).failure;
     if (failure === undefined || failure === null) return reply;
@@ -68,7 +73,11 @@ export class FakeGuests implements Guests {
   }
 
   oom(cgroup: string): void {
-    for (const each of this.#events) each('vm', Event.encode({ oom: { cgroup } }).finish());
+    this.event(Event.encode({ oom: { cgroup } }).finish());
+  }
+
+  event(bytes: Uint8Array): void {
+    for (const each of this.#events) each('vm', bytes);
   }
 
   close(reason: string): void {
@@ -117,6 +126,13 @@ export class FakeHypervisor implements Hypervisor {
   /** Makes the call of that name fail. */
   readonly failures = new Map<string, Error>();
 
+  readonly #listeners = new Set<(event: MachineEvent) => void>();
+
+  /** Of its machines. */
+  tell(event: MachineEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
   functionPaths({ functions = [] }: MachineConfig): string[] {
     return functions.map((_, index) => `05.${index}/00.0`);
   }
@@ -164,7 +180,10 @@ export class FakeHypervisor implements Hypervisor {
       cont: () => done('cont'),
       status: async () => ({ running: true, state: 'running' }),
       quit: () => done('quit'),
-      onEvent: () => () => {},
+      onEvent: (listener) => {
+        this.#listeners.add(listener);
+        return () => this.#listeners.delete(listener);
+      },
       close: () => void this.calls.push('close'),
     };
   }

@@ -13,11 +13,14 @@ export class FakeVmHost {
   readonly log: string[] = [];
   readonly pods: Pod[] = [];
   readonly pinned: [tid: number, mask: number[]][] = [];
+  /** Of the hypervisor's process. */
+  threads = [501, 502];
   /** What the machine is to grow by once it runs. */
   growMib = 0;
   vcpus = 1;
   emulated = false;
   discarded = 0;
+  discardFails = false;
   readonly deps: SandboxDeps;
 
   constructor(dir: string) {
@@ -45,13 +48,17 @@ export class FakeVmHost {
         return { machine, growMib: this.growMib };
       },
       memoryFor: (limit) => ({ mib: Math.ceil(limit / MIB) + 64, largest: 1024 }),
-      discardTemplate: async () => void (this.discarded += 1),
+      discardTemplate: async () => {
+        this.discarded += 1;
+        if (this.discardFails) throw new Error('not permitted');
+      },
       network: () => ({
         netnsInventory: async () => ({ links: [], addresses: [], routes: [], neighbours: [] }),
         tapBridge: () => Promise.reject(new Error('no interface')),
         tapUnbridge: async () => {},
       }),
       setAffinity: (tid, mask) => void this.pinned.push([tid, [...mask]]),
+      isThread: (pid, tid) => pid > 0 && this.threads.includes(tid),
       layout: () => layout,
       shareDaemon: '/usr/bin/virtiofsd',
       openFiles: 1024,

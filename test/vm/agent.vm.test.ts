@@ -10,6 +10,7 @@ import {
   CLONE_NEWUTS,
 } from '../../src/base/constants.ts';
 import { bulkhead } from '../../src/gen/bulkhead.js';
+import { memoryDevices } from '../../src/sandbox/vm/hypervisor/qemu/answers.ts';
 import type { CallMessage, HostSession } from '../contract/agent/harness.ts';
 import { until } from '../contract/monitor/harness.ts';
 import { PlainMachine } from './plain_machine.ts';
@@ -246,9 +247,8 @@ describe('what is plugged in', () => {
       id: 'pmem0',
       bus: 'rp1',
     });
-    const devices =
-      await machine.qmp.execute<{ data: { id: string; memaddr?: number } }[]>('query-memory-devices');
-    const pmemAddress = devices.find(({ data }) => data.id === 'pmem0')?.data.memaddr;
+    const devices = await machine.qmp.ask(memoryDevices, 'query-memory-devices');
+    const pmemAddress = devices.find(({ id }) => id === 'pmem0')?.addr ?? 0;
     const { device } = await done({
       mount: { device: { pmemAddress }, target: '/mnt/pmem', fstype: 'ext4', data: 'dax=always' },
     });

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { errnoName, errnoText } from '../../base/errno.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
+import { cut } from '../../base/text.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
 import { GuestError, type Guests } from '../executor.ts';
 import { GUEST } from './layout.ts';
@@ -27,9 +28,12 @@ const codes: Readonly<Record<string, ErrorCode>> = {
 
 export class GuestAgent {
   readonly #guests: Guests;
+  readonly #onGarbage: (what: string) => void;
 
-  constructor(guests: Guests) {
+  /** @param onGarbage told when the agent says what no agent says: nothing in its guest can be relied on any more */
+  constructor(guests: Guests, onGarbage: (what: string) => void = () => {}) {
     this.#guests = guests;
+    this.#onGarbage = onGarbage;
   }
 
   /** Makes this guest this guest: its name, clock, random numbers and machine id. */
@@ -80,36 +84,74 @@ export class GuestAgent {
   /** Calls back whenever the memory limit of the cgroup has killed; returns what ends the interest. */
   watchOom(id: string, cgroup: string, onOom: () => void): () => void {
     const forget = this.#guests.onEvent((guest, bytes) => {
-      if (guest === GUEST && Event.decode(bytes).oom?.cgroup === cgroup) onOom();
+      if (guest === GUEST && this.#event(bytes)?.oom?.cgroup === cgroup) onOom();
     });
     // A guest that is gone kills nobody any more.
     this.call('watch', id, { watchOom: { cgroup } }).catch(() => {});
     return forget;
   }
 
-  /** @throws RuntimeError with the agent's own words, or those of its channel */
+  /** @throws RuntimeError with the agent's own words, or those of its channel; Internal for what is no reply */
   async call(op: string, id: string, call: ICall, deadlineMs?: number): Promise<CallReply> {
+    let bytes: Uint8Array;
     try {
-      return CallReply.decode(await this.#guests.call(GUEST, Call.encode(call).finish(), deadlineMs));
+      bytes = await this.#guests.call(GUEST, Call.encode(call).finish(), deadlineMs);
     } catch (error) {
-      throw callError(op, id, error);
+      throw error instanceof GuestError ? callError(op, id, error) : error;
+    }
+    try {
+      return CallReply.decode(bytes);
+    } catch (error) {
+      throw this.refuse(op, id, Object.keys(call).join(), 'answers with what is no reply', error);
+    }
+  }
+
+  /**
+   * The error of an answer that cannot be one, of which the wall is told.
+   * @param what was asked for
+   */
+  refuse(op: string, id: string, what: string, reason: string, cause?: unknown): RuntimeError {
+    this.#onGarbage(`its agent ${reason}`);
+    return new RuntimeError({ code: ErrorCode.Internal, op, id, object: `guest ${what}`, reason, cause });
+  }
+
+  #event(bytes: Uint8Array): bulkhead.agent.v1.Event | undefined {
+    try {
+      return Event.decode(bytes);
+    } catch {
+      this.#onGarbage('its agent tells of what is no event');
+      return undefined;
     }
   }
 }
 
-function callError(op: string, id: string, error: unknown): unknown {
-  if (!(error instanceof GuestError)) return error;
-  const failure = error.reply.length > 0 ? (CallReply.decode(error.reply).failure ?? {}) : {};
-  const { op: what = error.what, path = '', errno = error.errno } = failure;
-  const number = errno ?? 0;
+/** Characters of what a guest says in a message. */
+const MAX_WORD = 64;
+const MAX_PATH = 300;
+
+/** What the agent says of a failure; undefined: nothing that could be read. */
+export function failureOf({ reply }: GuestError): { op: string; path: string; errno: number } | undefined {
+  if (reply.length === 0) return undefined;
+  try {
+    const { op, path, errno } = CallReply.decode(reply).failure ?? {};
+    return { op: cut(op ?? '', MAX_WORD), path: cut(path ?? '', MAX_PATH), errno: errno ?? 0 };
+  } catch {
+    return undefined;
+  }
+}
+
+function callError(op: string, id: string, error: GuestError): RuntimeError {
+  const failure = failureOf(error);
+  const { op: what, path } = failure ?? { op: error.what, path: '' };
+  const errno = failure === undefined || failure.errno === 0 ? error.errno : failure.errno;
   return new RuntimeError({
-    code: codes[errnoName(number)] ?? ErrorCode.Unknown,
+    code: codes[errnoName(errno)] ?? ErrorCode.Unknown,
     op,
     id,
-    object: ['guest', what, path].filter((word) => word !== '' && word !== null).join(' '),
-    reason: errnoText(number),
+    object: ['guest', what, path].filter((word) => word !== '').join(' '),
+    reason: errnoText(errno),
     path: path || undefined,
-    errno: errnoName(number),
+    errno: errnoName(errno),
     cause: error,
   });
 }

@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FakeMonitorExecutor } from '../../../test/fakes/machine.ts';
 import { FakeVmHost, MIB, podSpec } from '../../../test/fakes/sandbox.ts';
 import type { Spec } from '../../oci/types.ts';
@@ -119,6 +119,22 @@ describe('a container in a virtual machine', () => {
     expect(journalled).toEqual([]);
     expect(executor.launches).toEqual([]);
     expect(host.hypervisor.calls).toEqual([]);
+  });
+
+  it('has its sources looked at once', async () => {
+    const source = join(dir, 'data.ext4');
+    const mount = { destination: '/d', type: 'ext4', source, options: [] };
+    writeFileSync(source, '');
+    truncateSync(source, 4 * MIB);
+    // Between the refusals and the machine there is time for it to become something else.
+    const { machineConfig } = host.deps;
+    host.deps.machineConfig = (...args) => {
+      rmSync(source);
+      mkdirSync(source);
+      return machineConfig(...args);
+    };
+    await create(record('pod'), podSpec({ mounts: [mount] }));
+    expect(host.hypervisor.plugged.at(-1)).toMatchObject({ kind: 'block', path: source });
   });
 
   it('whose root is an image needs no share, unless it is one of a pod', async () => {
@@ -259,6 +275,93 @@ describe('a container in a virtual machine', () => {
     await backend.destroy(web, executor);
     expect(readdirSync(join(dir, 'vm'))).toEqual([]);
     expect(executor.processes.has('/vm')).toBe(false);
+  });
+});
+
+describe('containers that come and go at once', () => {
+  /** The hypervisor takes its time to end, until it is told to. */
+  const lingering = (): (() => void) => {
+    let release = (): void => {};
+    const released = new Promise<void>((resolve) => (release = resolve));
+    const forget = executor.forget.bind(executor);
+    executor.forget = async (key) => {
+      if (key === '/vm') await released;
+      return forget(key);
+    };
+    return release;
+  };
+  const made = (): number => host.hypervisor.calls.filter((call) => call === 'prepare').length;
+
+  it('give one that comes while the last one leaves a machine of its own', async () => {
+    const [first, second] = [record('pod'), record('two')];
+    await create(first);
+    const release = lingering();
+    const going = [backend.destroy(first, executor), backend.destroy(first, executor)];
+    await vi.waitFor(() => expect(executor.calls).toContain('signal /vm 9'));
+    const coming = create(second);
+    release();
+    await Promise.all([...going, coming]);
+    expect(made()).toBe(2);
+    expect(executor.processes.has('/vm')).toBe(true);
+    await backend.pause(second, executor);
+    await backend.destroy(second, executor);
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+    expect(executor.processes.has('/vm')).toBe(false);
+  });
+
+  it('are not ended by one that is refused', async () => {
+    const coming = create(record('pod'));
+    await backend.destroy(record('refused'), executor);
+    await coming;
+    expect(executor.processes.has('/vm')).toBe(true);
+    await backend.destroy(record('pod'), executor);
+    expect(readdirSync(join(dir, 'vm'))).toEqual([]);
+  });
+
+  it('find out which of them the machine was made for', async () => {
+    const both = [
+      create(record('pod'), podSpec(), [image('root.ext4')]),
+      create(record('two'), withData('rw'), [image('two.ext4')]),
+    ];
+    const [first, second] = await Promise.allSettled(both);
+    expect(first?.status).toBe('fulfilled');
+    expect(String((second as PromiseRejectedResult).reason)).toContain('was made for images only');
+  });
+
+  it('keep a disk that the one which goes has had', async () => {
+    await create(record('pod'));
+    const mounts = [{ destination: '/d', type: 'ext4', source: image('data.ext4').source, options: [] }];
+    await create(record('two'), podSpec({ mounts }));
+    const device = host.hypervisor.plugged.at(-1)?.id ?? '';
+    // The guest shows what it has mounted; the one that has it goes just then.
+    let going: Promise<void> | undefined;
+    executor.guests.answer = ({ readFiles }) => {
+      if (readFiles?.paths?.[0] !== '/proc/1/mounts') return {};
+      going ??= backend.destroy(record('two'), executor);
+      return {
+        files: [
+          {
+            path: '/proc/1/mounts',
+            data: Buffer.from(`/dev/vda /run/bulkhead/volumes/${device} ext4\n`),
+          },
+        ],
+      };
+    };
+    await create(record('three'), podSpec({ mounts }));
+    await going;
+    expect(host.hypervisor.calls).not.toContain(`unplug ${device}`);
+    await backend.destroy(record('three'), executor);
+    expect(host.hypervisor.calls).toContain(`unplug ${device}`);
+  });
+
+  it('are deleted though the guest refuses to let go of what they had', async () => {
+    await create(record('pod'));
+    await create(record('two'));
+    executor.guests.answer = ({ remove }) =>
+      remove ? { failure: { op: 'rmdir', path: '/c', errno: 16 } } : {};
+    await backend.destroy(record('two'), executor);
+    expect(warnings.join()).toContain('delete two: guest rmdir /c');
+    expect(keys()).toContain('/vm/unshare-2');
   });
 });
 

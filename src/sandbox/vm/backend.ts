@@ -31,7 +31,7 @@ import { recalledProcesses } from './recall.ts';
 import { isAlone, noShare, rootVolume, type RootDevice } from './roots.ts';
 import { volumePath, type Volume } from './storage.ts';
 import { checkMemory } from './memory_checks.ts';
-import { fileKind, imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
+import { imagesFor, knownImages, sizeOf, type ImageAddon, type Images } from './images.ts';
 import { withGuestNodes, type WantedNode } from './nodes.ts';
 
 export interface VmHost {
@@ -60,7 +60,7 @@ export class VmBackend implements Backend {
     const id = record.id ?? '';
     const { executor } = input;
     const spec = withoutVfioNodes(input.spec);
-    const sandbox = this.#sandbox(record, executor);
+    const sandbox = await this.#expecting(record, executor);
     // What cannot be had is refused before anything is made.
     const images = imagesFor(this.#vm.images, spec.annotations);
     const { shares, volumes, nodes } = this.#adapt(record, spec, sandbox, 0, images);
@@ -266,20 +266,27 @@ export class VmBackend implements Backend {
     const sandbox = this.#sandbox(record, executor);
     const own = sandbox.container(id);
     if (own !== undefined && sandbox.isRunning) await this.#detach(id, sandbox, own);
-    if (await sandbox.leave(id)) this.#sandboxes.delete(key);
-    else if (own !== undefined && sandbox.isRunning) await sandbox.files.detach(own);
+    if (await sandbox.leave(id)) this.#forget(key, sandbox);
+    else if (own !== undefined && sandbox.isRunning)
+      await sandbox.files.detach(own).catch((error: unknown) => this.#warn(id, error));
     await this.#passing?.release(ownerOf(record));
   }
 
   /** A machine that ends with this container gets its devices back by ending. */
   async #detach(id: string, sandbox: VmSandbox, own: SandboxContainer): Promise<void> {
-    const others = (sandbox.record.containers ?? []).filter((container) => container !== own);
-    const used = new Set(others.flatMap(({ devices }) => devices ?? []));
-    const devices = (own.devices ?? []).filter((device) => !used.has(device));
+    const isUsed = (device: string): boolean =>
+      (sandbox.record.containers ?? []).some((each) => each !== own && each.devices?.includes(device));
+    const devices = own.devices ?? [];
     // A guest that does not answer any more must not keep its container from being deleted.
     await (
-      others.length > 0 ? sandbox.agent.volumes.detach(id, devices) : sandbox.agent.volumes.flush(id, devices)
-    ).catch((error: unknown) => this.#host.warn(id, error instanceof Error ? error.message : String(error)));
+      sandbox.isLast(id)
+        ? sandbox.agent.volumes.flush(id, devices)
+        : sandbox.agent.volumes.detach(id, devices, isUsed)
+    ).catch((error: unknown) => this.#warn(id, error));
+  }
+
+  #warn(id: string, error: unknown): void {
+    this.#host.warn(id, error instanceof Error ? error.message : String(error));
   }
 
   /** The monitor is gone, and its end of the channel with it: whatever is left of the machine ends. */
@@ -301,7 +308,7 @@ export class VmBackend implements Backend {
     spec: Spec,
     sandbox: VmSandbox,
     serial: number,
-    images?: Images,
+    images: Images = knownImages,
   ): GuestSpec {
     const { first } = sandbox;
     return guestSpec({
@@ -314,9 +321,23 @@ export class VmBackend implements Backend {
           ? undefined
           : { hostPid: sandbox.pid, guestPid: first.guestPid ?? 0 },
       places: sandbox.agent.places,
-      inspect: images === undefined ? () => 'file' : fileKind,
-      ...(images ?? knownImages),
+      ...images,
     });
+  }
+
+  /** The pod's machine, which waits for the container; one that is ending has to end before there is another. */
+  async #expecting(record: ContainerRecord, executor: Executor): Promise<VmSandbox> {
+    for (;;) {
+      const sandbox = this.#sandbox(record, executor);
+      if (sandbox.expect(record.id ?? '')) return sandbox;
+      await sandbox.end();
+      this.#forget(keyOf(record), sandbox);
+    }
+  }
+
+  /** Unless another one has taken its place. */
+  #forget(key: string, sandbox: VmSandbox): void {
+    if (this.#sandboxes.get(key) === sandbox) this.#sandboxes.delete(key);
   }
 
   #sandbox(record: Pick<ContainerRecord, 'namespace' | 'group'>, executor: Executor): VmSandbox {

@@ -14,7 +14,7 @@ import { encodePlan } from '../../plan/encode.ts';
 import type { Step } from '../../plan/inputs.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { checkLockedMemory } from './functions.ts';
-import type { Machine, MachineLaunch, PassedFunction } from './hypervisor/hypervisor.ts';
+import type { Machine, MachineConfig, MachineLaunch, PassedFunction } from './hypervisor/hypervisor.ts';
 import { machinePlan } from './hypervisor/machine_plan.ts';
 import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
 import { podNamespace } from './network.ts';
@@ -84,9 +84,13 @@ export async function bootMachine(input: BootInput): Promise<void> {
     const warn = (message: string, fields = {}): void => deps.log.warning(message, { id, ...fields });
     const found = await agent.functions(id, config, hypervisor, warn);
     if (found.length > 0) record.machine = encodeMachine(config, found);
-    await pinVcpus(machine, config, spec, deps.setAffinity, warn);
+    const threads = {
+      vcpuThreads: () => machine.vcpuThreads?.() ?? Promise.resolve([]),
+      isOwnThread: (tid: number) => deps.isThread(record.pid ?? 0, tid),
+    };
+    await pinVcpus(threads, config, spec, deps.setAffinity, warn);
   } catch (error) {
-    if (error instanceof RuntimeError && error.object === 'template') await deps.discardTemplate(config);
+    if (error instanceof RuntimeError && error.object === 'template') await discard(deps, config, id);
     throw bootError(id, error, input.lastWords);
   } finally {
     launch.release();
@@ -95,6 +99,13 @@ export async function bootMachine(input: BootInput): Promise<void> {
   save();
   watch.lap('ready');
   deps.log.debug('virtual machine is up', { id, ...watch.laps });
+}
+
+/** Why the machine does not come up matters more than that its template stays. */
+async function discard(deps: SandboxDeps, config: MachineConfig, id: string): Promise<void> {
+  await deps.discardTemplate(config).catch((error: unknown) => {
+    deps.log.warning('template not removed', { id, error: (error as Error).message });
+  });
 }
 
 function configure({

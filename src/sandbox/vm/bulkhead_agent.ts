@@ -3,7 +3,7 @@ import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan } from '../../plan/inputs.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
-import { GuestError, type Executor, type Guests, type LaunchResult } from '../executor.ts';
+import { GuestError, type Executor, type Guests, type LaunchResult, type StdioPaths } from '../executor.ts';
 import { nameMount } from '../host_backend.ts';
 import { GuestAgent } from './agent.ts';
 import { awaitFunctions, type GuestFunction } from './functions.ts';
@@ -22,6 +22,8 @@ import type {
 } from './pod_agent.ts';
 import { Volumes } from './volumes.ts';
 
+/** PID_MAX_LIMIT of the kernel. */
+const PID_MAX = 2 ** 22;
 /** The guest has found its network cards and configured them. */
 const NETWORK_DEADLINE_MS = 60_000;
 /** Its kernel starts each processor by itself. */
@@ -36,6 +38,7 @@ export class BulkheadAgent implements PodAgent {
   readonly #agent: GuestAgent;
   readonly #lost = new Set<(reason: string) => void>();
   readonly #stop: () => void;
+  #shm: Promise<void> | undefined;
 
   /** @throws RuntimeError FailedPrecondition when nobody holds channels here (command line) */
   constructor(input: AgentInput) {
@@ -45,7 +48,7 @@ export class BulkheadAgent implements PodAgent {
     this.#input = input;
     this.#executor = executor;
     this.#guests = guests;
-    this.#agent = new GuestAgent(guests);
+    this.#agent = new GuestAgent(guests, (what) => this.#tellLost(what));
     this.volumes = new Volumes({
       plug: async (device) => (await machine()).plug(device),
       unplug: async (device) => (await machine()).unplug(device),
@@ -93,12 +96,18 @@ export class BulkheadAgent implements PodAgent {
     ]);
   }
 
+  /** Who comes while it is being mounted waits for that, and who comes after a failure tries again. */
   async mountShm(id: string, bytes: number): Promise<void> {
+    if (this.#input.record.shm === true) return;
+    this.#shm ??= this.#mountShm(id, bytes).finally(() => (this.#shm = undefined));
+    await this.#shm;
+  }
+
+  async #mountShm(id: string, bytes: number): Promise<void> {
     const { record, save } = this.#input;
-    if (record.shm === true) return;
-    record.shm = true;
     const data = `mode=1777,size=${bytes}`;
     await this.#agent.mount(id, { source: 'shm', target: GUEST_SHM, fstype: 'tmpfs', data });
+    record.shm = true;
     save();
   }
 
@@ -134,24 +143,22 @@ export class BulkheadAgent implements PodAgent {
   async launch({ id, spec, root, seccomp, options, stdio }: GuestLaunch): Promise<LaunchResult> {
     const rootfs = { path: root, mounts: [] };
     const plan = guestCreatePlan({ id, spec, rootfs, seccomp: seccomp(), options }, this.#warn(id));
-    return this.#launch(id, plan, { ...stdio, stdinAtGate: true });
+    return this.#launch('create', id, plan, { ...stdio, stdinAtGate: true }).catch((error: unknown) => {
+      throw nameMount(error, plan);
+    });
   }
 
   async exec({ seccomp, stdio, gated, ...exec }: GuestExec): Promise<LaunchResult> {
     const { id, execId } = exec;
     const plan = guestExecPlan({ ...exec, seccomp: seccomp(), gated }, this.#warn(id));
-    return this.#executor.launch(
-      `${id}/${execId}`,
-      encodePlan(plan),
-      { ...stdio, stdinAtGate: gated },
-      { guest: GUEST },
-    );
+    return this.#launch('exec', `${id}/${execId}`, plan, { ...stdio, stdinAtGate: gated });
   }
 
-  #launch(id: string, plan: LaunchPlan, stdio: GuestLaunch['stdio']): Promise<LaunchResult> {
-    return this.#executor.launch(id, encodePlan(plan), stdio, { guest: GUEST }).catch((error: unknown) => {
-      throw nameMount(error, plan);
-    });
+  async #launch(op: string, key: string, plan: LaunchPlan, stdio: StdioPaths): Promise<LaunchResult> {
+    const result = await this.#executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
+    const { pid } = result;
+    if (Number.isInteger(pid) && pid > 0 && pid <= PID_MAX) return result;
+    throw this.#agent.refuse(op, key, `process ${pid}`, 'tells of a process that there cannot be');
   }
 
   #warn(id: string): (message: string) => void {
@@ -165,8 +172,7 @@ export class BulkheadAgent implements PodAgent {
     if (path !== undefined)
       await this.#agent.writeFiles('guest exec', id, [{ path, data: program, create: true, mode: 0o700 }]);
     try {
-      const plan = encodePlan(guestProcessPlan(process, path));
-      return await this.#executor.launch(key, plan, stdio, { guest: GUEST });
+      return await this.#launch('guest exec', key, guestProcessPlan(process, path), stdio);
     } finally {
       if (path !== undefined) await this.#agent.remove(id, [path]).catch(() => {});
     }

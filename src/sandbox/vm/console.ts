@@ -13,6 +13,7 @@ import {
   appendFileSync,
 } from 'node:fs';
 import { Socket } from 'node:net';
+import { cut } from '../../base/text.ts';
 
 /** The file is cut to its latter half when it is longer. */
 const LIMIT = 128 * 1024;
@@ -131,6 +132,9 @@ export function consoleTail(path: string, lines: number): string[] {
 const LAST_LINES = 20;
 /** As long as what a kernel says when it gives up. */
 const DUMP_LINES = 100;
+/** Characters of a line, and of all of them. */
+const MAX_LINE = 300;
+const MAX_WORDS = 3000;
 /** What virtiofsd says of every life. */
 const ROUTINE = /^virtio_(session_mount|loop): /;
 
@@ -143,7 +147,8 @@ export function lastWords(console: Pick<GuestConsole, 'tail'> | undefined, daemo
   const at = lines.findLastIndex((line) => /Kernel panic|\bBUG:|\bOops:/.test(line));
   const said = at < 0 ? lines.slice(-LAST_LINES) : lines.slice(at, at + LAST_LINES);
   const words = said.length > 0 ? said : consoleTail(daemonLog, LAST_LINES);
-  return words.filter((line) => !ROUTINE.test(line)).join(' | ');
+  const told = words.filter((line) => !ROUTINE.test(line)).map((line) => cut(line, MAX_LINE));
+  return cut(told.join(' | '), MAX_WORDS);
 }
 
 function lengthOf(path: string): number {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { readMachine } from '../../devices/machine.ts';
 import { FakeTree } from '../../devices/testing/fake_tree.ts';
 import { goodHost, pciFiles } from '../../devices/testing/machines.ts';
@@ -60,13 +61,16 @@ describe('for the hypervisor', () => {
 });
 
 /** An agent whose guest has found these: by "PCI PATH", "PCI PATH SUBSYSTEM" or path. */
-function agent(found: Record<string, bulkhead.agent.v1.IDevice>): Pick<GuestAgent, 'call' | 'waitDevice'> {
+function agent(
+  found: Record<string, bulkhead.agent.v1.IDevice>,
+): Pick<GuestAgent, 'call' | 'waitDevice' | 'refuse'> {
   const find = (match: bulkhead.agent.v1.IDeviceMatch): bulkhead.agent.v1.IDevice => {
     const device = found[match.path || [match.pciPath, match.subsystem].filter(Boolean).join(' ')];
     if (device === undefined) throw new Error('create web: guest wait pci: connection timed out');
     return device;
   };
   return {
+    refuse: (_op, _id, what, reason) => new RuntimeError({ code: ErrorCode.Internal, op: what, reason }),
     waitDevice: async (_, match) => find(match),
     call: async (_op, _id, { waitDevice }) =>
       ({ device: find(waitDevice?.device ?? {}) }) as unknown as bulkhead.agent.v1.CallReply,
@@ -121,6 +125,30 @@ describe('in the guest', () => {
     );
     expect(nodes).toEqual([]);
     expect(said.join()).toContain(`${DISK}: the guest shows no disk of it: `);
+  });
+
+  it.each([undefined, '', '/', '/sys/devices/x', `${sysfs}/`, '0000:09:00.0 rm -rf', 'x'.repeat(1 << 20)])(
+    'a function is never at %.40j',
+    async (path) => {
+      const found = agent({ '05.0/00.0': { sysfs: path } });
+      await expect(
+        awaitFunction(found, 'web', passed('0000:01:10.0', 0x020000), '05.0/00.0', () => {}),
+      ).rejects.toThrow('device 0000:01:10.0: tells of a function that there cannot be');
+    },
+  );
+
+  it.each([
+    [{ name: '../sda' }, {}, 'it has no name that a disk can have'],
+    [{ name: 'n'.repeat(1 << 20) }, {}, 'it has no name'],
+    [{ name: 'nvme0' }, { path: '/etc/shadow', major: 259 }, 'it is not where it was looked for'],
+  ])('a disk is never %.40j', async (controller, disk, words) => {
+    const found = { '05.0/00.0': { sysfs }, '05.0/00.0 nvme': controller, '/dev/nvme0n1': disk };
+    const said: string[] = [];
+    const { nodes } = await awaitFunction(agent(found), 'web', passed(DISK, 0x010802), '05.0/00.0', (each) =>
+      said.push(each),
+    );
+    expect(nodes).toEqual([]);
+    expect(said.join()).toContain(words);
   });
 
   it('a function that does not appear fails the create', async () => {

@@ -9,7 +9,7 @@ import type { LinuxDevice, LinuxDeviceCgroup, Process, Spec } from '../../oci/ty
 import type { bulkhead } from '../../gen/bulkhead.js';
 import { vfioEnvironment } from '../../devices/vfio/contribute.ts';
 import type { GuestAgent } from './agent.ts';
-import { bindInGuest, withHostRights, withLockedMemory } from './guest_vfio.ts';
+import { bindInGuest, isPciAddress, withHostRights, withLockedMemory } from './guest_vfio.ts';
 import type { Hypervisor, MachineConfig, PassedFunction } from './hypervisor/hypervisor.ts';
 
 type IDevice = bulkhead.agent.v1.IDevice;
@@ -20,6 +20,7 @@ const MIB = 2 ** 20;
 /** Devices map more than the guest's memory: firmware, and other devices' memory. */
 const LOCKED_OVERHEAD_MIB = 64;
 const ADDRESSES = /[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/g;
+const NVME_NAME = /^nvme\d{1,4}$/;
 const DRIVER_DEADLINE_MS = 10_000;
 
 /** For the hypervisor's configuration. */
@@ -93,7 +94,7 @@ export interface GuestFunction {
 
 /** All of a machine's functions, as its guest has found them: whoever is told of one may use it at once. */
 export async function awaitFunctions(
-  agent: Pick<GuestAgent, 'call' | 'waitDevice'>,
+  agent: Pick<GuestAgent, 'call' | 'waitDevice' | 'refuse'>,
   id: string,
   config: MachineConfig,
   hypervisor: Pick<Hypervisor, 'functionPaths'>,
@@ -113,14 +114,16 @@ export async function awaitFunctions(
  * @param warn told when the guest's kernel has no driver for it
  */
 export async function awaitFunction(
-  agent: Pick<GuestAgent, 'call' | 'waitDevice'>,
+  agent: Pick<GuestAgent, 'call' | 'waitDevice' | 'refuse'>,
   id: string,
   { address, class: code }: PassedFunction,
   path: string,
   warn: (message: string) => void,
 ): Promise<GuestFunction> {
   const found = await agent.waitDevice(id, { pciPath: path });
-  const guest = (found.sysfs ?? '').split('/').at(-1) ?? '';
+  const guest = (found.sysfs ?? '').split('/').at(-1);
+  if (!isPciAddress(guest))
+    throw agent.refuse('create', id, `device ${address}`, 'tells of a function that there cannot be');
   const nodes = code >> 8 === NVME ? await diskNodes(agent, id, path, address, warn) : [];
   return { host: address, guest, nodes };
 }
@@ -143,7 +146,10 @@ async function diskNodes(
   };
   try {
     const { name } = await wait({ pciPath: path, subsystem: 'nvme' });
-    return [blockNode(await wait({ path: `/dev/${name}n1` }))];
+    if (!NVME_NAME.test(name ?? '')) throw new Error('it has no name that a disk can have');
+    const node = blockNode(await wait({ path: `/dev/${name}n1` }));
+    if (node.path !== `/dev/${name}n1`) throw new Error('it is not where it was looked for');
+    return [node];
   } catch (error) {
     warn(`${address}: the guest shows no disk of it: ${(error as Error).message}`);
     return [];

@@ -79,14 +79,53 @@ async function stats(id: string, cgroup: string, agent: GuestAgent, mode: Cgroup
   );
 }
 
+/** Cgroups of a container that are looked at; a guest that has broken out tells of as many as it likes. */
+const MAX_CGROUPS = 2000;
+/** Of these at once: the agent reads at most 256 files. */
+const AT_ONCE = 100;
+/** PID_MAX_LIMIT of the kernel, NAME_MAX. */
+const PID_MAX = 2 ** 22;
+const NAME_MAX = 255;
+
 /** The directory's own processes and those of cgroups that the container has made in it. */
-async function pidsBelow(id: string, agent: GuestAgent, directory: string): Promise<number[]> {
-  const procs = `${directory}/cgroup.procs`;
-  const files = await agent.readFiles('pids', id, [procs, directory]);
-  const own = (files.get(procs) ?? '').split('\n').map(Number);
-  const names = (files.get(directory) ?? '').split('\n').filter((name) => name.endsWith('/'));
-  const below = await Promise.all(
-    names.map((name) => pidsBelow(id, agent, `${directory}/${name.slice(0, -1)}`)),
-  );
-  return [...own.filter((pid) => pid > 0), ...below.flat()];
+async function pidsBelow(id: string, agent: GuestAgent, top: string): Promise<number[]> {
+  const pids = new Set<number>();
+  const directories = [top];
+  for (let at = 0; at < directories.length;) {
+    const some = directories.slice(at, at + AT_ONCE);
+    at += some.length;
+    const files = await agent.readFiles(
+      'pids',
+      id,
+      some.flatMap((directory) => [`${directory}/cgroup.procs`, directory]),
+    );
+    for (const directory of some) {
+      for (const pid of linesOf(files.get(`${directory}/cgroup.procs`)).map(Number))
+        if (Number.isInteger(pid) && pid > 0 && pid <= PID_MAX) pids.add(pid);
+      for (const name of linesOf(files.get(directory)))
+        if (isDirectory(name)) directories.push(`${directory}/${name.slice(0, -1)}`);
+      if (directories.length > MAX_CGROUPS) throw tooMany(id, top);
+    }
+  }
+  return [...pids];
+}
+
+function linesOf(text: string | undefined): string[] {
+  return (text ?? '').split('\n');
+}
+
+/** Of a directory's names those of directories have a "/" behind. */
+function isDirectory(name: string): boolean {
+  return /^[^/]+\/$/.test(name) && name.length <= NAME_MAX + 1 && name !== './' && name !== '../';
+}
+
+function tooMany(id: string, top: string): RuntimeError {
+  const reason = `has more than ${MAX_CGROUPS} cgroups`;
+  return new RuntimeError({
+    code: ErrorCode.ResourceExhausted,
+    op: 'pids',
+    id,
+    object: `guest ${top}`,
+    reason,
+  });
 }

@@ -126,6 +126,23 @@ describe('functions for programs of the guest', () => {
     ]);
   });
 
+  const many = Array.from({ length: 9 }, (_, index) => node(`/dev/vfio/${index}`, 240, index));
+  it.each<[string, bulkhead.agent.v1.IVfioFunction[]]>([
+    ['none', []],
+    ['no address', [{ nodes: common }]],
+    ['another address', [{ address: '../../x' }]],
+    ['an endless address', [{ address: '0'.repeat(1 << 20) }]],
+    ['another’s node', [{ address: '0000:09:00.0', nodes: [node('/dev/sda', 8, 0)] }]],
+    ['a node above', [{ address: '0000:09:00.0', nodes: [node('/dev/vfio/../sda', 8, 0)] }]],
+    ['too many nodes', [{ address: '0000:09:00.0', nodes: many }]],
+  ])('are refused when the guest tells of %s', async (_what, functions) => {
+    const guests = new FakeGuests();
+    guests.answer = () => ({ functions });
+    await expect(found(guests)).rejects.toThrow(
+      'create web: guest device 0000:01:10.0: tells of a function that there cannot be',
+    );
+  });
+
   const refused = (op: string, path: string, errno: number): Promise<unknown> => {
     const guests = new FakeGuests();
     guests.answer = () => ({ failure: { op, path, errno } });

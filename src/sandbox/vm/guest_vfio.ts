@@ -3,15 +3,13 @@
  * the guest gives them to vfio-pci, and what is in the way. The machine has an IOMMU of its own for that.
  */
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
-import { bulkhead } from '../../gen/bulkhead.js';
+import type { bulkhead } from '../../gen/bulkhead.js';
 import type { LinuxDevice, PosixRlimit, Process, Spec } from '../../oci/types.ts';
 import { GuestError } from '../executor.ts';
-import type { GuestAgent } from './agent.ts';
+import { failureOf, type GuestAgent } from './agent.ts';
 import type { GuestFunction } from './functions.ts';
 import type { PassedFunction } from './hypervisor/hypervisor.ts';
 import { isAllowed } from './sizing.ts';
-
-const { CallReply } = bulkhead.agent.v1;
 
 /** Who drives a function in the guest: its kernel, or a program by vfio-pci. Names and meaning are Kata's. */
 export type VfioMode = 'guest-kernel' | 'vfio';
@@ -21,8 +19,16 @@ export const VFIO_MODE_ANNOTATION = 'io.katacontainers.config.runtime.vfio_mode'
 const CONTAINER_NODE = '/dev/vfio/vfio';
 /** Taking a driver away from a function, and giving it to another, each as long as that one needs. */
 const BIND_DEADLINE_MS = 60_000;
+/** Of one function: its group's and the common one, or its own and the IOMMU's. */
+const MAX_NODES = 8;
+const VFIO_NODE = /^\/dev\/(vfio\/|iommu)[A-Za-z0-9/_-]{0,64}$/;
 /** RLIM_INFINITY as config.json has it: 2^64-1, which a double rounds to 2^64. */
 const UNLIMITED = 2 ** 64;
+
+/** As the kernel writes it: "0000:09:00.0". */
+export function isPciAddress(text: string | null | undefined): text is string {
+  return /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(text ?? '');
+}
 
 export interface VfioModeConfig {
   vfioMode: VfioMode;
@@ -81,7 +87,7 @@ export function needsIommu(
  * @throws RuntimeError FailedPrecondition, in one sentence, when a program of this guest could not use them
  */
 export async function bindInGuest(
-  agent: Pick<GuestAgent, 'call'>,
+  agent: Pick<GuestAgent, 'call' | 'refuse'>,
   id: string,
   functions: readonly PassedFunction[],
   paths: readonly string[],
@@ -91,11 +97,14 @@ export async function bindInGuest(
     throw restated(id, functions, error);
   });
   return functions.map(({ address, group }, index): GuestFunction => {
-    const { address: guest, nodes } = reply.functions[index] ?? {};
+    const { address: guest = '', nodes } = reply.functions[index] ?? {};
+    const found = (nodes ?? []).map(guestNode);
+    if (!isPciAddress(guest) || found.length > MAX_NODES || !found.every(({ path }) => VFIO_NODE.test(path)))
+      throw agent.refuse('create', id, `device ${address}`, 'tells of a function that there cannot be');
     return {
       host: address,
-      guest: guest ?? '',
-      nodes: (nodes ?? []).map(guestNode),
+      guest,
+      nodes: found,
       vfio: true,
       hostGroup: group,
     };
@@ -168,8 +177,8 @@ const obstacles = new Map<string, (path: string) => { reason: string; remedy: st
 
 /** In the host's words: by its own address of the function where the guest names one. */
 function restated(id: string, functions: readonly PassedFunction[], error: unknown): unknown {
-  const { op = '', path = '', errno = 0 } = failureOf(error) ?? {};
-  const known = obstacles.get(op ?? '');
+  const { op, path, errno } = obstacleOf(error) ?? { op: '', path: '', errno: 0 };
+  const known = obstacles.get(op);
   // Of these, only the refusals that they are known by.
   if (known === undefined || (op === 'call' && errno !== ENOSYS) || (op === 'iommu' && errno !== EPERM))
     return error;
@@ -178,7 +187,7 @@ function restated(id: string, functions: readonly PassedFunction[], error: unkno
     op: 'create',
     id,
     object: `device ${functions.map(({ address }) => address).join(', ')}`,
-    ...known(path ?? ''),
+    ...known(path),
     cause: error,
   });
 }
@@ -186,8 +195,7 @@ function restated(id: string, functions: readonly PassedFunction[], error: unkno
 const EPERM = 1;
 const ENOSYS = 38;
 
-function failureOf(error: unknown): bulkhead.agent.v1.IFailure | undefined {
+function obstacleOf(error: unknown): ReturnType<typeof failureOf> {
   const cause = error instanceof RuntimeError ? error.cause : undefined;
-  if (!(cause instanceof GuestError) || cause.reply.length === 0) return undefined;
-  return CallReply.decode(cause.reply).failure ?? undefined;
+  return cause instanceof GuestError ? failureOf(cause) : undefined;
 }

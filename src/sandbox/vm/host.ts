@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
+import { hasThread } from '../../base/proc.ts';
 import { cgroupLayout } from '../../cgroups/index.ts';
 import { addon } from '../../native/index.ts';
 import { Launcher } from '../../native/launcher.ts';
@@ -79,6 +80,7 @@ export function vmHost(
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
       setAffinity: (tid, mask) => addon().setAffinity(tid, mask),
+      isThread: hasThread,
       log,
     },
   };

@@ -36,31 +36,48 @@ export interface HostDevice {
 
 /** How a container's sources are looked at. */
 export interface Images {
+  inspect: (path: string) => FileKind;
   image: (path: string) => HostImage | undefined;
   device: (node: LinuxDevice) => HostDevice | undefined;
 }
 
-/** @param annotations of its configuration: they may allow what is not durable */
+/**
+ * Each is looked at once: what is refused or taken stays the same however often it is asked for.
+ * @param annotations of its configuration: they may allow what is not durable
+ */
 export function imagesFor(addon: ImageAddon, annotations: Readonly<Record<string, string>> = {}): Images {
   const allowed = annotations[ALLOW_NONPERSISTENT] === 'true';
   const lenient = (image: HostImage): HostImage =>
     allowed ? { ...image, volatile: undefined, needsFlush: false } : image;
   return {
-    image: (path) => {
+    inspect: once(fileKind),
+    image: once((path) => {
       const image = hostImage(path, addon);
       return image && lenient(image);
-    },
-    device: (node) => {
+    }),
+    device: once((node) => {
       const found = hostDevice(node, addon);
       return found && { ...found, image: lenient(found.image) };
-    },
+    }),
+  };
+}
+
+function once<Key, Found>(look: (key: Key) => Found): (key: Key) => Found {
+  const seen = new Map<Key, Found>();
+  return (key) => {
+    if (!seen.has(key)) seen.set(key, look(key));
+    return seen.get(key) as Found;
   };
 }
 
 const KNOWN: HostImage = { kind: 'file', size: 0, identity: '', inUse: false };
 
 /** Of a container that is there: what it came from has been looked at, and may be gone. */
-export const knownImages: Images = { image: () => KNOWN, device: () => ({ source: '', image: KNOWN }) };
+export const knownImages: Images = {
+  inspect: () => 'file',
+  image: () => KNOWN,
+  device: () => ({ source: '', image: KNOWN }),
+};
 
 /** What a path of the host is; undefined when it is none of the three. Links are followed. */
 export function hostImage(path: string, addon: ImageAddon): HostImage | undefined {

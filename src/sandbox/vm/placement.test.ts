@@ -123,7 +123,7 @@ describe('vCPUs', () => {
   const pin = async (
     cpus: string | undefined,
     functions = [gpu],
-    fail = false,
+    { fail = false, threads = [501, 502] } = {},
   ): Promise<[[number, number][], string[]]> => {
     const pinned: [number, number][] = [];
     const said: string[] = [];
@@ -131,7 +131,8 @@ describe('vCPUs', () => {
       if (fail) throw new Error('sched_setaffinity: invalid argument');
       pinned.push([tid, mask[0] ?? 0]);
     };
-    const machine = { vcpuThreads: async () => [501, 502] };
+    const isOwnThread = (tid: number): boolean => tid > 500 && tid < 504;
+    const machine = { vcpuThreads: async () => threads, isOwnThread };
     const config = { functions, size: { memoryMib: 256, vcpus: 2 } };
     await pinVcpus(machine, config, spec(cpus), setAffinity, (message, { error }) =>
       said.push(`${message}: ${error}`),
@@ -154,8 +155,22 @@ describe('vCPUs', () => {
   ])('are where the kernel likes %s', async (_, cpus, functions) => {
     expect(await pin(cpus, functions)).toEqual([[], []]);
   });
+  it.each([
+    ['first', [1, 502], 1],
+    ['last', [501, 1234], 1234],
+    ['nobody’s', [0, 502], 0],
+  ])('are all left alone when one is not the hypervisor’s: the %s', async (_, threads, stranger) => {
+    expect(await pin('4-5', [gpu], { threads })).toEqual([
+      [],
+      [`vCPUs not pinned: thread ${stranger} is none of the hypervisor's`],
+    ]);
+  });
+  it('beyond those that the machine was made with are left alone', async () => {
+    expect((await pin('4-6', [gpu], { threads: [501, 502, 503] }))[0]).toHaveLength(2);
+    expect(await pin('4-5', [gpu], { threads: [] })).toEqual([[], []]);
+  });
   it('that cannot be pinned are said, and the machine runs', async () => {
-    expect(await pin('4-5', [gpu], true)).toEqual([
+    expect(await pin('4-5', [gpu], { fail: true })).toEqual([
       [],
       ['vCPUs not pinned: sched_setaffinity: invalid argument'],
     ]);

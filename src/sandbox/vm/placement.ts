@@ -96,9 +96,13 @@ export function vcpuMasks(cpus: string | undefined, vcpus: number): Uint8Array[]
   });
 }
 
-/** Whoever gives a pod devices and a cpuset of its own counts on each vCPU having a processor. Never rejects. */
+/**
+ * Whoever gives a pod devices and a cpuset of its own counts on each vCPU having a processor. Never rejects.
+ * @param machine with the hypervisor's process: what it tells may be of a guest that has broken out, and only its own
+ *   threads are pinned
+ */
 export async function pinVcpus(
-  machine: Pick<Machine, 'vcpuThreads'>,
+  machine: Pick<Machine, 'vcpuThreads'> & { isOwnThread: (tid: number) => boolean },
   { functions = [], size }: Pick<MachineConfig, 'functions' | 'size'>,
   { linux }: Spec,
   setAffinity: (tid: number, mask: Uint8Array) => void,
@@ -108,6 +112,8 @@ export async function pinVcpus(
   if (masks.length === 0) return;
   try {
     const threads = (await machine.vcpuThreads?.()) ?? [];
+    const stranger = threads.find((tid) => !machine.isOwnThread(tid));
+    if (stranger !== undefined) throw new Error(`thread ${stranger} is none of the hypervisor's`);
     threads.forEach((tid, index) => {
       const mask = masks[index];
       if (mask !== undefined) setAffinity(tid, mask);

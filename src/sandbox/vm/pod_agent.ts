@@ -129,8 +129,11 @@ export interface GuestVolumes {
    * no devices. @param note as in attach()
    */
   attachNode?(id: string, volume: Volume, note: (device: string) => void): Promise<bulkhead.agent.v1.IDevice>;
-  /** What the guest still holds of these is written, and they are taken away. */
-  detach(id: string, devices: readonly string[]): Promise<void>;
+  /**
+   * What the guest still holds of these is written, and they are taken away.
+   * @param isUsed by another container; asked when it is this one's turn: one that comes meanwhile may have taken it
+   */
+  detach(id: string, devices: readonly string[], isUsed?: (device: string) => boolean): Promise<void>;
   /** Before the machine ends: what the guest still holds is written. */
   flush(id: string, devices: readonly string[]): Promise<void>;
 }

@@ -107,13 +107,20 @@ export class PodFiles {
     const used = new Set((record.containers ?? []).flatMap(pathsOf));
     const made = (own.shares ?? []).map((name) => `${shareDirectory(serial)}/${name}`);
     const paths = [...new Set([...made, ...pathsOf(own)])].filter((path) => !used.has(path));
-    await agent.container(id).remove(paths.map((path) => `${agent.places.share}/${path}`));
-    if (!hasShare) return;
-    await runHelper(
-      executor,
-      `/vm/unshare-${serial}`,
-      containerUnsharePlan({ id, daemonPid: sharePid, paths }),
-    );
+    const inGuest = paths.map((path) => `${agent.places.share}/${path}`);
+    const refusal = await agent
+      .container(id)
+      .remove(inGuest)
+      .then(
+        () => undefined,
+        (error: unknown) => ({ error }),
+      );
+    // On the host it goes away whatever the guest says.
+    if (hasShare) {
+      const plan = containerUnsharePlan({ id, daemonPid: sharePid, paths });
+      await runHelper(executor, `/vm/unshare-${serial}`, plan);
+    }
+    if (refusal !== undefined) throw refusal.error;
   }
 
   #inTurn<T>(run: () => Promise<T>): Promise<T> {

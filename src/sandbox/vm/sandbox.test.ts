@@ -141,6 +141,16 @@ describe('the machine of a pod', () => {
     expect(record === undefined ? undefined : decodeMachine(record)?.found).toHaveLength(1);
   });
 
+  it('pins no thread that is not one of the hypervisor', async () => {
+    executor.guests.answer = ({ waitDevice }) => (waitDevice ? { device: { sysfs: '/x/0000:09:00.0' } } : {});
+    host.vcpus = 2;
+    host.threads = [502];
+    const linux = { ...podSpec().linux, resources: { cpu: { cpus: '1-2' } } };
+    await open().join('pod', podSpec({ linux }), { share: false, functions: [gpu] });
+    expect(host.pinned).toEqual([]);
+    expect(host.log.join('\n')).toContain("thread 501 is none of the hypervisor's");
+  });
+
   it('needs an executor with a way into guests', async () => {
     const { guests: _, ...without } = executor;
     expect(() => open(without as unknown as Executor)).toThrow(
@@ -182,6 +192,9 @@ describe('a machine that does not come up', () => {
     const error = await failure(open().join('pod', podSpec(), images));
     expect(error.message).toBe('create pod: template: is damaged');
     expect(host.discarded).toBe(1);
+    host.discardFails = true;
+    expect((await failure(open().join('pod', podSpec(), images))).message).toBe(error.message);
+    expect(host.log.join('\n')).toContain('template not removed');
   });
 
   it.each(['prepare', 'attach', 'plug fs', 'grow 128'])('leaves nothing when %s fails', async (call) => {
@@ -221,6 +234,56 @@ describe('a machine that is lost', () => {
     expect(host.log.filter((line) => line.includes('has ended'))).toHaveLength(1);
   });
 
+  const garbage = Uint8Array.of(0xff, 0xff, 0xff);
+  it.each<[string, (sandbox: VmSandbox) => Promise<void>, string]>([
+    [
+      'answers with what is no reply',
+      async (sandbox) => {
+        executor.guests.raw = () => garbage;
+        const error = await failure(sandbox.agent.onlineMemory('update', 'pod'));
+        expect(error.code).toBe(ErrorCode.Internal);
+        expect(error.message).toBe('update pod: guest onlineMemory: answers with what is no reply');
+      },
+      'its agent answers with what is no reply',
+    ],
+    [
+      'tells of what is no event',
+      async (sandbox) => {
+        sandbox.agent.container('pod').watchOom(() => expect.unreachable('no kill'));
+        executor.guests.event(garbage);
+        await Promise.resolve();
+      },
+      'its agent tells of what is no event',
+    ],
+    ...[-1, 0, 1.5, 2 ** 22 + 1, NaN].map((pid): [string, (s: VmSandbox) => Promise<void>, string] => [
+      `starts a process of number ${pid}`,
+      async (sandbox) => {
+        executor.pid = pid;
+        const stdio = { stdin: '', stdout: '', stderr: '', terminal: false };
+        const process = { key: 'p', args: ['/x'], env: [], cwd: '/', program: new Uint8Array(), stdio };
+        expect((await failure(sandbox.run(process))).message).toBe(
+          `guest exec p: guest process ${pid}: tells of a process that there cannot be`,
+        );
+      },
+      'its agent tells of a process that there cannot be',
+    ]),
+  ])('is one whose agent %s', async (_what, run, reason) => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    await run(sandbox);
+    expect(executor.calls).toContain('signal /vm 9');
+    expect(host.log.join()).toContain(reason);
+  });
+
+  it('is one whose control connection is gone', async () => {
+    await open().join('pod', podSpec(), shared);
+    host.hypervisor.tell({ type: 'stopped' });
+    expect(executor.calls).not.toContain('signal /vm 9');
+    host.hypervisor.tell({ type: 'closed', reason: 'sent what is not JSON' });
+    expect(executor.calls).toContain('signal /vm 9');
+    expect(host.log.join()).toContain('its control connection is gone: sent what is not JSON');
+  });
+
   it('is no loss while it is being ended', async () => {
     const sandbox = open();
     await sandbox.join('pod', podSpec(), shared);
@@ -246,6 +309,18 @@ describe('an engine that starts again', () => {
     expect(host.hypervisor.calls.at(-1)).toBe('reattach');
     expect((await again.join('two', podSpec(), shared)).serial).toBe(2);
     expect(host.hypervisor.calls.filter((call) => call === 'prepare')).toHaveLength(1);
+  });
+
+  it('asks again for a machine that it could not reach', async () => {
+    await open().join('pod', podSpec(), shared);
+    const again = open();
+    host.hypervisor.failures.set('reattach', new Error('no answer within 60000 ms'));
+    await expect(again.machine()).rejects.toThrow('no answer');
+    host.hypervisor.failures.clear();
+    const machine = await again.machine();
+    expect(await again.machine()).toBe(machine);
+    host.hypervisor.tell({ type: 'closed', reason: 'gone' });
+    expect(executor.calls).toContain('signal /vm 9');
   });
 
   it('ends a machine that was lost meanwhile', async () => {
@@ -337,7 +412,75 @@ describe('growth by processors', () => {
   });
 });
 
+describe('containers of a pod that come and go at once', () => {
+  it('have what the machine of the first was made with, or are refused', async () => {
+    const sandbox = open();
+    const first = sandbox.join('pod', podSpec(), images);
+    expect((await failure(sandbox.join('two', podSpec(), shared))).message).toContain(
+      'create two: virtual machine: was made for images only',
+    );
+    const error = await failure(sandbox.join('three', podSpec(), { share: false, functions: [gpu] }));
+    expect(error.message).toContain('create three: device 0000:41:00.0: the pod’s machine runs already');
+    await first;
+    expect(sandbox.record.containers?.map(({ id }) => id)).toEqual(['pod']);
+  });
+
+  it('keep the machine for one that is expected', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    expect(sandbox.expect('two')).toBe(true);
+    expect(await sandbox.leave('pod')).toBe(false);
+    expect((await sandbox.join('two', podSpec(), shared)).serial).toBe(2);
+    expect(sandbox.isRunning).toBe(true);
+    expect(await sandbox.leave('two')).toBe(true);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('are not taken into a machine that is ending', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    const ending = sandbox.leave('pod');
+    expect(sandbox.expect('two')).toBe(false);
+    expect((await failure(sandbox.join('two', podSpec(), shared))).message).toBe(
+      'create two: virtual machine: has ended',
+    );
+    expect(await ending).toBe(true);
+  });
+
+  it('end the machine once', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    expect(await Promise.all([sandbox.leave('pod'), sandbox.leave('pod')])).toEqual([true, true]);
+    expect(executor.calls.filter((call) => call === 'signal /vm 9')).toHaveLength(1);
+  });
+
+  it('try to end it again when it has not ended', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), shared);
+    host.deps.network = () => {
+      throw new Error('no network');
+    };
+    await expect(sandbox.leave('pod')).rejects.toThrow('no network');
+    host.deps.network = new FakeVmHost(dir).deps.network;
+    expect(await sandbox.leave('pod')).toBe(true);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+});
+
 describe('/dev/shm of a pod', () => {
+  it('is waited for by all that want it, and tried again after a failure', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), images);
+    executor.guests.answer = ({ mount }) =>
+      mount ? { failure: { op: 'mount', path: '/m', errno: 12 } } : {};
+    const both = ['pod', 'two'].map((id) => failure(sandbox.agent.mountShm(id, MIB)));
+    for (const error of await Promise.all(both)) expect(error.message).toContain('guest mount /m');
+    expect(loadSandbox(paths.record)?.shm).not.toBe(true);
+    executor.guests.answer = () => ({});
+    await sandbox.agent.mountShm('pod', MIB);
+    expect(loadSandbox(paths.record)?.shm).toBe(true);
+  });
+
   it('is mounted once', async () => {
     const sandbox = open();
     await sandbox.join('pod', podSpec(), images);

@@ -20,7 +20,7 @@ import type { Executor, LaunchResult } from '../executor.ts';
 import { bootMachine } from './boot.ts';
 import { BulkheadAgent } from './bulkhead_agent.ts';
 import { GuestConsole, lastWords } from './console.ts';
-import type { GuestFunction } from './functions.ts';
+import { tooLate, type GuestFunction } from './functions.ts';
 import { Growth } from './growth.ts';
 import type { Machine, PassedFunction } from './hypervisor/hypervisor.ts';
 import { MACHINE_KEY, SHARE_KEY, type SandboxPaths } from './layout.ts';
@@ -37,6 +37,7 @@ import {
   type SandboxContainer,
   type SandboxRecord,
 } from './record.ts';
+import { noShare } from './roots.ts';
 import type { MachineNeeds, SandboxDeps } from './sandbox_deps.ts';
 
 const SIGKILL = 9;
@@ -53,7 +54,10 @@ export class VmSandbox {
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
   #console: GuestConsole | undefined;
+  /** Containers that are being created, and have not joined yet. */
+  readonly #expected = new Set<string>();
   #ending = false;
+  #ended: Promise<void> | undefined;
   #isLost = false;
   #stopListening: (() => void)[] = [];
 
@@ -146,11 +150,23 @@ export class VmSandbox {
   }
 
   /**
+   * A container will join: the machine does not end before it has left. False when it is ending already, and whoever wants
+   * one waits for that and takes a new one.
+   */
+  expect(id: string): boolean {
+    if (this.#ending) return false;
+    this.#expected.add(id);
+    return true;
+  }
+
+  /**
    * Enters a container into the record, and boots the machine for the first. Rejects with nothing left running.
    * @param needs.share what the container sees of the host's files, a machine without a shared directory cannot give
    * @param needs.functions of the host, bound for the machine
    */
   async join(id: string, spec: Spec, needs: MachineNeeds): Promise<SandboxContainer> {
+    if (this.#ending) throw this.#notRunning('create', id);
+    if (this.#booted !== undefined) this.#check(id, needs);
     let container = this.container(id);
     if (container === undefined) {
       this.record.serial = (this.record.serial ?? 0) + 1;
@@ -164,8 +180,15 @@ export class VmSandbox {
     this.save();
     this.#booted ??= this.#boot(id, spec, needs.functions);
     await this.#booted;
-    if (!this.isRunning) throw this.#notRunning('create', id);
+    if (!this.isRunning || this.#ending) throw this.#notRunning('create', id);
     return container;
+  }
+
+  /** What a machine that is being made for another container will not have. */
+  #check(id: string, { share, functions }: MachineNeeds): void {
+    if (share && !this.hasShare) throw noShare(id);
+    const addresses = functions.map(({ address }) => address);
+    if (addresses.length > 0) throw tooLate(id, addresses);
   }
 
   /** A process in the guest, outside of its containers. */
@@ -180,20 +203,36 @@ export class VmSandbox {
     return this.agent.run(this.id, process);
   }
 
+  /** Whether nobody else is in the pod, or about to be. */
+  isLast(id: string): boolean {
+    const others = (this.record.containers ?? []).map((container) => container.id ?? '');
+    return [...others, ...this.#expected].every((each) => each === id);
+  }
+
   /** Strikes a container out; true when it was the last, and then everything has ended. */
   async leave(id: string): Promise<boolean> {
+    const isLast = this.isLast(id);
+    this.#expected.delete(id);
     this.record.containers = (this.record.containers ?? []).filter((container) => container.id !== id);
-    if (this.record.containers.length > 0) {
-      this.save();
+    if (!isLast) {
+      if (this.#booted !== undefined) this.save();
       return false;
     }
     await this.end();
     return true;
   }
 
-  /** Ends the machine and removes all that was made for it. Idempotent. */
-  async end(): Promise<void> {
+  /** Ends the machine and removes all that was made for it. Idempotent; what has failed is tried again. */
+  end(): Promise<void> {
     this.#ending = true;
+    this.#ended ??= this.#end().catch((error: unknown) => {
+      this.#ended = undefined;
+      throw error;
+    });
+    return this.#ended;
+  }
+
+  async #end(): Promise<void> {
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
     this.agent.close();
@@ -211,8 +250,22 @@ export class VmSandbox {
 
   /** The hypervisor's handle; found again after a restart of the engine. */
   machine(): Promise<Machine> {
-    this.#machine ??= this.#reattach();
-    return this.#machine;
+    return this.#machine ?? this.#hold(this.#reattach());
+  }
+
+  /** One that could not be reached is looked for again; one whose control connection breaks is of no more use. */
+  #hold(attached: Promise<Machine>): Promise<Machine> {
+    this.#machine = attached;
+    attached.then(
+      (machine) =>
+        machine.onEvent((event) => {
+          if (event.type === 'closed') this.#lost(`its control connection is gone: ${event.reason}`);
+        }),
+      () => {
+        if (this.#machine === attached) this.#machine = undefined;
+      },
+    );
+    return attached;
   }
 
   async #reattach(): Promise<Machine> {
@@ -246,9 +299,7 @@ export class VmSandbox {
       agent: this.agent,
       cgroupSteps: this.#cgroups(id, spec).outer,
       onLaunched: () => this.#openConsole(),
-      onMachine: (machine) => {
-        this.#machine = machine;
-      },
+      onMachine: (machine) => void this.#hold(machine),
       lastWords: () => this.#lastWords(),
     });
   }

@@ -43,6 +43,8 @@ export interface SandboxDeps {
   network: () => NetworkAddon;
   /** sched_setaffinity(2) of a thread. */
   setAffinity: (tid: number, mask: Uint8Array) => void;
+  /** A process has this thread. */
+  isThread: (pid: number, tid: number) => boolean;
   layout: () => CgroupLayout;
   /** virtiofsd. */
   shareDaemon: string;

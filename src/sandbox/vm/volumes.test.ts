@@ -120,7 +120,36 @@ describe('a volume', () => {
     await volumes.detach('c1', [one, two]);
     expect(calls.at(-1)).toBe(`unplug ${two}`);
     failing[`unplug ${one}`] = error(ErrorCode.DeadlineExceeded, 'the guest does not let go of it');
-    await expect(volumes.detach('c1', [one])).rejects.toThrow('does not let go');
+    calls = [];
+    await expect(volumes.detach('c1', [one, two])).rejects.toThrow('does not let go');
+    expect(calls.at(-1)).toBe(`unplug ${two}`);
+  });
+
+  it('stays for a container that has come while the one before was waiting to go', async () => {
+    const used = new Set<string>();
+    const volume = ask();
+    await attach(volume);
+    const coming = volumes.attach('c2', volume, (device) => used.add(device));
+    const going = volumes.detach('c1', [volume.device], (device) => used.has(device));
+    await Promise.all([coming, going]);
+    expect(calls.filter((call) => /^un/.test(call))).toEqual([]);
+    await volumes.detach('c2', [volume.device], () => false);
+    expect(calls.at(-1)).toBe(`unplug ${volume.device}`);
+  });
+
+  it('that could neither be mounted nor taken away is mounted by the next', async () => {
+    const volume = ask();
+    const mount = `mount {"blockSerial":"${volume.device}"} ${volume.target} ext4 0 `;
+    failing[mount] = new Error('no file system');
+    failing[`unplug ${volume.device}`] = new Error('the guest does not let go of it');
+    await expect(attach(volume)).rejects.toThrow('no file system');
+    const there = { code: ErrorCode.AlreadyExists, op: 'vm', reason: 'is plugged already' };
+    failing = { [`plug ${volume.device}`]: new RuntimeError(there) };
+    expect(await attach(volume)).toBe(volume.device);
+    // Memory is found by its place, which nobody tells a second time.
+    const memory = ask(['dax'], 'memory');
+    failing[`plug ${memory.device}`] = new RuntimeError(there);
+    await expect(attach(memory)).rejects.toThrow('is plugged already');
   });
 
   it('is clean before the machine ends', async () => {

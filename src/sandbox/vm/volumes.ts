@@ -61,14 +61,19 @@ export class Volumes implements GuestVolumes {
   attachNode(id: string, volume: Volume, note: (device: string) => void): Promise<IDevice> {
     return this.#inTurn(async () => {
       note(volume.device);
-      const placed = await this.#deps.plug(volumeDevice(volume)).catch((error: unknown) => {
-        // Disks are found by their serial number; an NVDIMM that is there is no error.
-        if (error instanceof RuntimeError && error.code === ErrorCode.AlreadyExists) return undefined;
-        throw error;
-      });
+      const placed = await this.#plug(volume);
       const device = matchOf(volume, placed, 'dax');
       const reply = await this.#deps.agent.call('create', id, { waitDevice: { device } });
       return reply.device ?? {};
+    });
+  }
+
+  /** Disks are found by their serial number, and need not be plugged twice; an NVDIMM that is there is no error. */
+  #plug(volume: Volume): Promise<Placement | undefined> {
+    return this.#deps.plug(volumeDevice(volume)).catch((error: unknown) => {
+      const isThere = error instanceof RuntimeError && error.code === ErrorCode.AlreadyExists;
+      if (isThere && volume.transport !== 'pmem') return undefined;
+      throw error;
     });
   }
 
@@ -80,8 +85,8 @@ export class Volumes implements GuestVolumes {
   }
 
   async #attach(id: string, volume: Volume): Promise<void> {
-    const { plug, unplug, agent } = this.#deps;
-    const placed = await plug(volumeDevice(volume));
+    const { unplug, agent } = this.#deps;
+    const placed = await this.#plug(volume);
     try {
       await agent.mount(id, {
         device: matchOf(volume, placed, 'block'),
@@ -100,17 +105,25 @@ export class Volumes implements GuestVolumes {
    * Writes what the guest still holds of these devices to them, and takes them away. Persistent memory stays: QEMU
    * cannot unplug it ("virtio based memory devices cannot be unplugged"), and the next container may want it.
    */
-  detach(id: string, devices: readonly string[]): Promise<void> {
+  detach(
+    id: string,
+    devices: readonly string[],
+    isUsed: (device: string) => boolean = () => false,
+  ): Promise<void> {
     if (devices.length === 0) return Promise.resolve();
     return this.#inTurn(async () => {
       await this.#deps.agent.call('delete', id, { sync: {} });
-      for (const device of devices.filter(canUnplug)) {
+      const failures: Error[] = [];
+      for (const device of devices.filter((each) => canUnplug(each) && !isUsed(each))) {
         await this.#deps.agent.unmount(id, volumePath(device)).catch(() => {});
-        await this.#deps.unplug(device).catch((error: unknown) => {
-          // It was noted, but not plugged.
-          if (!(error instanceof RuntimeError && error.code === ErrorCode.NotFound)) throw error;
-        });
+        // One that the guest keeps does not keep the others.
+        await this.#deps.unplug(device).catch((error: Error) => failures.push(error));
       }
+      // One may have been noted, but not plugged.
+      const told = failures.find(
+        (error) => !(error instanceof RuntimeError && error.code === ErrorCode.NotFound),
+      );
+      if (told !== undefined) throw told;
     });
   }
 

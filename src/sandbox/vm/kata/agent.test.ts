@@ -377,6 +377,15 @@ describe('disks', () => {
     ]);
   });
 
+  it('that could not be plugged are plugged for the next', async () => {
+    rig.refusal = new Error('all ports are taken');
+    await expect(rig.pod.volumes.attach('web', volume('a'), () => {})).rejects.toThrow('all ports are taken');
+    rig.refusal = undefined;
+    await rig.pod.volumes.attach('web', volume('a'), () => {});
+    expect(rig.plugged).toHaveLength(1);
+    expect(rig.pod.volumes.take('web')).toHaveLength(1);
+  });
+
   it('are plugged once for all containers of the pod, also by the next engine', async () => {
     await rig.pod.volumes.attach('web', volume('a'), () => {});
     await rig.restart().volumes.attach('db', volume('a'), () => {});

@@ -2,7 +2,7 @@
  * Images for containers behind Kata's agent. It mounts a disk when the container is made, so what attach() plugs waits
  * until then. Disks stay plugged until the pod ends: the agent is not told of one that goes.
  */
-import type { Machine } from '../hypervisor/hypervisor.ts';
+import type { Machine, Placement } from '../hypervisor/hypervisor.ts';
 import type { GuestVolumes } from '../pod_agent.ts';
 import type { SandboxRecord } from '../record.ts';
 import { volumeConflict, volumeDevice, writableTwin, type Volume } from '../storage.ts';
@@ -45,9 +45,17 @@ export class KataVolumes implements GuestVolumes {
     note(volume.device);
     plugged.push(volume.device);
     save();
-    const placement = await (await this.#deps.machine()).plug(volumeDevice(volume));
+    const placement = await this.#plug(volume).catch((error: unknown) => {
+      record.disks = plugged.filter((device) => device !== volume.device);
+      save();
+      throw error;
+    });
     this.#waiting.set(id, [...(this.#waiting.get(id) ?? []), blockStorage(volume, placement)]);
     return volume.device;
+  }
+
+  async #plug(volume: Volume): Promise<Placement> {
+    return (await this.#deps.machine()).plug(volumeDevice(volume));
   }
 
   /** What the container's create has to have mounted; told once. */

@@ -1,5 +1,5 @@
 /** The QEMU driver: what to launch for a configuration, and the machine behind its QMP socket. */
-import { closeSync, constants, rmSync } from 'node:fs';
+import { closeSync, constants, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Addon } from '../../../../native/index.ts';
@@ -53,7 +53,12 @@ export class QemuHypervisor implements Hypervisor {
     check(config);
     const memory = await this.#memory(config);
     const restore = config.template !== undefined;
-    return this.#launch(config, memory, { restore, paused: restore || hasDevices(config) });
+    try {
+      return this.#launch(config, memory, { restore, paused: restore || hasDevices(config) });
+    } catch (error) {
+      memory.release();
+      throw error;
+    }
   }
 
   /** A machine that boots in a memory file, to be saved as a template. The descriptor is the caller's. */
@@ -66,14 +71,19 @@ export class QemuHypervisor implements Hypervisor {
       ready: done,
       release: () => {},
     };
-    return { launch: this.#launch(config, memory, { restore: false, paused: false }), memory: fd };
+    try {
+      return { launch: this.#launch(config, memory, { restore: false, paused: false }), memory: fd };
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
   }
 
   /** Stops a machine of prepareTemplate() and writes its devices' state to a new file. */
   async saveTemplate(config: MachineConfig, path: string): Promise<void> {
     const qmp = await this.#connect(config);
     try {
-      await saveState(qmp, config.id, path);
+      await saveState(qmp, config.id, path, this.#deadlineMs);
     } finally {
       qmp.close();
     }
@@ -84,7 +94,7 @@ export class QemuHypervisor implements Hypervisor {
     const qmp = await this.#connect(config);
     try {
       await launch.ready;
-      if (config.template !== undefined) await restoreState(qmp, config.id);
+      if (config.template !== undefined) await restoreState(qmp, config.id, this.#deadlineMs);
       const machine = new QemuMachine(config, qmp, this.#options);
       for (const device of config.devices ?? []) await machine.plug(device);
       if (config.template !== undefined || hasDevices(config)) await machine.cont();
@@ -145,8 +155,13 @@ export class QemuHypervisor implements Hypervisor {
     };
   }
 
+  get #deadlineMs(): number {
+    return this.#options.deadlineMs ?? START_DEADLINE_MS;
+  }
+
   #connect(config: MachineConfig): Promise<Qmp> {
-    const { addon, deadlineMs = START_DEADLINE_MS, pinDeadlineMs = deadlineMs } = this.#options;
+    const deadlineMs = this.#deadlineMs;
+    const { addon, pinDeadlineMs = deadlineMs } = this.#options;
     const pins = (config.functions ?? []).length > 0;
     return Qmp.connect(controlPath(config), {
       id: config.id,
@@ -157,11 +172,14 @@ export class QemuHypervisor implements Hypervisor {
   }
 
   async #memory({ id, template, sharedMemory }: MachineConfig): Promise<PreparedMemory> {
-    const nothing = { ready: done, release: () => {} };
-    if (template === undefined) return { source: { kind: 'anonymous' }, files: [], ...nothing };
+    if (template === undefined)
+      return { source: { kind: 'anonymous' }, files: [], ready: done, release: () => {} };
     if (!sharedMemory) {
-      const fd = await this.templates.sealed(template);
-      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ...nothing };
+      const sealed = await this.templates.sealed(template);
+      // One of its own until the launch has opened it: a template that is discarded meanwhile closes the other.
+      const fd = openSync(`/proc/self/fd/${sealed}`, constants.O_RDWR);
+      const release = once(() => closeSync(fd));
+      return { source: { kind: 'file', share: false }, files: [memoryFile(fd)], ready: done, release };
     }
     // Takes about as long as QEMU takes to start.
     const { fd, ready } = await this.templates.copy(template, `bulkhead ${id}`.slice(0, 200));

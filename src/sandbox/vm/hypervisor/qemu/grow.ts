@@ -1,6 +1,7 @@
 /** Memory and vCPUs that a machine was not started with. The guest has to bring them online. */
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { MachineConfig } from '../hypervisor.ts';
+import { cpuSlots, memoryDevices, type MemoryDevice } from './answers.ts';
 import type { Qmp } from './qmp.ts';
 
 const BACKEND = 'grown-';
@@ -8,10 +9,6 @@ const DIMM = 'dimm-';
 const MIB = 2 ** 20;
 /** Linux adds memory in sections of this size (x86-64), and refuses a range that does not begin at one. */
 export const MEMORY_SECTION_MIB = 128;
-
-interface MemoryDevice {
-  data: { addr?: number; memaddr?: number; size?: number; id?: string };
-}
 
 /**
  * Plugs one DIMM of `mib`. It goes behind everything that is there: persistent memory, which lies in the same address
@@ -26,8 +23,8 @@ export async function plugMemory(qmp: Qmp, { id, sharedMemory }: MachineConfig, 
       object: `${mib} MiB of memory`,
       reason: `not a multiple of ${MEMORY_SECTION_MIB} MiB`,
     });
-  const present = await qmp.execute<MemoryDevice[]>('query-memory-devices');
-  const number = present.filter(({ data }) => data.id?.startsWith(DIMM) === true).length;
+  const present = await qmp.ask(memoryDevices, 'query-memory-devices');
+  const number = present.filter((device) => device.id.startsWith(DIMM)).length;
   const backend = `${BACKEND}${number}`;
   await qmp.execute('object-add', {
     'qom-type': sharedMemory ? 'memory-backend-memfd' : 'memory-backend-ram',
@@ -53,22 +50,15 @@ export async function plugMemory(qmp: Qmp, { id, sharedMemory }: MachineConfig, 
 function behind(present: readonly MemoryDevice[]): number | undefined {
   if (present.length === 0) return undefined;
   const section = MEMORY_SECTION_MIB * MIB;
-  const end = Math.max(...present.map(({ data }) => (data.addr ?? data.memaddr ?? 0) + (data.size ?? 0)));
+  const end = Math.max(...present.map(({ addr, size }) => addr + size));
   return Math.ceil(end / section) * section;
-}
-
-interface CpuSlot {
-  type: string;
-  props: Record<string, number>;
-  /** There is a CPU in it. */
-  'qom-path'?: string;
 }
 
 /** Plugs `count` vCPUs into empty slots, lowest first. ResourceExhausted when there is no room for all. */
 export async function plugVcpus(qmp: Qmp, id: string, count: number): Promise<void> {
-  const slots = await qmp.execute<CpuSlot[]>('query-hotpluggable-cpus');
+  const slots = await qmp.ask(cpuSlots, 'query-hotpluggable-cpus');
   // QEMU lists the highest first.
-  const free = slots.filter((slot) => slot['qom-path'] === undefined).reverse();
+  const free = slots.filter(({ taken }) => !taken).reverse();
   if (free.length < count)
     throw new RuntimeError({
       code: ErrorCode.ResourceExhausted,

@@ -19,13 +19,14 @@ const standard: QmpScript = ({ execute }) => {
   if (execute === 'add-fd') return { 'fdset-id': 7, fd: 20 };
   if (execute === 'query-fdsets') return [{ 'fdset-id': 7, fds: [{ fd: 20, opaque: 'block-disk' }] }];
   if (execute === 'query-memory-devices' || execute === 'qom-list') return [];
+  if (execute === 'query-status') return { running: true, status: 'running' };
   return {};
 };
 
-async function machine(changes: Partial<MachineConfig> = {}): Promise<QemuMachine> {
+async function machine(changes: Partial<MachineConfig> = {}, deadlineMs = 2000): Promise<QemuMachine> {
   const qmp = await Qmp.connect(qemu.path, {
     id: 'pod-1',
-    deadlineMs: 2000,
+    deadlineMs,
     connect: (path) => addon().connectUnix(path),
     sendFd: (socket, fd, message) => addon().sendFdOver(socket, fd, message),
   });
@@ -227,6 +228,32 @@ describe('unplug', () => {
     target.close();
   });
 
+  it('of what the guest has thrown out by itself takes the back end away, and frees the port', async () => {
+    const target = await machine();
+    await target.plug(devices().block);
+    qemu.script = (request) =>
+      request.execute === 'device_del'
+        ? new QmpRefusal("Device 'dev-disk' not found", 'DeviceNotFound')
+        : standard(request);
+    await target.unplug('disk');
+    expect(qemu.commands.slice(-4)).toEqual(['device_del', 'blockdev-del', 'query-fdsets', 'remove-fd']);
+    expect(await target.plug(devices().block)).toEqual({ pciPath: '0000:00:04.0/00.0' });
+    qemu.script = (request) =>
+      request.execute === 'device_del' ? new QmpRefusal('Bus is busy') : standard(request);
+    await expect(target.unplug('disk')).rejects.toThrow('bus is busy');
+    await expect(target.plug(devices().block)).rejects.toMatchObject({ code: ErrorCode.AlreadyExists });
+    target.close();
+  });
+
+  it('of what QEMU has not answered for leaves the port alone', async () => {
+    qemu.script = (request) => (request.execute === 'device_add' ? undefined : standard(request));
+    const target = await machine({}, 100);
+    await expect(target.plug(devices().net)).rejects.toMatchObject({ code: ErrorCode.DeadlineExceeded });
+    qemu.script = standard;
+    expect(await target.plug(devices().fs)).toEqual({ pciPath: '0000:00:04.1/00.0' });
+    target.close();
+  });
+
   it('knows what is plugged after an engine restart', async () => {
     qemu.script = (request) => {
       const { execute, arguments: args } = request;
@@ -395,6 +422,43 @@ describe('growth', () => {
       message: 'vm pod-1: 3 more vcpus: room for 2; configure more vcpus at the start',
     });
     target.close();
+  });
+});
+
+/** What a QEMU that was taken over by its guest may say to each command that is asked for something. */
+const nonsense: unknown[] = [null, 7, 'text', {}, [null], [{}], [[]], Array(5000).fill({ a: 1 })];
+const asked: [command: string, what: string, ask: (target: QemuMachine) => Promise<unknown>][] = [
+  ['add-fd', 'block', (target) => target.plug(devices().block)],
+  ['add-fd', 'pmem', (target) => target.plug(devices().pmem)],
+  ['qom-list', 'recall', (target) => target.recall()],
+  ['query-memory-devices', 'growth', (target) => target.growMemory(128)],
+  ['query-hotpluggable-cpus', 'vcpus', (target) => target.addVcpus(1)],
+  ['query-cpus-fast', 'threads', (target) => target.vcpuThreads()],
+  ['query-status', 'status', (target) => target.status()],
+];
+
+describe('an answer of another kind', () => {
+  it.each(asked.flatMap((each) => nonsense.map((said) => [...each, said] as const)))(
+    'to %s (%s) is one error, and the end of the connection',
+    async (command, _what, ask, said) => {
+      qemu.script = (request) => (request.execute === command ? said : standard(request));
+      const target = await machine();
+      const ended = new Promise<MachineEvent>((resolve) => void target.onEvent(resolve));
+      await expect(ask(target)).rejects.toMatchObject({
+        code: ErrorCode.Internal,
+        message: `vm pod-1: qemu ${command}: an answer of another kind`,
+      });
+      expect(await ended).toEqual({
+        type: 'closed',
+        reason: `answered ${command} with what is no answer to it`,
+      });
+      await expect(target.cont()).rejects.toThrow('with what is no answer to it');
+    },
+  );
+
+  it.each([-1, 1.5, '7', 2 ** 60, null])('is a thread of number %j', async (thread) => {
+    qemu.script = () => [{ 'cpu-index': 0, 'thread-id': thread }];
+    await expect((await machine()).vcpuThreads()).rejects.toThrow('an answer of another kind');
   });
 });
 

@@ -16,6 +16,7 @@ import type {
   Placement,
   PmemDevice,
 } from '../hypervisor.ts';
+import { addedFd, cpuThreads, fdSets, qomEntries, runState, textAnswer } from './answers.ts';
 import { portAddress, portName } from './command_line.ts';
 import type { Device } from './arguments.ts';
 import { plugMemory, plugVcpus } from './grow.ts';
@@ -75,13 +76,11 @@ export class QemuMachine implements Machine {
 
   /** Learns from QEMU which ports are taken (after an engine restart). */
   async recall(): Promise<void> {
-    const objects = await this.#qmp.execute<{ name: string; type: string }[]>('qom-list', {
-      path: '/machine/peripheral',
-    });
+    const objects = await this.#qmp.ask(qomEntries, 'qom-list', { path: '/machine/peripheral' });
     for (const { name, type } of objects) {
       const kind = KIND_OF_DRIVER[/^child<(.*)>$/.exec(type)?.[1] ?? ''];
       if (!name.startsWith(PREFIX) || kind === undefined) continue;
-      const bus = await this.#qmp.execute<string>('qom-get', {
+      const bus = await this.#qmp.ask(textAnswer, 'qom-get', {
         path: `/machine/peripheral/${name}`,
         property: 'parent_bus',
       });
@@ -106,7 +105,8 @@ export class QemuMachine implements Machine {
           throw error;
         }
       } catch (error) {
-        this.#ports[port] = undefined;
+        // Without an answer it may yet be plugged: nothing else goes onto that port.
+        if (!isLate(error)) this.#ports[port] = undefined;
         throw error;
       }
       return { pciPath: `0000:00:${portAddress(port)}/00.0` };
@@ -118,7 +118,10 @@ export class QemuMachine implements Machine {
       const port = this.#ports.findIndex((taken) => taken?.id === id);
       const taken = this.#ports[port];
       if (taken === undefined) throw this.#error(ErrorCode.NotFound, `device "${id}"`, 'no such device');
-      await this.#awaitUnplugged(PREFIX + id);
+      await this.#awaitUnplugged(PREFIX + id).catch((error: unknown) => {
+        // The guest has thrown it out by itself, or after we had given up waiting.
+        if (!(error instanceof QmpCommandError && error.qmpClass === 'DeviceNotFound')) throw error;
+      });
       await REMOVE_BACKEND[taken.kind](this.#qmp, id);
       this.#ports[port] = undefined;
     });
@@ -132,9 +135,8 @@ export class QemuMachine implements Machine {
     return this.#inTurn(() => plugVcpus(this.#qmp, this.config.id, count));
   }
 
-  async vcpuThreads(): Promise<number[]> {
-    const cpus = await this.#qmp.execute<{ 'cpu-index': number; 'thread-id': number }[]>('query-cpus-fast');
-    return cpus.toSorted((a, b) => a['cpu-index'] - b['cpu-index']).map((cpu) => cpu['thread-id']);
+  vcpuThreads(): Promise<number[]> {
+    return this.#qmp.ask(cpuThreads, 'query-cpus-fast');
   }
 
   async stop(): Promise<void> {
@@ -146,7 +148,7 @@ export class QemuMachine implements Machine {
   }
 
   async status(): Promise<MachineStatus> {
-    const { running, status } = await this.#qmp.execute<{ running: boolean; status: string }>('query-status');
+    const { running, status } = await this.#qmp.ask(runState, 'query-status');
     return { running, state: status };
   }
 
@@ -224,8 +226,7 @@ export class QemuMachine implements Machine {
     let driver: string;
     try {
       driver = statSync(path).isBlockDevice() ? 'host_device' : 'file';
-      const added = await this.#qmp.execute<{ 'fdset-id': number }>('add-fd', { opaque: node }, { fd });
-      set = added['fdset-id'];
+      ({ set } = await this.#qmp.ask(addedFd, 'add-fd', { opaque: node }, { fd }));
     } finally {
       closeSync(fd);
     }
@@ -372,6 +373,10 @@ export class QemuMachine implements Machine {
   }
 }
 
+function isLate(error: unknown): boolean {
+  return error instanceof RuntimeError && error.code === ErrorCode.DeadlineExceeded;
+}
+
 function reasonOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   const errno = code === undefined ? undefined : errnoNumber(code);
@@ -384,10 +389,8 @@ function backend(kind: MachineDevice['kind'], id: string): string {
 
 /** The set is found by what we said of it when it was made. */
 async function removeDescriptorSet(qmp: Qmp, id: string): Promise<void> {
-  const sets = await qmp.execute<{ 'fdset-id': number; fds: { opaque?: string }[] }[]>('query-fdsets');
-  for (const { 'fdset-id': set, fds } of sets)
-    if (fds.some(({ opaque }) => opaque === backend('block', id)))
-      await qmp.execute('remove-fd', { 'fdset-id': set });
+  for (const { set, opaque } of await qmp.ask(fdSets, 'query-fdsets'))
+    if (opaque.includes(backend('block', id))) await qmp.execute('remove-fd', { 'fdset-id': set });
 }
 
 function translate({ event, data }: QmpEvent): MachineEvent | undefined {

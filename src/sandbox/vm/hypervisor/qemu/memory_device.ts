@@ -5,6 +5,7 @@
 import { closeSync } from 'node:fs';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
 import type { Credentials, Placement } from '../hypervisor.ts';
+import { addedFd, memoryDevices } from './answers.ts';
 import { lendFile, type Lender } from './lend.ts';
 import type { Qmp } from './qmp.ts';
 
@@ -30,12 +31,13 @@ export async function memoryObject(
   { id, path, size, share, readOnly, align, sync = false }: MemoryObject,
 ): Promise<void> {
   const fd = await lendFile(tools, path, credentials, readOnly);
-  let lent: { 'fdset-id': number; fd: number };
+  let lent: { set: number; fd: number };
   try {
-    lent = await qmp.execute('add-fd', { opaque: id }, { fd });
+    lent = await qmp.ask(addedFd, 'add-fd', { opaque: id }, { fd });
   } finally {
     closeSync(fd);
   }
+  const takeBack = (): Promise<unknown> => qmp.execute('remove-fd', { 'fdset-id': lent.set });
   try {
     await qmp.execute('object-add', {
       'qom-type': 'memory-backend-file',
@@ -47,9 +49,11 @@ export async function memoryObject(
       ...(align === undefined ? {} : { align }),
       ...(sync ? { pmem: true } : {}),
     });
-  } finally {
-    await qmp.execute('remove-fd', { 'fdset-id': lent['fdset-id'] });
+  } catch (error) {
+    await takeBack().catch(() => {});
+    throw error;
   }
+  await takeBack();
 }
 
 /** Plugs an NVDIMM whose back end is there, and asks where the guest has it. */
@@ -73,7 +77,7 @@ export async function plugNvdimm(
 
 /** Where the guest has a memory device; undefined: there is none of that id. */
 export async function findDimm(qmp: Qmp, id: string): Promise<Placement | undefined> {
-  const present = await qmp.execute<{ data: { id?: string; addr?: number } }[]>('query-memory-devices');
-  const address = present.find(({ data }) => data.id === id)?.data.addr;
-  return address === undefined ? undefined : { pciPath: '', address };
+  const present = await qmp.ask(memoryDevices, 'query-memory-devices');
+  const found = present.find((device) => device.id === id);
+  return found === undefined ? undefined : { pciPath: '', address: found.addr };
 }

@@ -12,6 +12,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   rmSync,
   truncateSync,
@@ -19,10 +20,10 @@ import {
   writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { addon } from '../../../../native/index.ts';
+import { addon, type Addon } from '../../../../native/index.ts';
 import { Launcher, type Launched } from '../../../../native/launcher.ts';
 import { encodePlan } from '../../../../plan/encode.ts';
 import type { Machine, MachineConfig, MachineEvent, MachineLaunch } from '../hypervisor.ts';
@@ -37,6 +38,7 @@ const root = join(import.meta.dirname, '../../../../..');
 const program = '/usr/bin/qemu-system-x86_64';
 const launcher = new Launcher(join(root, 'build/native/bulkhead-init'));
 const SIGKILL = 9;
+const SIGSTOP = 19;
 /** Nobody, when this is root; else whoever this is. */
 const credentials = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : undefined;
 
@@ -323,28 +325,190 @@ describe('templates', () => {
     );
   });
 
-  it('of a guest that does not come up leave nothing', async () => {
-    const failing = new TemplateStore({
-      cache: join(dir, 'failing'),
-      hypervisor,
-      addon: addon(),
-      launch: async (launch) => {
-        const process = await start(launch);
-        return { exited: process.exited, kill: () => (process.over ? undefined : process.signal(SIGKILL)) };
+  describe('that cannot be built', () => {
+    const openFiles = (): number => readdirSync('/proc/self/fd').length;
+    let builders = 0;
+    let process: Launched;
+    const enospc = Object.assign(new Error('copy: no space left on device'), { code: 'ENOSPC' });
+
+    interface Faults {
+      by: QemuHypervisor;
+      copySparse: Addon['copySparse'];
+      probe: (launch: MachineLaunch) => Promise<void>;
+    }
+    const builder = (own: string, { by = hypervisor, copySparse, probe }: Partial<Faults>): TemplateStore =>
+      new TemplateStore({
+        cache: own,
+        hypervisor: by,
+        addon: {
+          flock: (...args) => addon().flock(...args),
+          copySparse: copySparse ?? ((...args) => addon().copySparse(...args)),
+        },
+        launch: async (launch) => {
+          process = await start(launch);
+          const { exited } = process;
+          return { exited, kill: () => (process.over ? undefined : process.signal(SIGKILL)) };
+        },
+        probe: probe ?? (({ stdio }) => halted(stdio.stdout)),
+      });
+    const silentLater = async ({ stdio }: MachineLaunch): Promise<void> => {
+      await halted(stdio.stdout);
+      process.signal(SIGSTOP);
+    };
+    const impatient = new QemuHypervisor({ program, addon: addon(), launcher, deadlineMs: 300 });
+
+    it.each<[string, Partial<Faults>, string]>([
+      [
+        'whose guest does not come up',
+        { probe: () => Promise.reject(new Error('the agent is silent')) },
+        'the agent is silent',
+      ],
+      [
+        'whose guest ends',
+        {
+          probe: () => {
+            process.signal(SIGKILL);
+            return new Promise(() => {});
+          },
+        },
+        'vm template: the guest has ended before its agent answered',
+      ],
+      [
+        'whose QEMU falls silent',
+        { by: impatient, probe: silentLater },
+        'vm template: qemu (greeting|qmp_capabilities): no answer within 300 ms',
+      ],
+      [
+        'for which the disk is too small',
+        { copySparse: () => Promise.reject(enospc) },
+        'copy: no space left on device',
+      ],
+    ])(
+      '%s leave nothing',
+      async (_what, faults, reason) => {
+        // Others on this host build theirs in the same place.
+        const own = join(dir, `t${builders++}`);
+        mkdirSync(own, { mode: 0o755 });
+        const failing = builder(join(own, 'cache'), faults);
+        const wanted = config();
+        const at = await failing.directory(wanted);
+        const before = openFiles();
+        vi.stubEnv('TMPDIR', own);
+        const error = await failing.ensure(wanted).catch((thrown: Error) => thrown);
+        expect((error as Error).message).toMatch(new RegExp(`^build template: ${at}: ${reason}$`));
+        vi.unstubAllEnvs();
+        await process.exited;
+        expect(
+          readdirSync(join(own, 'cache', 'templates')).filter((name) => !name.endsWith('.lock')),
+        ).toEqual([]);
+        expect(readdirSync(own)).toEqual(['cache']);
+        // Those of machines before may have been closed meanwhile.
+        expect(openFiles()).toBeLessThanOrEqual(before);
       },
-      probe: () => Promise.reject(new Error('the agent is silent')),
-    });
-    // Others on this host build theirs in the same place.
-    const own = join(dir, 't');
-    mkdirSync(own, { mode: 0o755 });
-    vi.stubEnv('TMPDIR', own);
-    await expect(failing.ensure(config())).rejects.toThrow(/^build template: .*: the agent is silent$/);
-    vi.unstubAllEnvs();
-    expect(readdirSync(join(dir, 'failing', 'templates')).filter((name) => !name.endsWith('.lock'))).toEqual(
-      [],
+      60_000,
     );
-    expect(readdirSync(own)).toEqual([]);
+
+    it('before are in nobody’s way', async () => {
+      const own = join(dir, `t${builders++}`);
+      const templates = builder(own, {});
+      const wanted = config();
+      const at = await templates.directory(wanted);
+      const others = join(own, 'templates');
+      // One without a manifest, what a killed builder of another has left, and what one is at work on.
+      for (const name of [at, join(others, 'killed.new'), join(others, 'busy.new')]) {
+        mkdirSync(name, { recursive: true });
+        writeFileSync(join(name, 'state'), 'x');
+      }
+      const lock = openSync(join(others, 'busy.lock'), constants.O_RDWR | constants.O_CREAT);
+      addon().flock(lock, true);
+      expect(await templates.ensure(wanted)).toMatchObject({ state: join(at, 'state') });
+      closeSync(lock);
+      expect(
+        readdirSync(others)
+          .filter((name) => !name.endsWith('.lock'))
+          .toSorted(),
+      ).toEqual([basename(at), 'busy.new'].toSorted());
+    }, 60_000);
+
+    it('because another process does are not waited for without end', async () => {
+      const own = join(dir, `t${builders++}`);
+      const wanted = config();
+      const templates = new TemplateStore({
+        cache: own,
+        hypervisor,
+        addon: addon(),
+        launch: () => Promise.reject(new Error('launched')),
+        probe: () => Promise.resolve(),
+        bootDeadlineMs: 20,
+      });
+      const at = await templates.directory(wanted);
+      mkdirSync(join(own, 'templates'), { recursive: true });
+      const lock = openSync(`${at}.lock`, constants.O_RDWR | constants.O_CREAT);
+      addon().flock(lock, true);
+      const before = openFiles();
+      await expect(templates.ensure(wanted)).rejects.toThrow(
+        `build template: ${at}.lock: another process holds it, and has not built the template yet`,
+      );
+      expect(openFiles()).toBe(before);
+      closeSync(lock);
+      await expect(templates.ensure(wanted)).rejects.toThrow('launched');
+    });
   });
+
+  it('that another process has built anew are loaded anew', async () => {
+    const own = join(dir, 'rebuilt');
+    mkdirSync(own);
+    const image = await store().ensure(config());
+    const memory = join(own, 'memory');
+    writeFileSync(memory, Buffer.alloc(8192, 'a'));
+    const sumOf = async (): Promise<bigint> => {
+      const [from, to] = [openSync(memory, 'r'), addon().memfd('sum', 8192)];
+      const sum = await addon().copySparse(from, to, true, false);
+      [from, to].forEach((fd) => closeSync(fd));
+      return sum;
+    };
+    const first = { ...image, memory, memorySum: await sumOf() };
+    const old = await hypervisor.templates.sealed(first);
+    expect(await hypervisor.templates.sealed(first)).toBe(old);
+    writeFileSync(memory, Buffer.alloc(8192, 'b'));
+    const second = { ...first, memorySum: await sumOf() };
+    const loaded = Buffer.alloc(1);
+    readSync(await hypervisor.templates.sealed(second), loaded, 0, 1, 0);
+    expect(loaded.toString()).toBe('b');
+    hypervisor.templates.forget(memory);
+  });
+
+  it('that are discarded stay when they were built since', async () => {
+    const templates = store();
+    const wanted = config();
+    const image = await templates.ensure(wanted);
+    await templates.discard({ ...wanted, template: { ...image, memorySum: image.memorySum + 1n } });
+    expect(existsSync(image.memory)).toBe(true);
+    // A machine that is being launched from it still finds its memory.
+    const launch = await hypervisor.prepare(config({ template: image }));
+    await templates.discard({ ...wanted, template: image });
+    expect(existsSync(image.memory)).toBe(false);
+    const path = launch.files.find(({ descriptor }) => descriptor === 6)?.path ?? '';
+    expect(readlinkSync(path)).toContain('bulkhead template');
+    launch.release();
+    expect(existsSync(path)).toBe(false);
+  }, 60_000);
+
+  it.each(['without a template', 'from a template, privately', 'from a template, shared'])(
+    'a machine that cannot be prepared leaves no descriptor: %s',
+    async (how) => {
+      const template = how.startsWith('without') ? undefined : await store().ensure(config());
+      const broken = config({ template, sharedMemory: how.endsWith('shared') });
+      rmSync(broken.dir, { recursive: true });
+      const before = openFilesNow();
+      await expect(hypervisor.prepare(broken)).rejects.toThrow('no such file');
+      expect(() => hypervisor.prepareTemplate({ ...broken, template: undefined })).toThrow('no such file');
+      // The copy of a template's memory goes on, with descriptors of its own.
+      await vi.waitFor(() => expect(openFilesNow()).toBe(before), { timeout: 60_000 });
+    },
+    60_000,
+  );
+  const openFilesNow = (): number => readdirSync('/proc/self/fd').length;
 
   it('are others for other kernels, sizes and machines', async () => {
     const templates = store();

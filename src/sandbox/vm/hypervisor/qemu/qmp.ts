@@ -7,10 +7,11 @@
  */
 import { Socket } from 'node:net';
 import { ErrorCode, RuntimeError } from '../../../../base/errors.ts';
+import { isRecord, type Reader } from './answers.ts';
 
 export interface QmpEvent {
   event: string;
-  data: Record<string, unknown>;
+  data: Readonly<Record<string, unknown>>;
 }
 
 export interface QmpOptions {
@@ -22,6 +23,11 @@ export interface QmpOptions {
   connect: (path: string) => number;
   /** Sends bytes with a descriptor over a connected socket. src/native: addon().sendFdOver. */
   sendFd: (socket: number, fd: number, message: string) => void;
+}
+
+interface RequestOptions {
+  deadlineMs?: number;
+  fd?: number;
 }
 
 interface Pending {
@@ -115,26 +121,30 @@ export class Qmp {
   }
 
   /**
+   * One command whose answer is read: what is none to it ends the connection. Rejects as `execute` does, and with Internal.
+   * @param read gives undefined for what is no answer
+   */
+  async ask<T>(read: Reader<T>, command: string, args?: object, options?: RequestOptions): Promise<T> {
+    const answer = read(await this.execute(command, args, options));
+    if (answer !== undefined) return answer;
+    this.#fail(`answered ${command} with what is no answer to it`);
+    throw this.#problem(ErrorCode.Internal, `qemu ${command}`, 'an answer of another kind');
+  }
+
+  /**
    * One command. Rejects with QmpCommandError when QEMU refuses, DeadlineExceeded, or Unavailable when the connection
    * is gone. With `fd` that descriptor goes along (borrowed).
    */
-  execute<T = unknown>(
-    command: string,
-    args?: object,
-    { deadlineMs, fd }: { deadlineMs?: number; fd?: number } = {},
-  ): Promise<T> {
+  execute(command: string, args?: object, { deadlineMs, fd }: RequestOptions = {}): Promise<unknown> {
     if (this.#error !== undefined) return Promise.reject(this.#error);
     const id = this.#nextId++;
     const text = `${JSON.stringify({ execute: command, ...(args === undefined ? {} : { arguments: args }), id })}\n`;
-    return new Promise<T>((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       const forget = (error: RuntimeError): void => {
         this.#pending.delete(id);
         reject(error);
       };
-      this.#pending.set(
-        id,
-        this.#expect(command, (value) => resolve(value as T), forget, deadlineMs),
-      );
+      this.#pending.set(id, this.#expect(command, resolve, forget, deadlineMs));
       this.#send(text, fd);
     });
   }
@@ -231,7 +241,7 @@ export class Qmp {
     else if (this.#early.push(told) > MAX_EARLY_EVENTS) this.#early.shift();
   }
 
-  #answer(message: Record<string, unknown>): void {
+  #answer(message: Readonly<Record<string, unknown>>): void {
     const { id, error } = message;
     const pending = typeof id === 'number' ? this.#pending.get(id) : undefined;
     if (pending === undefined) {
@@ -279,10 +289,6 @@ function settle(pending: Pending | undefined, value: unknown): void {
   if (pending === undefined) return;
   clearTimeout(pending.timer);
   pending.resolve(value);
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** QEMU's own words, at most a line of them. */

@@ -12,13 +12,14 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CleanupStack } from '../../../../base/cleanup.ts';
 import { asRuntimeError, ErrorCode, RuntimeError } from '../../../../base/errors.ts';
@@ -60,6 +61,8 @@ export interface TemplateStoreOptions {
 
 const BOOT_DEADLINE_MS = 60_000;
 const LOCK_RETRY_MS = 25;
+/** Behind the name of a template that is being built. */
+const UNFINISHED = '.new';
 
 export class TemplateStore {
   readonly #options: TemplateStoreOptions;
@@ -92,9 +95,10 @@ export class TemplateStore {
     return made;
   }
 
-  /** Removes the template of a configuration: it was found to be bad. */
+  /** Removes the template that a machine was to begin as: it was found to be bad. One built since stays. */
   async discard(config: MachineConfig): Promise<void> {
     const dir = await this.directory(config);
+    if (config.template !== undefined && readSum(dir) !== config.template.memorySum) return;
     this.#options.hypervisor.templates.forget(join(dir, MEMORY_FILE));
     remove(dir);
   }
@@ -125,7 +129,8 @@ export class TemplateStore {
 
   async #make(config: MachineConfig, dir: string): Promise<TemplateImage> {
     await using undo = new CleanupStack();
-    const work = `${dir}.new`;
+    this.#sweep(dirname(dir));
+    const work = `${dir}${UNFINISHED}`;
     remove(work);
     mkdirSync(work, { mode: 0o700 });
     undo.defer('template', () => remove(work));
@@ -138,9 +143,12 @@ export class TemplateStore {
         work,
       );
     } catch (error) {
-      const { code, message } = asRuntimeError(error, 'vm');
-      throw new RuntimeError({ code, op: 'build template', object: dir, reason: message, cause: error });
+      const { code } = asRuntimeError(error, 'vm');
+      const reason = (error as Error).message;
+      throw new RuntimeError({ code, op: 'build template', object: dir, reason, cause: error });
     }
+    // What is not a template, such as one without a manifest, is in the way of the new one.
+    remove(dir);
     renameSync(work, dir);
     this.#log.info('template built', { template: dir, milliseconds: Date.now() - began });
     const image = readTemplate(dir);
@@ -196,6 +204,27 @@ export class TemplateStore {
     }
   }
 
+  /** Removes what builders have left that were killed: nobody holds their locks. */
+  #sweep(templates: string): void {
+    for (const name of readdirSync(templates)) {
+      if (!name.endsWith(UNFINISHED)) continue;
+      const path = join(templates, name);
+      const fd = openSync(
+        `${path.slice(0, -UNFINISHED.length)}.lock`,
+        constants.O_RDWR | constants.O_CREAT,
+        0o600,
+      );
+      try {
+        this.#options.addon.flock(fd, true);
+        remove(path);
+      } catch {
+        // Its builder is at work.
+      } finally {
+        closeSync(fd);
+      }
+    }
+  }
+
   /** flock(2), tried again and again: a blocking one would stop the event loop. Another builder ends some day. */
   async #lock(path: string): Promise<() => void> {
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
@@ -210,13 +239,32 @@ export class TemplateStore {
         this.#options.addon.flock(fd, true);
         return unlock;
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || Date.now() >= deadline) {
-          unlock();
-          throw error;
-        }
+        const isHeld = (error as NodeJS.ErrnoException).code === 'EAGAIN';
+        if (!isHeld || Date.now() >= deadline) unlock();
+        if (!isHeld) throw error;
+        if (!held) throw heldTooLong(path, error);
       }
       await sleep(LOCK_RETRY_MS);
     }
+  }
+}
+
+function heldTooLong(lock: string, cause: unknown): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.DeadlineExceeded,
+    op: 'build template',
+    object: lock,
+    reason: 'another process holds it, and has not built the template yet',
+    cause,
+  });
+}
+
+/** Of the template that is there; undefined: none, or a damaged one. */
+function readSum(dir: string): bigint | undefined {
+  try {
+    return readTemplate(dir)?.memorySum;
+  } catch {
+    return undefined;
   }
 }
 

@@ -14,8 +14,8 @@ export type MemoryAddon = Pick<Addon, 'memfd' | 'sealMemfd' | 'copySparse'>;
 
 export class TemplateMemory {
   readonly #addon: MemoryAddon;
-  /** By path of the file. */
-  readonly #sealed = new Map<string, Promise<number>>();
+  /** By path of the file, with the checksum of what was in it: another process may build a template anew. */
+  readonly #sealed = new Map<string, { sum: bigint; fd: Promise<number> }>();
 
   constructor(addon: MemoryAddon) {
     this.#addon = addon;
@@ -24,18 +24,21 @@ export class TemplateMemory {
   /** The sealed descriptor, borrowed; loaded at the first call. Rejects with TemplateError when the file is damaged. */
   sealed(image: TemplateImage): Promise<number> {
     const known = this.#sealed.get(image.memory);
-    if (known !== undefined) return known;
-    const loading = this.#load(image);
+    if (known?.sum === image.memorySum) return known.fd;
+    this.forget(image.memory);
+    const loading = { sum: image.memorySum, fd: this.#load(image) };
     this.#sealed.set(image.memory, loading);
-    loading.catch(() => this.#sealed.delete(image.memory));
-    return loading;
+    loading.fd.catch(() => {
+      if (this.#sealed.get(image.memory) === loading) this.#sealed.delete(image.memory);
+    });
+    return loading.fd;
   }
 
   /** Machines that have it mapped keep it; it is loaded anew for the next. */
   forget(path: string): void {
     const known = this.#sealed.get(path);
     this.#sealed.delete(path);
-    known?.then(closeSync, () => {});
+    known?.fd.then(closeSync, () => {});
   }
 
   /** A memory file of its own for one machine, which others can map; `ready` when the template's data is in it. */

@@ -89,6 +89,8 @@ export class KataRig implements AsyncDisposable {
   readonly record: SandboxRecord = { namespace: 'default', group: 'pod', pid: 77, containers: [] };
   readonly plugged: MachineDevice[] = [];
   readonly warnings: string[] = [];
+  /** Of the machine, to plug anything. */
+  refusal: Error | undefined;
   server: AgentServer = new AgentServer((socket) => this.agent.serve(socket));
   pod: KataAgent = this.#make();
 
@@ -119,6 +121,7 @@ export class KataRig implements AsyncDisposable {
         save: () => {},
         machine: async () => ({
           plug: async (device) => {
+            if (this.refusal !== undefined) throw this.refusal;
             this.plugged.push(device);
             return { pciPath: `0000:00:04.${this.plugged.length}/00.0` };
           },

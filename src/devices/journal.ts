@@ -11,6 +11,7 @@
 import { asRuntimeError, ErrorCode, RuntimeError } from '../base/errors.ts';
 import { linkName, type HostTree } from './host_tree.ts';
 import type { JournalFiles } from './journal_files.ts';
+import type { FunctionClaim } from './model.ts';
 import { PCI_DEVICES } from './pci.ts';
 
 /** Binding a PCI function to another driver. */
@@ -44,8 +45,9 @@ export interface JournalOptions {
 /** driver_override reads so while it is unset; a newline clears it, an empty write changes nothing (Linux 6.12). */
 const NO_OVERRIDE = '(null)';
 const CLEAR = '\n';
-/** No container's: those have a slash. */
-const LATE = 'late';
+/** Owner of what nobody waits for any more. No container's: those have a slash. */
+export const LATE = 'late';
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 
 export class DeviceJournal {
   readonly #host: HostTree;
@@ -191,8 +193,19 @@ export class DeviceJournal {
   }
 
   #bootId(): string {
-    return this.#host.text('/proc/sys/kernel/random/boot_id') ?? '';
+    return this.#host.text(BOOT_ID) ?? '';
   }
+}
+
+/** Whose functions the claims in a directory of the host are. Only looks: what a crash has left stays. */
+export function readClaims(host: HostTree, dir: string): FunctionClaim[] {
+  const bootId = host.text(BOOT_ID) ?? '';
+  return host
+    .entries(dir)
+    .filter((name) => name.endsWith('.json'))
+    .flatMap((name) => readClaim(host.text(`${dir}/${name}`)) ?? [])
+    .filter((claim) => claim.bootId === bootId)
+    .map(({ owner, change: { address } }) => ({ owner, address }));
 }
 
 /** The kernel had not come back when the time was up, and has not been made to forget what it was told. */

@@ -29,8 +29,16 @@ export interface Machine {
   /** Address bits that a guest's processor has; the host's, for walls that pass its processor on. */
   physicalBits: number | undefined;
   numaNodes: readonly number[];
+  /** Functions that the journal has bound for somebody; undefined: nobody looked. */
+  claims?: readonly FunctionClaim[] | undefined;
   /** What NVIDIA's management library says; undefined: it was not asked. */
   nvml?: NvmlAnswer | undefined;
+}
+
+/** A function that the journal has bound for an owner: "default/web", or nobody's any more ("late"). */
+export interface FunctionClaim {
+  address: string;
+  owner: string;
 }
 
 export interface IommuFacts {

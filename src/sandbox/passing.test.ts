@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -222,10 +222,43 @@ describe('open', () => {
     const devices = passing(kernel);
     await devices.open({ ...request, addresses: [NIC] });
     await expect(devices.open({ ...request, id: 'two', owner: 'ns/two' })).rejects.toThrow(
-      `create two: device ${NIC}: device is in use by ns/web`,
+      `create two: Ethernet controller ${NIC}: cannot pass by VFIO: claimed by ns/web; delete container web of namespace ns, or name another function`,
     );
     expect(kernel.link(`/sys/bus/pci/devices/${DISK}/driver`)).toContain('nvme');
     expect(claims()).toEqual([`pci-${NIC}.json`]);
+  });
+
+  it('refuses a function of a group that a container of the other wall has', async () => {
+    const kernel = machine([disk, { ...audio, driver: 'vfio-pci' }]);
+    const owner = 'cli/spdk';
+    await passing(kernel).open({ ...request, id: 'spdk', owner, wall: 'namespace', addresses: [DISK] });
+    const before = [kernel.snapshot(), claims()];
+    await expect(passing(kernel).open({ ...request, addresses: [AUDIO] })).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web: audio function ${AUDIO}: cannot pass by VFIO: IOMMU group 9 is claimed by cli/spdk, which has ${DISK}; bulkhead delete --force spdk`,
+    });
+    expect([kernel.snapshot(), claims()]).toEqual(before);
+  });
+
+  it('binds a function once that is named twice', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const devices = passing(kernel);
+    const { nodes } = await devices.open({ ...request, addresses: [NIC, NIC] });
+    expect([nodes.length, claims()]).toEqual([1, [`pci-${NIC}.json`]]);
+    await devices.release('ns/web');
+    expect(kernel.snapshot()).toBe(before);
+  });
+
+  it('refuses a function whose driver has not let go yet of what was asked of it', async () => {
+    const kernel = machine();
+    const claim = { version: 1, owner: 'late', bootId: 'boot-1', change: { address: NIC, to: 'vfio-pci' } };
+    mkdirSync(dir);
+    writeFileSync(join(dir, `pci-${NIC}.json`), JSON.stringify(claim));
+    // The recovery that comes first leaves what somebody lives for.
+    await expect(passing(kernel).open({ ...request, addresses: [NIC] })).rejects.toThrow(
+      `create web: Ethernet controller ${NIC}: cannot pass by VFIO: the driver that was to let go of it has not done so yet; end the processes that have it open, and try again`,
+    );
   });
 
   it('refuses a BAR that the guest’s processor cannot address', async () => {
@@ -282,6 +315,63 @@ describe('functions of a configuration’s nodes', () => {
     await devices.open({ ...request, addresses: [NIC] });
     await devices.release('ns/web');
     expect([kernel.snapshot(), kernel.writes]).toEqual([before, []]);
+  });
+});
+
+describe('two processes of one state root', () => {
+  /** flock(2) of a directory, among the objects of a test. */
+  function sharedLock(): NonNullable<PassingDeps['lock']> {
+    let last: Promise<void> = Promise.resolve();
+    return async () => {
+      const before = last;
+      let unlock = (): void => {};
+      last = new Promise((resolve) => (unlock = resolve));
+      await before;
+      return { [Symbol.dispose]: unlock };
+    };
+  }
+
+  it('do not undo the same claim, of which the later would take the function from its next owner', async () => {
+    const kernel = machine();
+    const lock = sharedLock();
+    await passing(kernel, { lock }).open({ ...request, addresses: [NIC] });
+    let begun = (): void => {};
+    const hasBegun = new Promise<void>((resolve) => (begun = resolve));
+    let goOn = (): void => {};
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    const slow: PassingDeps['write'] = async (path, data) => {
+      begun();
+      await held;
+      return kernel.write(path, data);
+    };
+    const released = passing(kernel, { lock, write: slow }).release('ns/web');
+    await hasBegun;
+    // Its record is gone: another process' recovery sees the claim too.
+    const other = passing(kernel, { lock, isAlive: (owner) => owner !== 'ns/web' });
+    const opened = other.open({ ...request, id: 'two', owner: 'ns/two', addresses: [NIC] });
+    await new Promise((resolve) => setImmediate(resolve));
+    goOn();
+    await Promise.all([released, opened]);
+    expect(kernel.link(`/sys/bus/pci/devices/${NIC}/driver`)).toContain('vfio-pci');
+    expect(JSON.parse(readFileSync(join(dir, `pci-${NIC}.json`), 'utf8'))).toMatchObject({ owner: 'ns/two' });
+  });
+
+  it('say so when the other one stays, and change nothing', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const lock = (): Promise<never> =>
+      Promise.reject(
+        new RuntimeError({ code: ErrorCode.Unavailable, op: 'lock', object: dir, reason: 'held' }),
+      );
+    const devices = passing(kernel, { lock });
+    await expect(devices.open(request)).rejects.toMatchObject({
+      code: ErrorCode.Unavailable,
+      message: `create web: ${dir}: held`,
+    });
+    mkdirSync(dir);
+    await devices.release('ns/web');
+    expect(lines.join('')).toContain('device not given back');
+    expect(kernel.snapshot()).toBe(before);
   });
 });
 

@@ -16,7 +16,7 @@ import type { Logger } from '../base/log.ts';
 import type { DeviceJournal, KernelWrite } from '../devices/journal.ts';
 import type { HostTree } from '../devices/host_tree.ts';
 import type * as DeviceLibraries from '../devices/passing.ts';
-import type { Machine, Refusal, WallName } from '../devices/model.ts';
+import type { FunctionClaim, Machine, Refusal, WallName } from '../devices/model.ts';
 import type { VfioDevice } from '../devices/vfio/probe.ts';
 import type { VfioNodes } from '../devices/vfio/request.ts';
 import type { LinuxDevice } from '../oci/types.ts';
@@ -25,6 +25,8 @@ import type { ContainerRecord } from '../state/index.ts';
 export interface PassingDeps {
   /** Directory of the claims: BULKHEAD_ROOT/devices. */
   dir: string;
+  /** Resolves when no other process changes devices, with what lets the next one in; default: there is no other. */
+  lock?: (() => Promise<Disposable>) | undefined;
   write: KernelWrite;
   /** Whether a claim's owner still has a record. */
   isAlive: (owner: string) => boolean;
@@ -83,15 +85,25 @@ export class DevicePassing {
    * Checks, claims and binds; rejects with nothing changed. FailedPrecondition in the words of the first check that
    * speaks against it, or for a function that another container has.
    */
-  async open({ id, owner, wall, addresses, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
+  async open(request: OpenRequest): Promise<OpenedFunctions> {
     await this.recover();
     await Promise.all(this.#pending);
+    using _ = await this.#lock('create', request.id);
+    return await this.#open(request);
+  }
+
+  async #open({ id, owner, wall, addresses: asked, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
     const { devices } = await libraries();
     const host = this.#deps.host ?? devices.hostTree();
-    const machine = { ...devices.readMachine(host), ...(physicalBits === undefined ? {} : { physicalBits }) };
+    const addresses = [...new Set(asked)];
+    const journal = await this.#journal();
+    const machine = {
+      ...devices.readMachine(host),
+      ...(physicalBits === undefined ? {} : { physicalBits }),
+      claims: othersClaims(journal, owner),
+    };
     const [refusal] = devices.preflightVfio(machine, addresses, wall);
     if (refusal !== undefined) throw refused(id, refusal);
-    const journal = await this.#journal();
     try {
       // What an earlier container of this name could not be rid of.
       await journal.release(owner);
@@ -99,7 +111,7 @@ export class DevicePassing {
     } catch (error) {
       // A claim may have stayed.
       this.#recovered = undefined;
-      throw restated(id, error);
+      throw restated('create', id, error);
     }
     const after = devices.readMachine(host);
     const opened = {
@@ -111,7 +123,7 @@ export class DevicePassing {
     };
     const missing = opened.nodes.find(({ group, device }) => group === undefined && device === undefined);
     if (missing === undefined) return opened;
-    await this.release(owner);
+    await this.#release(owner);
     throw refused(id, {
       check: 'vfio-node',
       sentence: `device ${missing.address}: bound to vfio-pci, but its node in /dev/vfio is not there`,
@@ -122,14 +134,23 @@ export class DevicePassing {
   /** Gives back what `owner` has. Never rejects: what a driver does not take back is logged and tried again later. */
   async release(owner: string): Promise<void> {
     if (!existsSync(this.#deps.dir)) return;
+    try {
+      using _ = await this.#lock('release');
+      await this.#release(owner);
+    } catch (error) {
+      this.#notGivenBack(owner, error);
+    }
+  }
+
+  async #release(owner: string): Promise<void> {
     const journal = await this.#journal();
-    await journal.release(owner).catch((error: unknown) => {
-      this.#deps.log.error('device not given back', {
-        owner,
-        error: asRuntimeError(error, 'release').message,
-      });
-      this.#recovered = undefined;
-    });
+    await journal.release(owner).catch((error: unknown) => this.#notGivenBack(owner, error));
+  }
+
+  #notGivenBack(owner: string, error: unknown): void {
+    const { message } = asRuntimeError(error, 'release');
+    this.#deps.log.error('device not given back', { owner, error: message });
+    this.#recovered = undefined;
   }
 
   /**
@@ -150,11 +171,21 @@ export class DevicePassing {
     const { dir, isAlive, log } = this.#deps;
     if (!existsSync(dir)) return;
     try {
+      using _ = await this.#lock('recover');
       const owners = await (await this.#journal()).recover(isAlive);
       for (const owner of owners) log.info('devices given back after a crash', { owner });
     } catch (error) {
       log.error('device not given back', { error: asRuntimeError(error, 'recover').message });
       this.#recovered = undefined;
+    }
+  }
+
+  /** From the check to the last write: what has been checked, and what is undone, is nobody else's meanwhile. */
+  async #lock(op: string, id?: string): Promise<Disposable> {
+    try {
+      return (await this.#deps.lock?.()) ?? { [Symbol.dispose]: () => {} };
+    } catch (error) {
+      throw restated(op, id, error);
     }
   }
 
@@ -194,7 +225,15 @@ function refused(id: string, { sentence, fix }: Refusal): RuntimeError {
 }
 
 /** The journal knows no container's id. */
-function restated(id: string, error: unknown): RuntimeError {
-  const { code, object, reason, remedy, path, errno } = asRuntimeError(error, 'create', id);
-  return new RuntimeError({ code, op: 'create', id, object, reason, remedy, path, errno, cause: error });
+function restated(op: string, id: string | undefined, error: unknown): RuntimeError {
+  const { code, object, reason, remedy, path, errno } = asRuntimeError(error, op, id);
+  return new RuntimeError({ code, op, id, object, reason, remedy, path, errno, cause: error });
+}
+
+/** A claim of the same name is what an earlier container could not be rid of. */
+function othersClaims(journal: DeviceJournal, owner: string): FunctionClaim[] {
+  return journal
+    .claims()
+    .filter((claim) => claim.owner !== owner)
+    .map((claim) => ({ owner: claim.owner, address: claim.change.address }));
 }

@@ -73,6 +73,17 @@ const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): Fak
 const without = (files: FakeFiles, pattern: RegExp): FakeFiles =>
   Object.fromEntries(Object.entries(files).filter(([path]) => !pattern.test(path)));
 
+/** Where the claims of these machines are. */
+export const CLAIMS = '/run/bulkhead/devices';
+const claimFile = (address: string, owner: string, bootId = 'boot-1'): FakeFiles => ({
+  [`${CLAIMS}/pci-${address}.json`]: JSON.stringify({
+    version: 1,
+    owner,
+    bootId,
+    change: { kind: 'pci-driver', address, to: 'vfio-pci', from: '', override: '' },
+  }),
+});
+
 export const machines: Record<string, FakeFiles> = {
   nothing: {},
   lab,
@@ -126,6 +137,21 @@ export const machines: Record<string, FakeFiles> = {
     '/proc/73/fd/5': { link: '/dev/vfio/devices/vfio3' },
     '/sys/bus/pci/devices/0000:42:00.0/vfio-dev/vfio3/dev': '244:3',
     '/sys/bus/pci/devices/0000:43:00.0/vfio-dev/vfio4/dev': '244:4',
+  },
+  claimed: {
+    ...goodHost,
+    ...pciFiles([
+      { ...nic, address: '0000:42:00.0', group: 42 },
+      { ...nic, address: '0000:42:00.1', group: 42 },
+      { ...nic, address: '0000:43:00.0', group: 43 },
+      { ...nic, address: '0000:44:00.0', group: 44 },
+      { ...nic, address: '0000:45:00.0', group: 45 },
+    ]),
+    ...claimFile('0000:42:00.0', 'k8s.io/web'),
+    ...claimFile('0000:43:00.0', 'cli/spdk'),
+    ...claimFile('0000:44:00.0', 'late'),
+    // A claim does not outlive the boot.
+    ...claimFile('0000:45:00.0', 'k8s.io/web', 'boot-0'),
   },
   'gpu-for-vfio': {
     ...goodHost,

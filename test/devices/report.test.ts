@@ -5,13 +5,14 @@ import { CdiRegistry } from '../../src/devices/cdi/registry.ts';
 import { gpuSharingChecks, gpuVmChecks } from '../../src/devices/gpu/checks.ts';
 import { nvidiaSpec } from '../../src/devices/gpu/contribute.ts';
 import { probeGpus } from '../../src/devices/gpu/probe.ts';
+import { readClaims } from '../../src/devices/journal.ts';
 import { readMachine } from '../../src/devices/machine.ts';
-import type { Refusal } from '../../src/devices/model.ts';
+import type { Machine, Refusal } from '../../src/devices/model.ts';
 import { pmemChecks } from '../../src/devices/pmem/checks.ts';
 import { deviceReport } from '../../src/devices/report.ts';
 import { FakeTree } from '../../src/devices/testing/fake_tree.ts';
 import { vfioChecks } from '../../src/devices/vfio/checks.ts';
-import { machines } from './machines.ts';
+import { CLAIMS, machines } from './machines.ts';
 
 const staleSpec = JSON.stringify({
   cdiVersion: '0.5.0',
@@ -31,9 +32,14 @@ const registryOf = async (name: string): Promise<CdiRegistry> => {
   );
 };
 
+const machineOf = (name: string, arch = 'x64'): Machine => {
+  const host = new FakeTree(machines[name]);
+  return { ...readMachine(host, arch), claims: readClaims(host, CLAIMS) };
+};
+
 describe('what a node can pass to which wall', () => {
   it.each(Object.keys(machines))('%s', async (name) => {
-    const machine = readMachine(new FakeTree(machines[name]), 'x64');
+    const machine = machineOf(name);
     const report = deviceReport({
       machine,
       registry: await registryOf(name),
@@ -45,7 +51,7 @@ describe('what a node can pass to which wall', () => {
   });
 
   it('says of a build without a virtual machine that it has none', async () => {
-    const machine = readMachine(new FakeTree(machines['one-gpu']), 'x64');
+    const machine = machineOf('one-gpu');
     const report = deviceReport({ machine, registry: await registryOf(''), walls: ['namespace'] });
     expect(report.devices[0]?.walls.vm).toEqual({
       ok: false,
@@ -60,14 +66,14 @@ describe('what a node can pass to which wall', () => {
   });
 
   it('trusts the interrupt controller of arm64', async () => {
-    const machine = readMachine(new FakeTree(machines['no-interrupt-remapping']), 'arm64');
+    const machine = machineOf('no-interrupt-remapping', 'arm64');
     const report = deviceReport({ machine, registry: await registryOf(''), walls: ['vm'] });
     expect(report.devices[0]?.walls.vm).toEqual({ ok: true, as: 'vfio' });
   });
 });
 
 const refusals = async (name: string): Promise<Refusal[]> => {
-  const machine = readMachine(new FakeTree(machines[name]), 'x64');
+  const machine = machineOf(name);
   const report = deviceReport({
     machine,
     registry: await registryOf(name),
@@ -158,6 +164,16 @@ describe('refusals, word by word', () => {
     ['one-gpu', 'wall: GPU 0000:41:00.0: the sentry wall passes no devices of the host'],
     ['root-disk', 'wall: NVMe controller 0000:04:00.0: the sentry wall passes no devices of the host'],
     ['pmem-in-every-mode', 'wall: PMEM namespace0.0: the sentry wall passes no devices of the host'],
+    ['claimed', 'claimed: Ethernet controller 0000:42:00.0: cannot pass by VFIO: claimed by k8s.io/web'],
+    [
+      'claimed',
+      'claimed: Ethernet controller 0000:42:00.1: cannot pass by VFIO: IOMMU group 42 is claimed by k8s.io/web, which has 0000:42:00.0',
+    ],
+    ['claimed', 'claimed: Ethernet controller 0000:43:00.0: cannot pass by VFIO: claimed by cli/spdk'],
+    [
+      'claimed',
+      'claimed: Ethernet controller 0000:44:00.0: cannot pass by VFIO: the driver that was to let go of it has not done so yet',
+    ],
     [
       'no-iommu-group',
       'no-iommu-group: GPU 0000:41:00.0: cannot pass by VFIO: it is in no IOMMU group: no IOMMU translates for it',
@@ -212,6 +228,9 @@ describe('refusals, word by word', () => {
     ['gpu-in-use', 'kill 1234'],
     ['vfio-in-use', 'kill 72 73'],
     ['gpu-node-missing', 'nvidia-modprobe -c 0 -u'],
+    ['claimed', 'delete container web of namespace k8s.io, or name another function'],
+    ['claimed', 'bulkhead delete --force spdk'],
+    ['claimed', 'end the processes that have it open, and try again'],
     ['another-maker', 'pass it whole: --device bulkhead.io/vfio=0000:06:00.0'],
     ['uvm-not-loaded', 'nvidia-modprobe -u'],
     ['nvswitch-without-fabric-manager', 'systemctl start nvidia-fabricmanager'],

@@ -1,7 +1,8 @@
 /** Why a PCI function cannot be handed over by VFIO: what the kernel or the hypervisor would say later, said before. */
 import type { HostTree } from '../host_tree.ts';
 import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
-import { formatSize, type Check, type Machine } from '../model.ts';
+import { LATE } from '../journal.ts';
+import { formatSize, type Check, type FunctionClaim, type Machine } from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
 import { SWAP, type VfioDevice } from './probe.ts';
 import { functionNode } from './request.ts';
@@ -40,7 +41,36 @@ function largestBar(
   return bar === undefined ? undefined : { index: bar.index, size: bar.size, limit };
 }
 
+/** Of the function, else of another one in its group: the kernel gives a group to one user. */
+function claimOn(machine: Machine, { pci, companions }: VfioDevice): FunctionClaim | undefined {
+  const { claims = [] } = machine;
+  const on = (address: string): FunctionClaim | undefined => claims.find((each) => each.address === address);
+  return on(pci.address) ?? companions.map((each) => on(each.address)).find((claim) => claim !== undefined);
+}
+
 export const vfioChecks: readonly Check<VfioDevice>[] = [
+  {
+    name: 'claimed',
+    walls: ['vm', 'namespace'],
+    look: (device, machine) => {
+      const claim = claimOn(machine, device);
+      if (claim === undefined) return undefined;
+      const { address, group } = device.pci;
+      const isGroups = claim.address !== address;
+      if (claim.owner === LATE) {
+        return {
+          sentence: `${cannot(device)}: the driver that was to let go of ${isGroups ? claim.address : 'it'} has not done so yet`,
+          fix: 'end the processes that have it open, and try again',
+        };
+      }
+      return {
+        sentence: isGroups
+          ? `${cannot(device)}: IOMMU group ${group ?? ''} is claimed by ${claim.owner}, which has ${claim.address}`
+          : `${cannot(device)}: claimed by ${claim.owner}`,
+        fix: endOwner(claim.owner),
+      };
+    },
+  },
   {
     name: 'iommu-off',
     walls: ['vm', 'namespace'],
@@ -158,6 +188,16 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
 /** The command that ends them; holders are as holdersOf has them: "1234 (qemu)". */
 export function endHolders(holders: readonly string[]): string {
   return `kill ${holders.map((holder) => holder.split(' ', 1)[0]).join(' ')}`;
+}
+
+/** Owners are "NAMESPACE/ID"; containers of the command line have the namespace "cli". */
+function endOwner(owner: string): string {
+  const [namespace = '', id = ''] = owner.split('/', 2);
+  if (namespace === 'selftest')
+    return `wait for the self-test: tail --pid=${id.split('-', 1)[0]} -f /dev/null`;
+  return namespace === 'cli'
+    ? `bulkhead delete --force ${id}`
+    : `delete container ${id} of namespace ${namespace}, or name another function`;
 }
 
 function letGo(mount: string): string {

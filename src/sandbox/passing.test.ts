@@ -176,13 +176,13 @@ describe('open', () => {
       'whose file system is mounted',
       (kernel) => add(kernel, mounted),
       [NIC, DISK],
-      `NVMe controller ${DISK}: cannot pass by VFIO: the host uses it: /srv; umount /srv`,
+      `NVMe controller ${DISK}: cannot pass by VFIO: the host uses it: /srv; umount /srv, or set the annotation bulkhead.io/allow-host-use=true to go on`,
     ],
     [
       'of the default route',
       (kernel) => add(kernel, routed),
       [NIC],
-      `${cannot} the host’s default route goes over it; ip route replace default via GATEWAY dev ANOTHER`,
+      `${cannot} the host uses it: the default route, over eth0; ip route delete default dev eth0, or set the annotation bulkhead.io/allow-host-use=true to go on`,
     ],
     [
       'that a process has open',
@@ -201,6 +201,14 @@ describe('open', () => {
       });
     }
     expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+  });
+
+  it('passes a disk that the host uses when that is asked for', async () => {
+    const kernel = machine();
+    add(kernel, mounted);
+    const annotations = { 'bulkhead.io/allow-host-use': 'true' };
+    await passing(kernel).open({ ...request, annotations });
+    expect(kernel.link(`/sys/bus/pci/devices/${DISK}/driver`)).toContain('vfio-pci');
   });
 
   it('refuses a GPU that a process uses: its driver would not let go', async () => {

@@ -40,6 +40,8 @@ export interface OpenRequest {
   owner: string;
   wall: WallName;
   addresses: readonly string[];
+  /** Of the container: what it goes on without. */
+  annotations?: Readonly<Record<string, string>> | undefined;
   /** Under TCG and where the guest's processor is not the host's: address bits that the guest has. */
   physicalBits?: number | undefined;
 }
@@ -92,7 +94,8 @@ export class DevicePassing {
     return await this.#open(request);
   }
 
-  async #open({ id, owner, wall, addresses: asked, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
+  async #open(request: OpenRequest): Promise<OpenedFunctions> {
+    const { id, owner, wall, addresses: asked, annotations, physicalBits } = request;
     const { devices } = await libraries();
     const host = this.#deps.host ?? devices.hostTree();
     const addresses = [...new Set(asked)];
@@ -102,7 +105,7 @@ export class DevicePassing {
       ...(physicalBits === undefined ? {} : { physicalBits }),
       claims: othersClaims(journal, owner),
     };
-    const [refusal] = devices.preflightVfio(machine, addresses, wall);
+    const [refusal] = devices.preflightVfio(machine, addresses, wall, annotations);
     if (refusal !== undefined) throw refused(id, refusal);
     try {
       // What an earlier container of this name could not be rid of.

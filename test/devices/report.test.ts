@@ -159,7 +159,27 @@ describe('refusals, word by word', () => {
     ],
     [
       'two-numa-nodes',
-      'host-uses-it: Ethernet controller 0000:21:00.0: cannot pass by VFIO: the host’s default route goes over it',
+      'host-uses-it: Ethernet controller 0000:21:00.0: cannot pass by VFIO: the host uses it: the default route, over eth0',
+    ],
+    ...[
+      '0000:04:00.0: cannot pass by VFIO: the host uses it: /srv/two words on dm-0 (LVM vg--one-srv) on md0 (raid1) on nvme0n1, /srv on dm-0 (LVM vg--one-srv) on md0 (raid1) on nvme0n1, swap on dm-2 (dm-crypt secret) on dm-1 (LVM vg--one-keys) on md0 (raid1) on nvme0n1',
+      '0000:05:00.0: cannot pass by VFIO: the host uses it: /srv/two words on dm-0 (LVM vg--one-srv) on md0 (raid1) on nvme1n1p3, /srv on dm-0 (LVM vg--one-srv) on md0 (raid1) on nvme1n1p3, swap on dm-2 (dm-crypt secret) on dm-1 (LVM vg--one-keys) on md0 (raid1) on nvme1n1p3',
+      '0000:06:00.0: cannot pass by VFIO: the host uses it: loop0 on nvme2n1',
+      '0000:07:00.0: cannot pass by VFIO: the host uses it: /data of process 77, process 78 (postgres) on nvme3n1',
+      '0000:08:00.0: cannot pass by VFIO: the host uses it: /multi',
+    ].map((text): [string, string] => ['disks-below-others', `host-uses-it: NVMe controller ${text}`]),
+    ...[
+      '0000:21:00.0: cannot pass by VFIO: the host uses it: the default route, over br0 on bond0 on eth0',
+      '0000:22:00.0: cannot pass by VFIO: the host uses it: the default route, over br0 on bond0 on eth1',
+      '0000:23:00.0: cannot pass by VFIO: the host uses it: team0 on eth2',
+      '0000:24:00.0: cannot pass by VFIO: the host uses it: addresses of eth3.100 on eth3',
+      '0000:25:00.0: cannot pass by VFIO: the host uses it: addresses of eth4',
+      '0000:26:00.0: cannot pass by VFIO: the host uses it: the default route, over eth5',
+      '0000:27:00.0: cannot pass by VFIO: the host uses it: its network interface is in another network namespace, of a container or a program',
+    ].map((text): [string, string] => ['networks-above', `host-uses-it: Ethernet controller ${text}`]),
+    [
+      'lab',
+      'host-uses-it: NVMe controller 0000:03:00.0: cannot pass by VFIO: the host uses it: its virtual functions 0000:03:00.1',
     ],
     ['one-gpu', 'wall: GPU 0000:41:00.0: the sentry wall passes no devices of the host'],
     ['root-disk', 'wall: NVMe controller 0000:04:00.0: the sentry wall passes no devices of the host'],
@@ -223,8 +243,22 @@ describe('refusals, word by word', () => {
       'small-address-space',
       'echo 16 > /sys/bus/pci/devices/0000:41:00.0/resource1_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)',
     ],
-    ['root-disk', 'umount / && swapoff -a'],
-    ['two-numa-nodes', 'ip route replace default via GATEWAY dev ANOTHER'],
+    ['root-disk', 'boot from another disk'],
+    ['two-numa-nodes', 'ip route delete default dev eth0'],
+    [
+      'disks-below-others',
+      "umount '/srv/two words' && umount /srv && lvchange --activate n vg-one/srv && swapoff /dev/dm-2 && cryptsetup close secret && lvchange --activate n vg-one/keys && mdadm --stop /dev/md0",
+    ],
+    ['disks-below-others', 'losetup --detach /dev/loop0'],
+    ['disks-below-others', 'umount --namespace 77 /data && kill 78'],
+    ['disks-below-others', 'umount /multi'],
+    ['networks-above', 'ip link set dev eth0 nomaster'],
+    ['networks-above', 'ip link set dev eth2 nomaster'],
+    ['networks-above', 'ip link delete dev eth3.100'],
+    ['networks-above', 'ip address flush dev eth4'],
+    ['networks-above', 'ip -6 route delete default dev eth5'],
+    ['networks-above', 'lsns --type net'],
+    ['lab', 'echo 0 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs'],
     ['gpu-in-use', 'kill 1234'],
     ['vfio-in-use', 'kill 72 73'],
     ['gpu-node-missing', 'nvidia-modprobe -c 0 -u'],
@@ -240,6 +274,11 @@ describe('refusals, word by word', () => {
     ['pmem-in-every-mode', 'modprobe device_dax'],
   ])('%s: %s', async (name, fix) => {
     expect((await refusals(name)).map((refusal) => refusal.fix)).toContain(fix);
+  });
+
+  it('let go what nobody uses: a disk with another way to it, an interface with its link’s address alone', async () => {
+    const all = [...(await sentences('disks-below-others')), ...(await sentences('networks-above'))];
+    expect(all.filter((text) => /^host.*0000:(?:09|28):00/.test(text))).toEqual([]);
   });
 
   it('refuses nothing that a good machine can do', async () => {

@@ -1,10 +1,11 @@
 /** Why a PCI function cannot be handed over by VFIO: what the kernel or the hypervisor would say later, said before. */
 import type { HostTree } from '../host_tree.ts';
+import { hostUses, OTHER_ROOT } from '../host_use.ts';
 import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
 import { LATE } from '../journal.ts';
 import { formatSize, type Check, type FunctionClaim, type Machine } from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
-import { SWAP, type VfioDevice } from './probe.ts';
+import type { VfioDevice } from './probe.ts';
 import { functionNode } from './request.ts';
 
 /** Drivers that leave a device alone, or are made for handing it on. */
@@ -134,19 +135,13 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'host-uses-it',
     walls: ['vm', 'namespace'],
-    look: (device) => {
-      if (device.mounts.length > 0) {
-        return {
-          sentence: `${cannot(device)}: the host uses it: ${device.mounts.join(', ')}`,
-          fix: [...new Set(device.mounts)].map(letGo).join(' && '),
-        };
-      }
-      return device.defaultRoute
-        ? {
-            sentence: `${cannot(device)}: the host’s default route goes over it`,
-            fix: 'ip route replace default via GATEWAY dev ANOTHER',
-          }
-        : undefined;
+    look: (device, { host, pci }) => {
+      const uses = hostUses(host, pci, device.pci.address);
+      if (uses.length === 0) return undefined;
+      return {
+        sentence: `${cannot(device)}: the host uses it: ${uses.map(({ what }) => what).join(', ')}`,
+        fix: inOrder(uses.map(({ end }) => end)).join(' && '),
+      };
     },
   },
   {
@@ -200,8 +195,12 @@ function endOwner(owner: string): string {
     : `delete container ${id} of namespace ${namespace}, or name another function`;
 }
 
-function letGo(mount: string): string {
-  return mount === SWAP ? 'swapoff -a' : `umount ${mount}`;
+/** What stands on the same is taken apart once, when everything on it has ended. */
+function inOrder(commands: readonly string[][]): string[] {
+  const all = commands.flat();
+  // Under a root file system nothing can be taken apart.
+  if (all.includes(OTHER_ROOT)) return [OTHER_ROOT];
+  return all.filter((command, at) => all.lastIndexOf(command) === at);
 }
 
 /** Of the group, and of each function in it: all of them stand in the way of whoever opens one by another node. */

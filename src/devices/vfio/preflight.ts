@@ -1,6 +1,7 @@
 /** The checks of functions that go behind a wall together, before anything on the host is changed. */
 import { gpuVmChecks } from '../gpu/checks.ts';
 import { probeGpus } from '../gpu/probe.ts';
+import { ALLOW_HOST_USE } from '../host_use.ts';
 import type { Machine, Refusal, WallName } from '../model.ts';
 import { runChecks } from '../model.ts';
 import { isBridge } from '../pci.ts';
@@ -14,8 +15,27 @@ function driverInUse(machine: Machine, address: string): Refusal[] {
   return gpu === undefined ? [] : runChecks(gpuVmChecks, { ...gpu, facts, specs: [] }, machine, 'vm');
 }
 
-/** Every reason against it, of all functions. Functions of one group that go together do not stand in each other's way. */
-export function preflightVfio(machine: Machine, addresses: readonly string[], wall: WallName): Refusal[] {
+/**
+ * Every reason against it, of all functions. Functions of one group that go together do not stand in each other's way.
+ * @param annotations of the container
+ */
+export function preflightVfio(
+  machine: Machine,
+  addresses: readonly string[],
+  wall: WallName,
+  annotations: Readonly<Record<string, string>> = {},
+): Refusal[] {
+  const allowed = annotations[ALLOW_HOST_USE] === 'true';
+  return functionRefusals(machine, addresses, wall)
+    .filter(({ check }) => !(allowed && check === 'host-uses-it'))
+    .map((refusal) =>
+      refusal.check === 'host-uses-it'
+        ? { ...refusal, fix: `${refusal.fix}, or set the annotation ${ALLOW_HOST_USE}=true to go on` }
+        : refusal,
+    );
+}
+
+function functionRefusals(machine: Machine, addresses: readonly string[], wall: WallName): Refusal[] {
   return addresses.flatMap((address): Refusal[] => {
     const pci = machine.pci.find((each) => each.address === address);
     if (pci === undefined) {

@@ -79,7 +79,7 @@ function diskUses(host: HostTree, address: string): HostUse[] {
     }));
     const uses = [...mounted, ...swapped, ...processes];
     if (uses.length > 0 || stack.length === 1 || hasStackAbove(stacks, stack)) return uses;
-    return [{ what: describe(host, stack), end: taken }];
+    return [{ what: describe(host, stack), end: taken.length > 0 ? taken : [`stop what uses /dev/${top}`] }];
   });
 }
 
@@ -273,7 +273,7 @@ function networkUses(host: HostTree, address: string): HostUse[] {
       ? [
           {
             what: 'its network interface is in another network namespace, of a container or a program',
-            end: ['lsns --type net'],
+            end: ['end what has it (lsns --type net names the namespaces)'],
           },
         ]
       : [];

@@ -10,7 +10,7 @@ import { hostRoots, hostTree } from '../../devices/host_tree.ts';
 import { readClaims } from '../../devices/journal.ts';
 import { readMachine } from '../../devices/machine.ts';
 import type { Machine } from '../../devices/model.ts';
-import { deviceReport, type DeviceReport } from '../../devices/report.ts';
+import { cdiReport, deviceReport, type DeviceReport } from '../../devices/report.ts';
 import { selftest, type SelftestActions } from '../../devices/selftest.ts';
 import { addon } from '../../native/index.ts';
 import { passingOf } from '../load.ts';
@@ -42,22 +42,29 @@ export const devices: Command = {
     if (args.operands[0] === 'pmem' && args.operands[1] === 'format') return pmemFormat(session, args);
     const host = hostTree(rootsOf(session, args));
     const claims = readClaims(host, claimsDirectory(session.store.paths.root));
-    const machine = await completed({ ...readMachine(host), claims }, args);
     const verb = args.operands.join(' ');
+    if (verb === 'cdi list') return listCdi(session, args);
+    const machine = await completed({ ...readMachine(host), claims }, args);
     if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);
     if (verb === 'cdi generate') return generate(session, args, machine);
     const registry = await readRegistry(specDirs(session, args));
-    if (verb === 'cdi list') {
-      session.print(registry.names.map((name) => `${name}\n`).join(''));
-      for (const [path, faults] of registry.errors) session.log.warning(faults.join('; '), { path });
-      return 0;
-    }
     if (verb !== '') throw usageError('devices', `no such command: ${verb}`);
     const report = deviceReport({ machine, registry, walls: passingWalls });
     session.print(args.boolean('json') ? `${JSON.stringify(report, null, 2)}\n` : table(report));
     return 0;
   },
 };
+
+async function listCdi(session: Session, args: Arguments): Promise<number> {
+  const registry = await readRegistry(specDirs(session, args));
+  if (args.boolean('json')) {
+    session.print(`${JSON.stringify(cdiReport(registry), null, 2)}\n`);
+    return 0;
+  }
+  session.print(registry.names.map((name) => `${name}\n`).join(''));
+  for (const [path, faults] of registry.errors) session.log.warning(faults.join('; '), { path });
+  return 0;
+}
 
 /** Beside this bundle. */
 const probe = { program: join(import.meta.dirname, 'nvml.cjs') };

@@ -169,7 +169,8 @@ export class DeviceJournal {
           if (this.#driver(address) === to) throw error;
         });
       }
-      if (this.#override(address) !== override) {
+      // Written without a look at it, which could wait for the device's lock in this process.
+      if (from !== to) {
         await this.#write(`${at}/driver_override`, override === '' ? CLEAR : override);
       }
       // A driver that someone else has bound since is theirs.

@@ -19,6 +19,8 @@ const PMEM_KIND = 'bulkhead.io/pmem';
 
 export interface NamedChecks {
   host: HostTree;
+  /** Directories of devices that did not answer. */
+  stuck?: readonly string[] | undefined;
   /** Throws with `code` EOPNOTSUPP when stores to memory mapped from the path are not durable. */
   mapSync: (path: string) => void;
   annotations: Readonly<Record<string, string>>;
@@ -37,11 +39,16 @@ const gpuKinds: Readonly<Record<string, GpuDevice['vendor']>> = {
   'intel.com/gpu': 'intel',
 };
 
+/** Whether attributes of devices are looked at, not only files of the root file system. */
+export function looksAtDevices(devices: readonly FoundDevice[]): boolean {
+  return devices.some(({ file }) => gpuKinds[file.spec.kind] !== undefined);
+}
+
 /** What `bulkhead devices` says of the GPUs behind the nodes of the specs. */
-function notShared(devices: readonly FoundDevice[], { host, wall }: NamedChecks): Refusal | undefined {
+function notShared(devices: readonly FoundDevice[], { host, stuck, wall }: NamedChecks): Refusal | undefined {
   const asked = devices.filter(({ file }) => gpuKinds[file.spec.kind] !== undefined);
   if (asked.length === 0) return undefined;
-  const machine = readMachine(host);
+  const machine = { ...readMachine(host), stuck };
   const facts = probeGpus(machine);
   for (const { file, device } of asked) {
     const vendor = gpuKinds[file.spec.kind];

@@ -6,6 +6,7 @@ export { DeviceJournal } from './journal.ts';
 export { journalFiles } from './journal_files.ts';
 export { readMachine } from './machine.ts';
 export { readPci } from './pci.ts';
+export { readAhead } from './read_ahead.ts';
 export { contributeVfio, vfioEnvironment } from './vfio/contribute.ts';
 export { preflightVfio } from './vfio/preflight.ts';
 export { vfioDevice } from './vfio/probe.ts';

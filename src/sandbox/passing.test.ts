@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
+import type { HostTree } from '../devices/host_tree.ts';
 import { FakeKernel } from '../devices/testing/fake_kernel.ts';
 import type { FakeFiles } from '../devices/testing/fake_tree.ts';
 import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakePci } from '../devices/testing/machines.ts';
@@ -201,6 +202,58 @@ describe('open', () => {
       });
     }
     expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+  });
+
+  it('refuses a function that the kernel does not answer for, and passes another one', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const read: PassingDeps['read'] = async () => ({
+      texts: new Map([[`/sys/bus/pci/devices/${DISK}/class`, '0x010802\n']]),
+      stuck: [`/sys/bus/pci/devices/${DISK}`],
+    });
+    const devices = passing(kernel, { read });
+    await expect(devices.open({ ...request, addresses: [DISK] })).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web: NVMe controller ${DISK}: cannot pass by VFIO: the kernel does not answer for it: a driver holds its lock, or the device is dying; see what waits for it with: echo w > /proc/sysrq-trigger && dmesg; when nothing can be ended, reboot`,
+    });
+    expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+    await devices.open({ ...request, addresses: [NIC] });
+    expect(claims()).toEqual([`pci-${NIC}.json`]);
+  });
+
+  it('reads no attribute itself that another process is to read', async () => {
+    const kernel = machine();
+    const texts = new Map<string, string>();
+    const text = kernel.text.bind(kernel);
+    const attribute = /^\/sys\/bus\/pci\/devices\/[^/]+\/[^/]+$/;
+    for (const path of kernel.files.keys()) if (attribute.test(path)) texts.set(path, text(path) ?? '');
+    const seen: string[] = [];
+    const host: HostTree = {
+      text: (path) => {
+        if (texts.has(path)) seen.push(path);
+        return text(path);
+      },
+      entries: (path) => kernel.entries(path),
+      link: (path) => kernel.link(path),
+      real: (path) => kernel.real(path),
+      node: (path) => kernel.node(path),
+      exists: (path) => kernel.exists(path),
+    };
+    const devices = passing(kernel, { host, read: async () => ({ texts, stuck: [] }) });
+    await devices.open(request);
+    await devices.release('ns/web');
+    expect(seen).toEqual([]);
+  });
+
+  it('says that nothing was read', async () => {
+    const read: PassingDeps['read'] = () =>
+      Promise.reject(
+        new RuntimeError({ code: ErrorCode.DeadlineExceeded, op: 'read', object: 'x', reason: 'late' }),
+      );
+    await expect(passing(machine(), { read }).open(request)).rejects.toMatchObject({
+      code: ErrorCode.DeadlineExceeded,
+      message: 'create web: x: late',
+    });
   });
 
   it('passes a disk that the host uses when that is asked for', async () => {
@@ -438,11 +491,17 @@ describe('what nobody has any more', () => {
     const kernel = machine();
     await passing(kernel).open({ ...request, addresses: [NIC] });
     // Its record is gone, its claim is not: the driver did not take the function back then.
-    const next = passing(kernel);
+    const override = `/sys/bus/pci/devices/${NIC}/driver_override`;
+    const read: PassingDeps['read'] = async () => ({
+      texts: new Map([[override, kernel.text(override)]]),
+      stuck: [],
+    });
+    const next = passing(kernel, { read });
     await expect(next.open({ ...request, addresses: [NIC, DISK] })).resolves.toBeDefined();
     expect(claims()).toHaveLength(2);
     await next.release('ns/web');
     expect(kernel.link(`/sys/bus/pci/devices/${NIC}/driver`)).toContain('igbvf');
+    expect(kernel.text(override)).toBe('(null)');
   });
 
   it('is looked for again after a bind that failed', async () => {

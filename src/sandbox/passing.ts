@@ -17,6 +17,7 @@ import type { DeviceJournal, KernelWrite } from '../devices/journal.ts';
 import type { HostTree } from '../devices/host_tree.ts';
 import type * as DeviceLibraries from '../devices/passing.ts';
 import type { FunctionClaim, Machine, Refusal, WallName } from '../devices/model.ts';
+import type { ReadApart } from '../devices/read_ahead.ts';
 import type { VfioDevice } from '../devices/vfio/probe.ts';
 import type { VfioNodes } from '../devices/vfio/request.ts';
 import type { LinuxDevice } from '../oci/types.ts';
@@ -28,6 +29,8 @@ export interface PassingDeps {
   /** Resolves when no other process changes devices, with what lets the next one in; default: there is no other. */
   lock?: (() => Promise<Disposable>) | undefined;
   write: KernelWrite;
+  /** Reads what may not answer, in another process; default: this one reads it. */
+  read?: ReadApart | undefined;
   /** Whether a claim's owner still has a record. */
   isAlive: (owner: string) => boolean;
   log: Logger;
@@ -72,7 +75,7 @@ export class DevicePassing {
   /** Functions behind VFIO nodes of config.json. FailedPrecondition for a node that is none of this host's. */
   async functionsOf(id: string, nodes: readonly LinuxDevice[]): Promise<string[]> {
     const { devices } = await libraries();
-    const host = this.#deps.host ?? devices.hostTree();
+    const { host } = await this.#ahead('create', id);
     try {
       return devices.functionsOfNodes(host, devices.readPci(host), nodes);
     } catch (error) {
@@ -97,25 +100,20 @@ export class DevicePassing {
   async #open(request: OpenRequest): Promise<OpenedFunctions> {
     const { id, owner, wall, addresses: asked, annotations, physicalBits } = request;
     const { devices } = await libraries();
-    const host = this.#deps.host ?? devices.hostTree();
     const addresses = [...new Set(asked)];
-    const journal = await this.#journal();
+    // What an earlier container of this name could not be rid of, before the host is looked at.
+    await this.#changing(id, async () => (await this.#journal()).release(owner));
+    const { host, stuck } = await this.#ahead('create', id);
+    const journal = await this.#journal(host);
     const machine = {
       ...devices.readMachine(host),
+      stuck,
       ...(physicalBits === undefined ? {} : { physicalBits }),
       claims: othersClaims(journal, owner),
     };
     const [refusal] = devices.preflightVfio(machine, addresses, wall, annotations);
     if (refusal !== undefined) throw refused(id, refusal);
-    try {
-      // What an earlier container of this name could not be rid of.
-      await journal.release(owner);
-      await journal.bind(owner, addresses, VFIO_DRIVER);
-    } catch (error) {
-      // A claim may have stayed.
-      this.#recovered = undefined;
-      throw restated('create', id, error);
-    }
+    await this.#changing(id, () => journal.bind(owner, addresses, VFIO_DRIVER));
     const after = devices.readMachine(host);
     const opened = {
       machine,
@@ -132,6 +130,16 @@ export class DevicePassing {
       sentence: `device ${missing.address}: bound to vfio-pci, but its node in /dev/vfio is not there`,
       fix: 'mount devtmpfs at /dev, or let udev run',
     });
+  }
+
+  async #changing(id: string, change: () => Promise<void>): Promise<void> {
+    try {
+      await change();
+    } catch (error) {
+      // A claim may have stayed.
+      this.#recovered = undefined;
+      throw restated('create', id, error);
+    }
   }
 
   /** Gives back what `owner` has. Never rejects: what a driver does not take back is logged and tried again later. */
@@ -192,10 +200,21 @@ export class DevicePassing {
     }
   }
 
-  async #journal(): Promise<DeviceJournal> {
+  /** The host, with what takes a device's lock read already. */
+  async #ahead(op: string, id: string): Promise<{ host: HostTree; stuck: readonly string[] }> {
+    const { devices } = await libraries();
+    try {
+      return await devices.readAhead(this.#deps.host ?? devices.hostTree(), this.#deps.read);
+    } catch (error) {
+      throw restated(op, id, error);
+    }
+  }
+
+  /** Undoing reads nothing that could wait; binding is given the host as #ahead has it. */
+  async #journal(ahead?: HostTree): Promise<DeviceJournal> {
     const { devices } = await libraries();
     const { dir, write } = this.#deps;
-    const host = this.#deps.host ?? devices.hostTree();
+    const host = ahead ?? this.#deps.host ?? devices.hostTree();
     return new devices.DeviceJournal({ host, files: devices.journalFiles(dir), write });
   }
 }

@@ -1,6 +1,8 @@
 /** Passing functions of this host: claims below the state root, writes to sysfs by launched processes. */
 import type { Logger } from '../base/log.ts';
+import type { ReadApart } from '../devices/read_ahead.ts';
 import { addon } from '../native/index.ts';
+import { readApart } from '../native/kernel_read.ts';
 import { kernelWrite } from '../native/kernel_write.ts';
 import { Launcher } from '../native/launcher.ts';
 import type { StateStore } from '../state/index.ts';
@@ -32,6 +34,12 @@ export interface HostPassing {
   log: Logger;
 }
 
+/** Reads attributes of devices that may not answer, by launched processes. */
+export function deviceReader(initPath: string): ReadApart {
+  let launcher: Launcher | undefined;
+  return (attributes) => readApart((launcher ??= new Launcher(initPath)), attributes);
+}
+
 export function hostPassing({ root, initPath, store, log }: HostPassing): DevicePassing {
   let launcher: Launcher | undefined;
   const dir = claimsDirectory(root);
@@ -42,6 +50,7 @@ export function hostPassing({ root, initPath, store, log }: HostPassing): Device
       return lockDirectory(dir, (fd) => addon().flock(fd, true));
     },
     write: (path, data) => kernelWrite((launcher ??= new Launcher(initPath)), path, data),
+    read: deviceReader(initPath),
     isAlive: (owner) => {
       if (isRunning(owner)) return true;
       const slash = owner.indexOf('/');

@@ -113,6 +113,11 @@ const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): Fak
 const without = (files: FakeFiles, pattern: RegExp): FakeFiles =>
   Object.fromEntries(Object.entries(files).filter(([path]) => !pattern.test(path)));
 
+/** What does not answer, by machine. */
+export const stuck: Record<string, string[]> = {
+  'dying-devices': ['/proc/driver/nvidia/gpus/0000:41:00.0', '/sys/bus/pci/devices/0000:05:00.0'],
+};
+
 /** Where the claims of these machines are. */
 export const CLAIMS = '/run/bulkhead/devices';
 const claimFile = (address: string, owner: string, bootId = 'boot-1'): FakeFiles => ({
@@ -192,6 +197,11 @@ export const machines: Record<string, FakeFiles> = {
     ...claimFile('0000:44:00.0', 'late'),
     // A claim does not outlive the boot.
     ...claimFile('0000:45:00.0', 'k8s.io/web', 'boot-0'),
+  },
+  // Two functions of it are in `stuck`.
+  'dying-devices': {
+    ...withGpu(oneGpu),
+    ...pciFiles([gpuFunction(oneGpu), disk('0000:05:00.0', 5), disk('0000:06:00.0', 6)]),
   },
   'gpu-for-vfio': {
     ...goodHost,

@@ -12,7 +12,7 @@ import { pmemChecks } from '../../src/devices/pmem/checks.ts';
 import { deviceReport } from '../../src/devices/report.ts';
 import { FakeTree } from '../../src/devices/testing/fake_tree.ts';
 import { vfioChecks } from '../../src/devices/vfio/checks.ts';
-import { CLAIMS, machines } from './machines.ts';
+import { CLAIMS, machines, stuck } from './machines.ts';
 
 const staleSpec = JSON.stringify({
   cdiVersion: '0.5.0',
@@ -34,7 +34,7 @@ const registryOf = async (name: string): Promise<CdiRegistry> => {
 
 const machineOf = (name: string, arch = 'x64'): Machine => {
   const host = new FakeTree(machines[name]);
-  return { ...readMachine(host, arch), claims: readClaims(host, CLAIMS) };
+  return { ...readMachine(host, arch), claims: readClaims(host, CLAIMS), stuck: stuck[name] };
 };
 
 describe('what a node can pass to which wall', () => {
@@ -184,6 +184,14 @@ describe('refusals, word by word', () => {
     ['one-gpu', 'wall: GPU 0000:41:00.0: the sentry wall passes no devices of the host'],
     ['root-disk', 'wall: NVMe controller 0000:04:00.0: the sentry wall passes no devices of the host'],
     ['pmem-in-every-mode', 'wall: PMEM namespace0.0: the sentry wall passes no devices of the host'],
+    [
+      'dying-devices',
+      'unresponsive: NVMe controller 0000:05:00.0: cannot pass by VFIO: the kernel does not answer for it: a driver holds its lock, or the device is dying',
+    ],
+    [
+      'dying-devices',
+      'unresponsive: GPU 0000:41:00.0: cannot share it with a container: the kernel does not answer for it: a driver holds its lock, or the device is dying',
+    ],
     ['claimed', 'claimed: Ethernet controller 0000:42:00.0: cannot pass by VFIO: claimed by k8s.io/web'],
     [
       'claimed',

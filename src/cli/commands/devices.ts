@@ -10,10 +10,11 @@ import { hostRoots, hostTree } from '../../devices/host_tree.ts';
 import { readClaims } from '../../devices/journal.ts';
 import { readMachine } from '../../devices/machine.ts';
 import type { Machine } from '../../devices/model.ts';
+import { readAhead } from '../../devices/read_ahead.ts';
 import { cdiReport, deviceReport, type DeviceReport } from '../../devices/report.ts';
 import { selftest, type SelftestActions } from '../../devices/selftest.ts';
 import { addon } from '../../native/index.ts';
-import { passingOf } from '../load.ts';
+import { passingOf, readDevices } from '../load.ts';
 import { passingWalls } from '../../sandbox/devices.ts';
 import { claimsDirectory } from '../../sandbox/passing.ts';
 import { selftestOwner } from '../../sandbox/passing_host.ts';
@@ -40,11 +41,15 @@ export const devices: Command = {
   ],
   async run(session, args) {
     if (args.operands[0] === 'pmem' && args.operands[1] === 'format') return pmemFormat(session, args);
-    const host = hostTree(rootsOf(session, args));
-    const claims = readClaims(host, claimsDirectory(session.store.paths.root));
     const verb = args.operands.join(' ');
     if (verb === 'cdi list') return listCdi(session, args);
-    const machine = await completed({ ...readMachine(host), claims }, args);
+    const here = args.string('host-root') === undefined;
+    const { host, stuck } = await readAhead(
+      hostTree(rootsOf(session, args)),
+      here ? readDevices() : undefined,
+    );
+    const claims = readClaims(host, claimsDirectory(session.store.paths.root));
+    const machine = await completed({ ...readMachine(host), claims, stuck }, args);
     if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);
     if (verb === 'cdi generate') return generate(session, args, machine);
     const registry = await readRegistry(specDirs(session, args));

@@ -2,7 +2,7 @@
 import type { SpecFile } from '../cdi/registry.ts';
 import type { HostTree } from '../host_tree.ts';
 import { holdersOf } from '../machine.ts';
-import type { Check, Refusal } from '../model.ts';
+import { isStuck, UNRESPONSIVE, type Check, type Refusal } from '../model.ts';
 import { endHolders, subjectOf } from '../vfio/checks.ts';
 import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
 
@@ -16,6 +16,14 @@ export interface GpuSubject extends GpuDevice {
 const cannot = ({ pci }: GpuSubject): string => `${subjectOf(pci)}: cannot share it with a container`;
 
 export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
+  {
+    name: 'unresponsive',
+    walls: ['namespace'],
+    look: (gpu, machine) =>
+      isStuck(machine, gpu.pci.address)
+        ? { sentence: `${cannot(gpu)}: ${UNRESPONSIVE.reason}`, fix: UNRESPONSIVE.fix }
+        : undefined,
+  },
   {
     name: 'driver-missing',
     walls: ['namespace'],

@@ -3,7 +3,7 @@ import type { HostTree } from '../host_tree.ts';
 import { hostUses, OTHER_ROOT } from '../host_use.ts';
 import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
 import { LATE } from '../journal.ts';
-import { formatSize, type Check, type FunctionClaim, type Machine } from '../model.ts';
+import { formatSize, isStuck, UNRESPONSIVE, type Check, type FunctionClaim, type Machine } from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
 import type { VfioDevice } from './probe.ts';
 import { functionNode } from './request.ts';
@@ -71,6 +71,14 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
         fix: endOwner(claim.owner),
       };
     },
+  },
+  {
+    name: 'unresponsive',
+    walls: ['vm', 'namespace'],
+    look: (device, machine) =>
+      isStuck(machine, device.pci.address)
+        ? { sentence: `${cannot(device)}: ${UNRESPONSIVE.reason}`, fix: UNRESPONSIVE.fix }
+        : undefined,
   },
   {
     name: 'iommu-off',

@@ -111,7 +111,7 @@ function staleDriver(devices: readonly FoundDevice[], { host }: NamedChecks): Re
 /** A file system is tried, not believed: mount options say dax where the file's own flags or the device do not. */
 function notPersistent(
   devices: readonly FoundDevice[],
-  { mapSync, annotations, wall }: NamedChecks,
+  { host, mapSync, annotations, wall }: NamedChecks,
 ): Refusal | undefined {
   if (annotations[ALLOW_NONPERSISTENT] === 'true') return undefined;
   const paths = devices
@@ -126,7 +126,7 @@ function notPersistent(
       const { code = '' } = error as NodeJS.ErrnoException;
       // Nothing else speaks of durability: a read-only file system takes no writes, a missing one fails the mount.
       if (!notDurable.has(code)) continue;
-      const { sentence, fix } = noMapSync(path);
+      const { sentence, fix } = noMapSync(host, path);
       return { check: 'map-sync', sentence, fix: `${fix}, or ${allow}` };
     }
   }

@@ -109,7 +109,7 @@ describe('open', () => {
       'of a group that another driver is in',
       machine([disk, audio]),
       [DISK],
-      `create web: NVMe controller ${DISK}: cannot pass by VFIO: IOMMU group 9 is not viable: ${AUDIO} (audio function, snd) is bound to a host driver; driverctl set-override ${AUDIO} vfio-pci`,
+      `create web: NVMe controller ${DISK}: cannot pass by VFIO: IOMMU group 9 is not viable: ${AUDIO} (audio function, snd) is bound to a host driver; echo vfio-pci > /sys/bus/pci/devices/${AUDIO}/driver_override && echo ${AUDIO} > /sys/bus/pci/devices/${AUDIO}/driver/unbind && echo ${AUDIO} > /sys/bus/pci/drivers_probe`,
     ],
     [
       'that is not there',
@@ -153,7 +153,7 @@ describe('open', () => {
       'without an IOMMU',
       (kernel) => remove(kernel, 'iommu_group'),
       [NIC],
-      `${cannot} IOMMU is off (no /sys/kernel/iommu_groups/*); add intel_iommu=on or amd_iommu=on to the kernel command line and reboot`,
+      `${cannot} IOMMU is off (no /sys/kernel/iommu_groups/*); turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware, on Intel add intel_iommu=on to the kernel command line, and reboot`,
     ],
     [
       'that no IOMMU translates for',
@@ -171,7 +171,7 @@ describe('open', () => {
       'without interrupt remapping',
       (kernel) => kernel.files.set('/proc/interrupts', ' 24: 0 PCI-MSI-0000:00:1c.0 0-edge\n'),
       [NIC],
-      `${cannot} interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM; turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`,
+      `${cannot} interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM; turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1`,
     ],
     [
       'whose file system is mounted',

@@ -162,6 +162,26 @@ export const machines: Record<string, FakeFiles> = {
   'small-address-space': withGpu(oneGpu, {
     '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
   }),
+  // 64 MiB to 16 GiB, and 128 GiB.
+  'resizable-bar': withGpu(oneGpu, {
+    '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
+    '/sys/bus/pci/devices/0000:41:00.0/resource1_resize': '0000000000027fc0\n',
+  }),
+  // The bridge above the card has no isolation, so that it is in the group; its driver is the kernel's own.
+  'bridge-in-the-group': {
+    ...withGpu(oneGpu),
+    ...pciFiles([
+      gpuFunction(oneGpu),
+      {
+        address: '0000:40:01.0',
+        class: '0x060400',
+        vendor: '0x1022',
+        driver: 'pcieport',
+        group: 40,
+        reset: 'pm',
+      },
+    ]),
+  },
   'gpu-in-use': withGpu(oneGpu, {
     '/proc/1234/comm': 'nvidia-persiste',
     '/proc/1234/fd/7': { link: '/dev/nvidia0' },
@@ -191,7 +211,9 @@ export const machines: Record<string, FakeFiles> = {
       { ...nic, address: '0000:43:00.0', group: 43 },
       { ...nic, address: '0000:44:00.0', group: 44 },
       { ...nic, address: '0000:45:00.0', group: 45 },
+      gpuFunction({ ...oneGpu, driver: 'vfio-pci' }),
     ]),
+    ...claimFile('0000:41:00.0', 'k8s.io/web'),
     ...claimFile('0000:42:00.0', 'k8s.io/web'),
     ...claimFile('0000:43:00.0', 'cli/spdk'),
     ...claimFile('0000:44:00.0', 'late'),

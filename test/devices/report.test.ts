@@ -104,6 +104,7 @@ describe('refusals, word by word', () => {
       'lab',
       'interrupt-remapping: Ethernet controller 0000:01:10.0: cannot pass by VFIO: interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM',
     ],
+    ['claimed', 'claimed: GPU 0000:41:00.0: cannot share it with a container: claimed by k8s.io/web'],
     [
       'small-address-space',
       'bar-too-large: GPU 0000:41:00.0: cannot pass by VFIO: BAR1 is 128 GiB; guest phys-bits 40 allow 64 GiB',
@@ -238,18 +239,33 @@ describe('refusals, word by word', () => {
   });
 
   it.each([
-    ['no-iommu', 'add intel_iommu=on or amd_iommu=on to the kernel command line and reboot'],
+    [
+      'no-iommu',
+      'turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware, on Intel add intel_iommu=on to the kernel command line, and reboot',
+    ],
     [
       'no-iommu-group',
       'turn VT-d or AMD-Vi on for every slot in the firmware, or put the card into another slot',
     ],
     ['gpu-without-driver', 'modprobe vfio-pci'],
     ['gpu-without-driver', 'modprobe nvidia'],
-    ['gpu-for-vfio', 'driverctl unset-override 0000:41:00.0'],
-    ['audio-in-the-group', 'driverctl set-override 0000:41:00.1 vfio-pci'],
     [
-      'small-address-space',
-      'echo 16 > /sys/bus/pci/devices/0000:41:00.0/resource1_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)',
+      'gpu-for-vfio',
+      'echo > /sys/bus/pci/devices/0000:41:00.0/driver_override && echo 0000:41:00.0 > /sys/bus/pci/devices/0000:41:00.0/driver/unbind && echo 0000:41:00.0 > /sys/bus/pci/drivers_probe',
+    ],
+    [
+      'audio-in-the-group',
+      'echo vfio-pci > /sys/bus/pci/devices/0000:41:00.1/driver_override && echo 0000:41:00.1 > /sys/bus/pci/devices/0000:41:00.1/driver/unbind && echo 0000:41:00.1 > /sys/bus/pci/drivers_probe',
+    ],
+    [
+      'no-interrupt-remapping',
+      'turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1',
+    ],
+    ['pmem-in-every-mode', 'mkfs.ext4 -b 4096 /dev/pmem4 && mount -o dax=always /dev/pmem4 /mnt'],
+    ['small-address-space', 'run on a processor with more address bits (KVM, not TCG)'],
+    [
+      'resizable-bar',
+      'echo 0000:41:00.0 > /sys/bus/pci/devices/0000:41:00.0/driver/unbind && echo 14 > /sys/bus/pci/devices/0000:41:00.0/resource1_resize, or run on a processor with more address bits (KVM, not TCG)',
     ],
     ['root-disk', 'boot from another disk'],
     ['two-numa-nodes', 'ip route delete default dev eth0'],
@@ -279,7 +295,7 @@ describe('refusals, word by word', () => {
     ['nvswitch-without-fabric-manager', 'systemctl start nvidia-fabricmanager'],
     ['stale-cdi-spec', 'bulkhead devices cdi generate --kind nvidia.com/gpu --output /etc/cdi/nvidia.yaml'],
     ['pmem-in-every-mode', 'umount /srv'],
-    ['pmem-in-every-mode', 'mount -o remount,dax=always /mnt/p'],
+    ['pmem-in-every-mode', 'umount /mnt/p && mount -o dax=always /dev/pmem3 /mnt/p'],
     ['pmem-in-every-mode', 'modprobe device_dax'],
   ])('%s: %s', async (name, fix) => {
     expect((await refusals(name)).map((refusal) => refusal.fix)).toContain(fix);

@@ -3,7 +3,8 @@ import type { SpecFile } from '../cdi/registry.ts';
 import type { HostTree } from '../host_tree.ts';
 import { holdersOf } from '../machine.ts';
 import { isStuck, UNRESPONSIVE, type Check, type Refusal } from '../model.ts';
-import { endHolders, subjectOf } from '../vfio/checks.ts';
+import { rebind } from '../remedies.ts';
+import { claimRefusal, endHolders, subjectOf } from '../vfio/checks.ts';
 import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
 
 /** A GPU with what the checks need beside it. */
@@ -25,10 +26,15 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
         : undefined,
   },
   {
+    name: 'claimed',
+    walls: ['namespace'],
+    look: (gpu, machine) => claimRefusal(machine, { pci: gpu.pci, companions: [] }, cannot(gpu)),
+  },
+  {
     name: 'driver-missing',
     walls: ['namespace'],
-    look: (gpu) => {
-      if (gpu.shared) return undefined;
+    look: (gpu, { claims = [] }) => {
+      if (gpu.shared || claims.some(({ address }) => address === gpu.pci.address)) return undefined;
       const wanted = gpu.nvSwitch ? ['nvidia-nvswitch'] : sharingDrivers[gpu.vendor];
       if (wanted.length === 0)
         return {
@@ -42,7 +48,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
         fix:
           gpu.pci.driver === ''
             ? `modprobe ${gpu.vendor === 'nvidia' ? 'nvidia' : driver}`
-            : `driverctl unset-override ${gpu.pci.address}`,
+            : rebind(gpu.pci, ''),
       };
     },
   },

@@ -3,7 +3,16 @@ import type { HostTree } from '../host_tree.ts';
 import { hostUses, OTHER_ROOT } from '../host_use.ts';
 import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
 import { LATE } from '../journal.ts';
-import { formatSize, isStuck, UNRESPONSIVE, type Check, type FunctionClaim, type Machine } from '../model.ts';
+import { rebind, shrinkBar, turnIommuOn } from '../remedies.ts';
+import {
+  formatSize,
+  isStuck,
+  UNRESPONSIVE,
+  type Check,
+  type FunctionClaim,
+  type Machine,
+  type Refusal,
+} from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
 import type { VfioDevice } from './probe.ts';
 import { functionNode } from './request.ts';
@@ -42,6 +51,8 @@ function largestBar(
   return bar === undefined ? undefined : { index: bar.index, size: bar.size, limit };
 }
 
+const MORE_BITS = 'run on a processor with more address bits (KVM, not TCG)';
+
 /** Of the function, else of another one in its group: the kernel gives a group to one user. */
 function claimOn(machine: Machine, { pci, companions }: VfioDevice): FunctionClaim | undefined {
   const { claims = [] } = machine;
@@ -49,28 +60,35 @@ function claimOn(machine: Machine, { pci, companions }: VfioDevice): FunctionCla
   return on(pci.address) ?? companions.map((each) => on(each.address)).find((claim) => claim !== undefined);
 }
 
+/** A container has it. @param cannot how the sentence begins */
+export function claimRefusal(
+  machine: Machine,
+  device: VfioDevice,
+  cannot: string,
+): Omit<Refusal, 'check'> | undefined {
+  const claim = claimOn(machine, device);
+  if (claim === undefined) return undefined;
+  const { address, group } = device.pci;
+  const isGroups = claim.address !== address;
+  if (claim.owner === LATE) {
+    return {
+      sentence: `${cannot}: the driver that was to let go of ${isGroups ? claim.address : 'it'} has not done so yet`,
+      fix: 'end the processes that have it open, and try again',
+    };
+  }
+  return {
+    sentence: isGroups
+      ? `${cannot}: IOMMU group ${group ?? ''} is claimed by ${claim.owner}, which has ${claim.address}`
+      : `${cannot}: claimed by ${claim.owner}`,
+    fix: endOwner(claim.owner),
+  };
+}
+
 export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'claimed',
     walls: ['vm', 'namespace'],
-    look: (device, machine) => {
-      const claim = claimOn(machine, device);
-      if (claim === undefined) return undefined;
-      const { address, group } = device.pci;
-      const isGroups = claim.address !== address;
-      if (claim.owner === LATE) {
-        return {
-          sentence: `${cannot(device)}: the driver that was to let go of ${isGroups ? claim.address : 'it'} has not done so yet`,
-          fix: 'end the processes that have it open, and try again',
-        };
-      }
-      return {
-        sentence: isGroups
-          ? `${cannot(device)}: IOMMU group ${group ?? ''} is claimed by ${claim.owner}, which has ${claim.address}`
-          : `${cannot(device)}: claimed by ${claim.owner}`,
-        fix: endOwner(claim.owner),
-      };
-    },
+    look: (device, machine) => claimRefusal(machine, device, cannot(device)),
   },
   {
     name: 'unresponsive',
@@ -83,12 +101,12 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'iommu-off',
     walls: ['vm', 'namespace'],
-    look: (device, { iommu }) =>
+    look: (device, { host, iommu }) =>
       iommu.on
         ? undefined
         : {
             sentence: `${cannot(device)}: IOMMU is off (no /sys/kernel/iommu_groups/*)`,
-            fix: 'add intel_iommu=on or amd_iommu=on to the kernel command line and reboot',
+            fix: turnIommuOn(host),
           },
   },
   {
@@ -119,7 +137,10 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       const call = file.includes('/iommufd/') ? 'VFIO_DEVICE_BIND_IOMMUFD' : 'VFIO_SET_IOMMU';
       return {
         sentence: `${cannot(device)}: interrupt remapping missing; ${call} would fail with EPERM`,
-        fix: `turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > ${file}`,
+        fix: `turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: ${
+          // The module is loaded by the first program that uses a group, unless it is part of the kernel.
+          host.exists(file) ? `echo Y > ${file}` : 'modprobe vfio_iommu_type1 allow_unsafe_interrupts=1'
+        }`,
       };
     },
   },
@@ -135,7 +156,7 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       return {
         sentence: `${cannot(device)}: IOMMU group ${first.group} is not viable: ${others.join(', ')} bound to a host driver`,
         fix: obstacles(device)
-          .map(({ address }) => `driverctl set-override ${address} vfio-pci`)
+          .map((other) => rebind(other, 'vfio-pci'))
           .join(' && '),
       };
     },
@@ -161,8 +182,9 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       const { index, size, limit } = bar;
       return {
         sentence: `${cannot(device)}: BAR${index} is ${formatSize(size)}; guest phys-bits ${machine.physicalBits} allow ${formatSize(limit)}`,
-        // Resizable BARs: the file takes the power of two in MiB, and refuses sizes that the card does not have (Linux 5.19).
-        fix: `echo ${Math.log2(limit / 2 ** 20)} > /sys/bus/pci/devices/${device.pci.address}/resource${index}_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)`,
+        fix: [shrinkBar(machine.host, device.pci, index, limit), MORE_BITS]
+          .filter((each) => each !== undefined)
+          .join(', or '),
       };
     },
   },

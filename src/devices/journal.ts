@@ -73,12 +73,10 @@ export class DeviceJournal {
         await this.#apply(claim.change);
       }
     } catch (error) {
-      const late = isLate(error) ? claimed.at(-1) : undefined;
-      for (const claim of [...claimed].reverse()) {
-        // The first error is the one to tell; the claim stays for the next start when this fails too.
-        await this.#undo(claim).catch(() => {});
-      }
-      if (late !== undefined) this.#lookAgain(late);
+      const late = isLate(error) ? claimed.pop() : undefined;
+      // The first error is the one to tell; a claim stays for the next start when this fails too.
+      if (late !== undefined) await this.#undoLate(late).catch(() => {});
+      for (const claim of [...claimed].reverse()) await this.#undo(claim).catch(() => {});
       throw error;
     }
   }
@@ -150,15 +148,21 @@ export class DeviceJournal {
   }
 
   /**
-   * A driver that was told to let go may do so when nobody waits any more. The claim is nobody's, so that the next recovery
-   * sees what has become of the function, and no clean-up of the container before that drops it.
+   * A driver that was told to let go may do so when nobody waits any more. The claim becomes nobody's, so that the next
+   * recovery sees what has become of the function, and no clean-up of the container before that drops it.
    */
-  #lookAgain(claim: Claim): void {
-    this.#files.remove(fileName(claim.change.address));
-    this.#files.create(fileName(claim.change.address), JSON.stringify({ ...claim, owner: LATE }));
+  async #undoLate(claim: Claim): Promise<void> {
+    const late = { ...claim, owner: LATE };
+    this.#files.replace(fileName(claim.change.address), JSON.stringify(late));
+    await this.#restore(late);
   }
 
-  async #undo({ owner, change }: Claim): Promise<void> {
+  async #undo(claim: Claim): Promise<void> {
+    await this.#restore(claim);
+    this.#files.remove(fileName(claim.change.address));
+  }
+
+  async #restore({ owner, change }: Claim): Promise<void> {
     const { address, to, from, override } = change;
     const at = `${PCI_DEVICES}/${address}`;
     // A function that is gone (unplugged, or a virtual one whose card was reset) has nothing to be restored.
@@ -181,7 +185,6 @@ export class DeviceJournal {
         }
       }
     }
-    this.#files.remove(fileName(address));
   }
 
   #driver(address: string): string {

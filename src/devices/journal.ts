@@ -88,19 +88,27 @@ export class DeviceJournal {
 
   /** At start: undoes the claims of owners that are gone. Resolves with their names. */
   async recover(isAlive: (owner: string) => boolean): Promise<string[]> {
+    this.#dropEarlier();
     const orphans = this.claims().filter(({ owner }) => !isAlive(owner));
     await this.#undoAll(orphans);
     return [...new Set(orphans.map(({ owner }) => owner))];
   }
 
-  /** Claims of this boot, oldest name first; those of earlier boots are removed. */
+  /** Claims of this boot, by name. */
   claims(): Claim[] {
-    return this.#files.names().flatMap((name): Claim[] => {
-      const claim = readClaim(this.#files.read(name));
-      if (claim?.bootId === this.#bootId()) return [claim];
-      this.#files.remove(name);
-      return [];
-    });
+    return this.#files.names().flatMap((name): Claim[] => this.#current(name) ?? []);
+  }
+
+  /** Claims of earlier boots, and files that are none. */
+  #dropEarlier(): void {
+    for (const name of this.#files.names()) {
+      if (this.#current(name) === undefined) this.#files.remove(name);
+    }
+  }
+
+  #current(name: string): [Claim] | undefined {
+    const claim = readClaim(this.#files.read(name));
+    return claim?.bootId === this.#bootId() ? [claim] : undefined;
   }
 
   #claim(owner: string, address: string, to: string): Claim {

@@ -8,6 +8,6 @@ export { readMachine } from './machine.ts';
 export { readPci } from './pci.ts';
 export { readAhead } from './read_ahead.ts';
 export { contributeVfio, vfioEnvironment } from './vfio/contribute.ts';
-export { preflightVfio } from './vfio/preflight.ts';
+export { preflightVfio, refusedNodes } from './vfio/preflight.ts';
 export { vfioDevice } from './vfio/probe.ts';
 export { functionsOfNodes, isVfioNode, vfioNodesOf, withoutVfioNodes } from './vfio/request.ts';

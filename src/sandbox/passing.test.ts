@@ -8,6 +8,7 @@ import type { HostTree } from '../devices/host_tree.ts';
 import { FakeKernel } from '../devices/testing/fake_kernel.ts';
 import type { FakeFiles } from '../devices/testing/fake_tree.ts';
 import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakePci } from '../devices/testing/machines.ts';
+import type { LinuxDeviceCgroup, Spec } from '../oci/types.ts';
 import { DevicePassing, type PassingDeps } from './passing.ts';
 
 const NIC = '0000:01:10.0';
@@ -376,6 +377,37 @@ describe('functions of a configuration’s nodes', () => {
     await devices.open({ ...request, addresses: [NIC] });
     await devices.release('ns/web');
     expect([kernel.snapshot(), kernel.writes]).toEqual([before, []]);
+  });
+});
+
+describe('nodes of a configuration in the namespace wall', () => {
+  const specWith = (path: string, rule: LinuxDeviceCgroup): Spec => ({
+    ociVersion: '1.2.0',
+    linux: { devices: [{ path, type: 'c' }], resources: { devices: [rule] } },
+  });
+  const one: LinuxDeviceCgroup = { allow: true, type: 'c', major: 245, minor: 7, access: 'rw' };
+  const deny: LinuxDeviceCgroup = { allow: false, access: 'rwm' };
+  const all: LinuxDeviceCgroup = { allow: true, access: 'rwm' };
+
+  it('are not those of a function that another container was given by name', async () => {
+    const devices = passing(machine());
+    const spec = specWith('/dev/vfio/7', one);
+    await devices.checkNodes('dpdk', 'ns/dpdk', spec);
+    await devices.open({ ...request, addresses: [NIC] });
+    await expect(devices.checkNodes('dpdk', 'ns/dpdk', spec)).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create dpdk: Ethernet controller ${NIC}: cannot pass /dev/vfio/7: claimed by ns/web; delete container web of namespace ns, or name another function`,
+    });
+    await expect(devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/7', deny))).rejects.toThrow();
+  });
+
+  it('may be its own, another’s of nobody, and every node of the host', async () => {
+    const devices = passing(machine());
+    await devices.open({ ...request, addresses: [NIC] });
+    await devices.checkNodes('web', 'ns/web', specWith('/dev/vfio/7', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/vfio', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/9', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/7', all));
   });
 });
 

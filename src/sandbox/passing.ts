@@ -20,7 +20,7 @@ import type { FunctionClaim, Machine, Refusal, WallName } from '../devices/model
 import type { ReadApart } from '../devices/read_ahead.ts';
 import type { VfioDevice } from '../devices/vfio/probe.ts';
 import type { VfioNodes } from '../devices/vfio/request.ts';
-import type { LinuxDevice } from '../oci/types.ts';
+import type { LinuxDevice, LinuxDeviceCgroup, Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
 
 export interface PassingDeps {
@@ -84,6 +84,23 @@ export class DevicePassing {
       const code = ErrorCode.FailedPrecondition;
       throw new RuntimeError({ code, op: 'create', id, object, reason, cause: error });
     }
+  }
+
+  /**
+   * Refuses nodes of config.json whose functions another container was given by name. FailedPrecondition in the words of the
+   * check. Whoever may use every device (a privileged container) has all nodes, and may use none of them.
+   */
+  async checkNodes(id: string, owner: string, { linux }: Spec): Promise<void> {
+    const nodes = (linux?.devices ?? []).filter(({ path }) => path.startsWith('/dev/vfio/'));
+    if (nodes.length === 0 || !existsSync(this.#deps.dir)) return;
+    if ((linux?.resources?.devices ?? []).some(isForAll)) return;
+    const claims = othersClaims(await this.#journal(), owner);
+    if (claims.length === 0) return;
+    const { devices } = await libraries();
+    const { host } = await this.#ahead('create', id);
+    const machine = { ...devices.readMachine(host), claims };
+    const [refusal] = devices.refusedNodes(machine, nodes);
+    if (refusal !== undefined) throw refused(id, refusal);
   }
 
   /**
@@ -227,6 +244,11 @@ export function ownerOf({ namespace, id }: ContainerRecord): string {
 /** Where claims are below a state root. */
 export function claimsDirectory(root: string): string {
   return join(root, 'devices');
+}
+
+/** "a *:* rwm", as a type of all devices or as none. */
+function isForAll({ allow, type = 'a', major = -1, minor = -1 }: LinuxDeviceCgroup): boolean {
+  return allow && type === 'a' && major < 0 && minor < 0;
 }
 
 async function libraries(): Promise<{ devices: typeof DeviceLibraries }> {

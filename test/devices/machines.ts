@@ -216,6 +216,8 @@ export const machines: Record<string, FakeFiles> = {
     ...claimFile('0000:41:00.0', 'k8s.io/web'),
     ...claimFile('0000:42:00.0', 'k8s.io/web'),
     ...claimFile('0000:43:00.0', 'cli/spdk'),
+    '/proc/71/comm': 'spdk_tgt',
+    '/proc/71/fd/9': { link: '/dev/vfio/43' },
     ...claimFile('0000:44:00.0', 'late'),
     // A claim does not outlive the boot.
     ...claimFile('0000:45:00.0', 'k8s.io/web', 'boot-0'),
@@ -287,6 +289,12 @@ export const machines: Record<string, FakeFiles> = {
       },
     ]),
     '/dev/kfd': { node: 'c 510:0' },
+    '/proc/9/comm': 'systemd-logind',
+    '/proc/9/fd/12': { link: '/dev/dri/card1' },
+    '/proc/900/comm': 'Xorg',
+    '/proc/900/fd/12': { link: '/dev/dri/card1' },
+    '/proc/901/comm': 'rocminfo',
+    '/proc/901/fd/3': { link: '/dev/dri/renderD128' },
   },
   'root-disk': {
     ...goodHost,

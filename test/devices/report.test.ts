@@ -186,6 +186,10 @@ describe('refusals, word by word', () => {
     ['root-disk', 'wall: NVMe controller 0000:04:00.0: the sentry wall passes no devices of the host'],
     ['pmem-in-every-mode', 'wall: PMEM namespace0.0: the sentry wall passes no devices of the host'],
     [
+      'amd-and-intel',
+      'in-use: GPU 0000:00:02.0: device is in use by process 9 (systemd-logind), 900 (Xorg); unbinding would block until it is closed',
+    ],
+    [
       'dying-devices',
       'unresponsive: NVMe controller 0000:05:00.0: cannot pass by VFIO: the kernel does not answer for it: a driver holds its lock, or the device is dying',
     ],
@@ -288,6 +292,8 @@ describe('refusals, word by word', () => {
     ['vfio-in-use', 'kill 72 73'],
     ['gpu-node-missing', 'nvidia-modprobe -c 0 -u'],
     ['claimed', 'delete container web of namespace k8s.io, or name another function'],
+    ['amd-and-intel', 'systemctl isolate multi-user.target'],
+    ['amd-and-intel', 'kill 901'],
     ['claimed', 'bulkhead delete --force spdk'],
     ['claimed', 'end the processes that have it open, and try again'],
     ['another-maker', 'pass it whole: --device bulkhead.io/vfio=0000:06:00.0'],
@@ -304,6 +310,10 @@ describe('refusals, word by word', () => {
   it('let go what nobody uses: a disk with another way to it, an interface with its link’s address alone', async () => {
     const all = [...(await sentences('disks-below-others')), ...(await sentences('networks-above'))];
     expect(all.filter((text) => /^host.*0000:(?:09|28):00/.test(text))).toEqual([]);
+  });
+
+  it('say once of what a container has: whose it is', async () => {
+    expect((await sentences('claimed')).filter((text) => text.startsWith('in-use'))).toEqual([]);
   });
 
   it('refuses nothing that a good machine can do', async () => {

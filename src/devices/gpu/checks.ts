@@ -118,8 +118,8 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
     name: 'in-use',
     walls: ['vm'],
     look: (gpu, { host }) => {
-      if (gpu.nvidia === undefined) return undefined;
-      const holders = holdersOf(host, [`/dev/nvidia${gpu.nvidia.minor}`]);
+      const own = gpu.nvidia === undefined ? [] : [`/dev/nvidia${gpu.nvidia.minor}`];
+      const holders = holdersOf(host, [...own, ...gpu.drmNodes]);
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,

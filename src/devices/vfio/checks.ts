@@ -191,9 +191,11 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'in-use',
     walls: ['vm', 'namespace'],
-    look: (device, { host }) => {
+    look: (device, machine) => {
+      const { host } = machine;
       const holders = holdersOf(host, nodesOf(host, device));
-      if (holders.length === 0) return undefined;
+      // What a container has, its program or its hypervisor has open.
+      if (holders.length === 0 || claimOn(machine, device) !== undefined) return undefined;
       return {
         sentence: `${subjectOf(device.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
         fix: endHolders(holders),
@@ -210,8 +212,14 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   },
 ];
 
-/** The command that ends them; holders are as holdersOf has them: "1234 (qemu)". */
+/**
+ * The command that ends them; holders are as holdersOf has them: "1234 (qemu)". A session's display is held for it by logind,
+ * which lives on.
+ */
 export function endHolders(holders: readonly string[]): string {
+  if (holders.some((holder) => holder.endsWith(' (systemd-logind)'))) {
+    return 'systemctl isolate multi-user.target';
+  }
   return `kill ${holders.map((holder) => holder.split(' ', 1)[0]).join(' ')}`;
 }
 

@@ -5,8 +5,10 @@ import { ALLOW_HOST_USE } from '../host_use.ts';
 import type { Machine, Refusal, WallName } from '../model.ts';
 import { runChecks } from '../model.ts';
 import { isBridge } from '../pci.ts';
-import { vfioChecks } from './checks.ts';
+import type { LinuxDevice } from '../../oci/types.ts';
+import { claimRefusal, subjectOf, vfioChecks } from './checks.ts';
 import { vfioDevice } from './probe.ts';
+import { vfioNodesOf } from './request.ts';
 
 /** NVIDIA's driver lets a GPU go only when nobody has its node open: unbinding would wait, with the driver locked. */
 function driverInUse(machine: Machine, address: string): Refusal[] {
@@ -60,5 +62,17 @@ function functionRefusals(machine: Machine, addresses: readonly string[], wall: 
     const companions = device.companions.filter((other) => !addresses.includes(other.address));
     const own = runChecks(vfioChecks, { ...device, companions }, machine, wall);
     return [...own, ...driverInUse(machine, address)];
+  });
+}
+
+/** What speaks against nodes of a configuration whose maker has bound their functions: others' claims on these. */
+export function refusedNodes(machine: Machine, nodes: readonly LinuxDevice[]): Refusal[] {
+  const paths = nodes.map(({ path }) => path);
+  return machine.pci.flatMap((pci): Refusal[] => {
+    const { group = '', device = '' } = vfioNodesOf(machine.host, pci.address);
+    const path = [device, group].find((each) => paths.includes(each));
+    if (path === undefined) return [];
+    const refusal = claimRefusal(machine, vfioDevice(machine, pci), `${subjectOf(pci)}: cannot pass ${path}`);
+    return refusal === undefined ? [] : [{ check: 'claimed', ...refusal }];
   });
 }

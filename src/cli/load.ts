@@ -10,7 +10,7 @@ import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
 import type { DevicePassing } from '../sandbox/passing.ts';
-import { hostPassing } from '../sandbox/passing_host.ts';
+import { deviceReader, hostPassing } from '../sandbox/passing_host.ts';
 import { isSupervisorKey, SentryBackend } from '../sandbox/sentry/backend.ts';
 import { sentryHost } from '../sandbox/sentry/host.ts';
 import { LocalExecutor } from './local_executor.ts';
@@ -41,6 +41,10 @@ export function passingOf({ store, log }: Session): DevicePassing {
   return hostPassing({ root: store.paths.root, initPath: findProgram('bulkhead-init'), store, log });
 }
 
+export function readDevices(): ReturnType<typeof deviceReader> {
+  return deviceReader(findProgram('bulkhead-init'));
+}
+
 function backends(session: Session): BackendRegistry {
   const registry = new BackendRegistry();
   for (const wall of walls) registry.register(hostBackend(session, wall));
@@ -48,7 +52,8 @@ function backends(session: Session): BackendRegistry {
 }
 
 export function runtimeContext(session: Session): RuntimeContext {
-  return { store: session.store, backends: backends(session), log: session.log, now: Date.now };
+  const { store, log } = session;
+  return { store, backends: backends(session), log, now: Date.now, readDevices: readDevices() };
 }
 
 export function newExecutor(

@@ -225,11 +225,14 @@ const isCrash = (error: unknown): boolean =>
 class Mortal {
   #left: number;
   readonly #after: boolean;
+  readonly #refused: { path: string; errno: string };
   effects: string[] = [];
 
-  constructor(left: number, after: boolean) {
+  /** @param refused a file that the kernel does not let anyone write */
+  constructor(left: number, after: boolean, refused = { path: '', errno: '' }) {
     this.#left = left;
     this.#after = after;
+    this.#refused = refused;
   }
 
   do<T>(name: string, effect: () => T): T {
@@ -249,9 +252,16 @@ class Mortal {
       files: {
         ...files,
         create: (name, text) => this.do(`create ${name}`, () => files.create(name, text)),
+        replace: (name, text) => this.do(`replace ${name}`, () => files.replace(name, text)),
         remove: (name) => this.do(`remove ${name}`, () => files.remove(name)),
       },
       write: async (path, data) => {
+        const { path: refused, errno } = this.#refused;
+        if (path === refused) {
+          this.do(path, () => {});
+          const code = ErrorCode.FailedPrecondition;
+          throw new RuntimeError({ code, op: 'write', object: path, reason: 'refused', errno });
+        }
         await this.do(path, () => kernel.write(path, data));
       },
     });
@@ -305,4 +315,48 @@ describe('a crash at every step', () => {
       expect(readdirSync(dir)).toEqual([]);
     },
   );
+
+  /** A bind that fails at the second function and is undone: its driver refuses to let go, or has not done so in time. */
+  const failing = (errno: string, step: number, after: boolean): Mortal =>
+    new Mortal(step, after, { path: `/sys/bus/pci/devices/${NIC}/driver/unbind`, errno });
+  const kinds = ['ENODEV', 'ETIMEDOUT'];
+  const FAILING_STEPS = 11;
+
+  it.each(kinds)('counts the steps of a bind that fails with %s', async (errno) => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const life = failing(errno, FOREVER, false);
+    await expect(life.journal(kernel).bind('web', [DISK, NIC], 'vfio-pci')).rejects.toMatchObject({ errno });
+    expect(life.effects).toHaveLength(FAILING_STEPS);
+    expect(kernel.snapshot()).toBe(before);
+    expect(
+      journalOf(kernel)
+        .claims()
+        .map(({ owner }) => owner),
+    ).toEqual(errno === 'ENODEV' ? [] : ['late']);
+  });
+
+  it.each(
+    kinds.flatMap((errno) =>
+      Array.from({ length: FAILING_STEPS }, (_, index) => index + 1).flatMap((step) => [
+        { errno, step, after: false },
+        { errno, step, after: true },
+      ]),
+    ),
+  )('step $step of a bind that fails with $errno, effect done: $after', async ({ errno, step, after }) => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const bound = failing(errno, step, after).journal(kernel).bind('web', [DISK, NIC], 'vfio-pci');
+    await expect(bound).rejects.toThrow();
+    // From the moment that the driver was told: somebody looks at the function again.
+    const isToldLate = errno === 'ETIMEDOUT' && step >= 6;
+    expect(
+      journalOf(kernel)
+        .claims()
+        .some(({ change }) => change.address === NIC),
+    ).toBe(isToldLate || (step > 4 && step < 8) || (step === 4 && after) || (step === 8 && !after));
+    await journalOf(kernel).recover(dead);
+    expect(kernel.snapshot()).toBe(before);
+    expect(readdirSync(dir)).toEqual([]);
+  });
 });

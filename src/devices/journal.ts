@@ -11,6 +11,7 @@
 import { asRuntimeError, ErrorCode, RuntimeError } from '../base/errors.ts';
 import { linkName, type HostTree } from './host_tree.ts';
 import type { JournalFiles } from './journal_files.ts';
+import type { FunctionClaim } from './model.ts';
 import { PCI_DEVICES } from './pci.ts';
 
 /** Binding a PCI function to another driver. */
@@ -44,8 +45,9 @@ export interface JournalOptions {
 /** driver_override reads so while it is unset; a newline clears it, an empty write changes nothing (Linux 6.12). */
 const NO_OVERRIDE = '(null)';
 const CLEAR = '\n';
-/** No container's: those have a slash. */
-const LATE = 'late';
+/** Owner of what nobody waits for any more. No container's: those have a slash. */
+export const LATE = 'late';
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 
 export class DeviceJournal {
   readonly #host: HostTree;
@@ -71,12 +73,10 @@ export class DeviceJournal {
         await this.#apply(claim.change);
       }
     } catch (error) {
-      const late = isLate(error) ? claimed.at(-1) : undefined;
-      for (const claim of [...claimed].reverse()) {
-        // The first error is the one to tell; the claim stays for the next start when this fails too.
-        await this.#undo(claim).catch(() => {});
-      }
-      if (late !== undefined) this.#lookAgain(late);
+      const late = isLate(error) ? claimed.pop() : undefined;
+      // The first error is the one to tell; a claim stays for the next start when this fails too.
+      if (late !== undefined) await this.#undoLate(late).catch(() => {});
+      for (const claim of [...claimed].reverse()) await this.#undo(claim).catch(() => {});
       throw error;
     }
   }
@@ -88,19 +88,27 @@ export class DeviceJournal {
 
   /** At start: undoes the claims of owners that are gone. Resolves with their names. */
   async recover(isAlive: (owner: string) => boolean): Promise<string[]> {
+    this.#dropEarlier();
     const orphans = this.claims().filter(({ owner }) => !isAlive(owner));
     await this.#undoAll(orphans);
     return [...new Set(orphans.map(({ owner }) => owner))];
   }
 
-  /** Claims of this boot, oldest name first; those of earlier boots are removed. */
+  /** Claims of this boot, by name. */
   claims(): Claim[] {
-    return this.#files.names().flatMap((name): Claim[] => {
-      const claim = readClaim(this.#files.read(name));
-      if (claim?.bootId === this.#bootId()) return [claim];
-      this.#files.remove(name);
-      return [];
-    });
+    return this.#files.names().flatMap((name): Claim[] => this.#current(name) ?? []);
+  }
+
+  /** Claims of earlier boots, and files that are none. */
+  #dropEarlier(): void {
+    for (const name of this.#files.names()) {
+      if (this.#current(name) === undefined) this.#files.remove(name);
+    }
+  }
+
+  #current(name: string): [Claim] | undefined {
+    const claim = readClaim(this.#files.read(name));
+    return claim?.bootId === this.#bootId() ? [claim] : undefined;
   }
 
   #claim(owner: string, address: string, to: string): Claim {
@@ -148,15 +156,21 @@ export class DeviceJournal {
   }
 
   /**
-   * A driver that was told to let go may do so when nobody waits any more. The claim is nobody's, so that the next recovery
-   * sees what has become of the function, and no clean-up of the container before that drops it.
+   * A driver that was told to let go may do so when nobody waits any more. The claim becomes nobody's, so that the next
+   * recovery sees what has become of the function, and no clean-up of the container before that drops it.
    */
-  #lookAgain(claim: Claim): void {
-    this.#files.remove(fileName(claim.change.address));
-    this.#files.create(fileName(claim.change.address), JSON.stringify({ ...claim, owner: LATE }));
+  async #undoLate(claim: Claim): Promise<void> {
+    const late = { ...claim, owner: LATE };
+    this.#files.replace(fileName(claim.change.address), JSON.stringify(late));
+    await this.#restore(late);
   }
 
-  async #undo({ owner, change }: Claim): Promise<void> {
+  async #undo(claim: Claim): Promise<void> {
+    await this.#restore(claim);
+    this.#files.remove(fileName(claim.change.address));
+  }
+
+  async #restore({ owner, change }: Claim): Promise<void> {
     const { address, to, from, override } = change;
     const at = `${PCI_DEVICES}/${address}`;
     // A function that is gone (unplugged, or a virtual one whose card was reset) has nothing to be restored.
@@ -167,7 +181,8 @@ export class DeviceJournal {
           if (this.#driver(address) === to) throw error;
         });
       }
-      if (this.#override(address) !== override) {
+      // Written without a look at it, which could wait for the device's lock in this process.
+      if (from !== to) {
         await this.#write(`${at}/driver_override`, override === '' ? CLEAR : override);
       }
       // A driver that someone else has bound since is theirs.
@@ -178,7 +193,6 @@ export class DeviceJournal {
         }
       }
     }
-    this.#files.remove(fileName(address));
   }
 
   #driver(address: string): string {
@@ -191,8 +205,19 @@ export class DeviceJournal {
   }
 
   #bootId(): string {
-    return this.#host.text('/proc/sys/kernel/random/boot_id') ?? '';
+    return this.#host.text(BOOT_ID) ?? '';
   }
+}
+
+/** Whose functions the claims in a directory of the host are. Only looks: what a crash has left stays. */
+export function readClaims(host: HostTree, dir: string): FunctionClaim[] {
+  const bootId = host.text(BOOT_ID) ?? '';
+  return host
+    .entries(dir)
+    .filter((name) => name.endsWith('.json'))
+    .flatMap((name) => readClaim(host.text(`${dir}/${name}`)) ?? [])
+    .filter((claim) => claim.bootId === bootId)
+    .map(({ owner, change: { address } }) => ({ owner, address }));
 }
 
 /** The kernel had not come back when the time was up, and has not been made to forget what it was told. */

@@ -7,6 +7,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeSync,
 } from 'node:fs';
@@ -18,6 +19,8 @@ export interface JournalFiles {
   read(name: string): string | undefined;
   /** On disk when it returns. False when the name is taken. */
   create(name: string, text: string): boolean;
+  /** As it was or as it is to be, whenever the power is cut. */
+  replace(name: string, text: string): void;
   remove(name: string): void;
 }
 
@@ -27,6 +30,19 @@ export function journalFiles(dir: string): JournalFiles {
     const fd = openSync(dir, 'r');
     fsyncSync(fd);
     closeSync(fd);
+  };
+  /** Another name of the same directory, complete and synced. */
+  const written = (name: string, text: string): string => {
+    const temporary = join(dir, `${name}.${process.pid}.new`);
+    rmSync(temporary, { force: true });
+    const fd = openSync(temporary, 'wx', 0o600);
+    try {
+      writeSync(fd, text);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    return temporary;
   };
   return {
     names: () => {
@@ -48,24 +64,22 @@ export function journalFiles(dir: string): JournalFiles {
     },
     create: (name, text) => {
       mkdirSync(dir, { recursive: true, mode: 0o700 });
-      const temporary = join(dir, `${name}.${process.pid}.new`);
-      rmSync(temporary, { force: true });
-      const fd = openSync(temporary, 'wx', 0o600);
+      const temporary = written(name, text);
       try {
-        writeSync(fd, text);
-        fsyncSync(fd);
         linkSync(temporary, join(dir, name));
-        // Before the directory is synced: a cut of the power does not bring it back.
-        rmSync(temporary);
-        sync();
         return true;
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
         throw error;
       } finally {
-        closeSync(fd);
+        // Before the directory is synced: a cut of the power does not bring it back.
         rmSync(temporary, { force: true });
+        sync();
       }
+    },
+    replace: (name, text) => {
+      renameSync(written(name, text), join(dir, name));
+      sync();
     },
     remove: (name) => {
       rmSync(join(dir, name), { force: true });

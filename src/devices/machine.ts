@@ -75,12 +75,19 @@ function numaNodes(host: HostTree): number[] {
 
 /** Processes that hold one of these paths open: "1234 (nvidia-persistenc)". */
 export function holdersOf(host: HostTree, paths: readonly string[]): string[] {
-  if (paths.length === 0) return [];
-  return host
-    .entries('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .filter((pid) =>
-      host.entries(`/proc/${pid}/fd`).some((fd) => paths.includes(host.link(`/proc/${pid}/fd/${fd}`) ?? '')),
-    )
-    .map((pid) => `${pid} (${host.text(`/proc/${pid}/comm`) ?? '?'})`);
+  return [...new Set([...holdersByPath(host, paths).values()].flat())];
+}
+
+/** The same for each path that somebody holds open, in one look at all processes. */
+export function holdersByPath(host: HostTree, paths: readonly string[]): Map<string, string[]> {
+  const found = new Map<string, string[]>();
+  if (paths.length === 0) return found;
+  for (const pid of host.entries('/proc').filter((name) => /^\d+$/.test(name))) {
+    const open = host.entries(`/proc/${pid}/fd`).map((fd) => host.link(`/proc/${pid}/fd/${fd}`) ?? '');
+    for (const path of new Set(open.filter((each) => paths.includes(each)))) {
+      const holder = `${pid} (${host.text(`/proc/${pid}/comm`) ?? '?'})`;
+      found.set(path, [...(found.get(path) ?? []), holder]);
+    }
+  }
+  return found;
 }

@@ -29,8 +29,18 @@ export interface Machine {
   /** Address bits that a guest's processor has; the host's, for walls that pass its processor on. */
   physicalBits: number | undefined;
   numaNodes: readonly number[];
+  /** Functions that the journal has bound for somebody; undefined: nobody looked. */
+  claims?: readonly FunctionClaim[] | undefined;
+  /** Directories of devices whose attributes the kernel did not give in time (read_ahead.ts). */
+  stuck?: readonly string[] | undefined;
   /** What NVIDIA's management library says; undefined: it was not asked. */
   nvml?: NvmlAnswer | undefined;
+}
+
+/** A function that the journal has bound for an owner: "default/web", or nobody's any more ("late"). */
+export interface FunctionClaim {
+  address: string;
+  owner: string;
 }
 
 export interface IommuFacts {
@@ -51,6 +61,16 @@ export interface Check<D> {
   walls: readonly WallName[];
   look: (device: D, machine: Machine, wall: WallName) => Omit<Refusal, 'check'> | undefined;
 }
+
+/** The kernel did not answer for the device of this name, in any of its directories. */
+export function isStuck({ stuck = [] }: Machine, name: string): boolean {
+  return stuck.some((dir) => dir.endsWith(`/${name}`));
+}
+
+export const UNRESPONSIVE: Omit<Refusal, 'check' | 'sentence'> & { reason: string } = {
+  reason: 'the kernel does not answer for it: a driver holds its lock, or the device is dying',
+  fix: 'see what waits for it with: echo w > /proc/sysrq-trigger && dmesg; when nothing can be ended, reboot',
+};
 
 /** Every reason why the device cannot go behind the wall, in the order of the checks. */
 export function runChecks<D>(

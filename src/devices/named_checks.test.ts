@@ -103,7 +103,7 @@ describe('a GPU that is shared', () => {
       named(node),
       forVfio,
       `${share} it is bound to vfio-pci, not to nvidia`,
-      'driverctl unset-override 0000:41:00.0',
+      'echo > /sys/bus/pci/devices/0000:41:00.0/driver_override && echo 0000:41:00.0 > /sys/bus/pci/devices/0000:41:00.0/driver/unbind && echo 0000:41:00.0 > /sys/bus/pci/drivers_probe',
     ],
     [
       'whose node is not there',
@@ -198,7 +198,7 @@ describe('persistent memory', () => {
       check: 'map-sync',
       sentence:
         'PMEM volume /mnt/p: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable',
-      fix: 'mount -o remount,dax=always /mnt/p, or set the annotation bulkhead.io/allow-nonpersistent=true to go on',
+      fix: 'use a directory of an ext4 or xfs on /dev/pmemN that is mounted with dax=always; bulkhead devices names them, or set the annotation bulkhead.io/allow-nonpersistent=true to go on',
     });
   });
   it('need not be when that is said', () => {

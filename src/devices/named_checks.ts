@@ -19,6 +19,8 @@ const PMEM_KIND = 'bulkhead.io/pmem';
 
 export interface NamedChecks {
   host: HostTree;
+  /** Directories of devices that did not answer. */
+  stuck?: readonly string[] | undefined;
   /** Throws with `code` EOPNOTSUPP when stores to memory mapped from the path are not durable. */
   mapSync: (path: string) => void;
   annotations: Readonly<Record<string, string>>;
@@ -37,11 +39,16 @@ const gpuKinds: Readonly<Record<string, GpuDevice['vendor']>> = {
   'intel.com/gpu': 'intel',
 };
 
+/** Whether attributes of devices are looked at, not only files of the root file system. */
+export function looksAtDevices(devices: readonly FoundDevice[]): boolean {
+  return devices.some(({ file }) => gpuKinds[file.spec.kind] !== undefined);
+}
+
 /** What `bulkhead devices` says of the GPUs behind the nodes of the specs. */
-function notShared(devices: readonly FoundDevice[], { host, wall }: NamedChecks): Refusal | undefined {
+function notShared(devices: readonly FoundDevice[], { host, stuck, wall }: NamedChecks): Refusal | undefined {
   const asked = devices.filter(({ file }) => gpuKinds[file.spec.kind] !== undefined);
   if (asked.length === 0) return undefined;
-  const machine = readMachine(host);
+  const machine = { ...readMachine(host), stuck };
   const facts = probeGpus(machine);
   for (const { file, device } of asked) {
     const vendor = gpuKinds[file.spec.kind];
@@ -104,7 +111,7 @@ function staleDriver(devices: readonly FoundDevice[], { host }: NamedChecks): Re
 /** A file system is tried, not believed: mount options say dax where the file's own flags or the device do not. */
 function notPersistent(
   devices: readonly FoundDevice[],
-  { mapSync, annotations, wall }: NamedChecks,
+  { host, mapSync, annotations, wall }: NamedChecks,
 ): Refusal | undefined {
   if (annotations[ALLOW_NONPERSISTENT] === 'true') return undefined;
   const paths = devices
@@ -119,7 +126,7 @@ function notPersistent(
       const { code = '' } = error as NodeJS.ErrnoException;
       // Nothing else speaks of durability: a read-only file system takes no writes, a missing one fails the mount.
       if (!notDurable.has(code)) continue;
-      const { sentence, fix } = noMapSync(path);
+      const { sentence, fix } = noMapSync(host, path);
       return { check: 'map-sync', sentence, fix: `${fix}, or ${allow}` };
     }
   }

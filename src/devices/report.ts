@@ -35,7 +35,14 @@ export interface DeviceReport {
   /** Why MIG UUIDs and topology are missing, when they are. */
   nvmlUnavailable?: string;
   devices: DeviceRow[];
-  cdi: { devices: string[]; errors: Record<string, string[]> };
+  cdi: CdiReport;
+}
+
+export interface CdiReport {
+  /** Qualified names, sorted: "nvidia.com/gpu=0". */
+  devices: string[];
+  /** What is wrong with a spec file, by its path. */
+  errors: Record<string, string[]>;
 }
 
 export interface ReportInput {
@@ -58,10 +65,14 @@ export function deviceReport(input: ReportInput): DeviceReport {
     ...(facts.nvidia === undefined ? {} : { nvidiaDriver: facts.nvidia.version }),
     ...(facts.nvmlUnavailable === undefined ? {} : { nvmlUnavailable: facts.nvmlUnavailable }),
     devices: [...gpus, ...others, ...probePmem(machine).map((device) => pmemRow(input, device))],
-    cdi: {
-      devices: registry.names,
-      errors: Object.fromEntries([...registry.errors].map(([path, faults]) => [path, [...faults]])),
-    },
+    cdi: cdiReport(registry),
+  };
+}
+
+export function cdiReport({ names, errors }: CdiRegistry): CdiReport {
+  return {
+    devices: names,
+    errors: Object.fromEntries([...errors].map(([path, faults]) => [path, [...faults]])),
   };
 }
 

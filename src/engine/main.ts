@@ -11,7 +11,7 @@ import { Router } from '../rpc/router.ts';
 import { BackendRegistry } from '../sandbox/registry.ts';
 import { NamespaceBackend } from '../sandbox/namespace/backend.ts';
 import { backendHost } from '../sandbox/host.ts';
-import { hostPassing } from '../sandbox/passing_host.ts';
+import { deviceReader, hostPassing } from '../sandbox/passing_host.ts';
 import { SentryBackend } from '../sandbox/sentry/backend.ts';
 import { sentryHost } from '../sandbox/sentry/host.ts';
 import { VmBackend } from '../sandbox/vm/backend.ts';
@@ -48,12 +48,8 @@ async function main(): Promise<void> {
   const store = new StateStore(config.root);
   const backends = new BackendRegistry();
   const host = backendHost((id, message) => log.warning(message, { id }));
-  const passing = hostPassing({
-    root: config.root,
-    initPath: join(import.meta.dirname, 'bulkhead-init'),
-    store,
-    log,
-  });
+  const initPath = join(import.meta.dirname, 'bulkhead-init');
+  const passing = hostPassing({ root: config.root, initPath, store, log });
   // What a crash has left bound goes back, beside everything else: a create that wants a device waits for it.
   void passing.recover();
   backends.register(new NamespaceBackend(host, passing));
@@ -65,7 +61,17 @@ async function main(): Promise<void> {
   backends.register(vm);
   const { cdiSpecDirs } = config;
   const parsedAhead = new ParsedAhead();
-  const ctx = { store, backends, log, now: Date.now, cdiSpecDirs, savesLater: true, parsedAhead };
+  const readDevices = deviceReader(initPath);
+  const ctx = {
+    store,
+    backends,
+    log,
+    now: Date.now,
+    cdiSpecDirs,
+    savesLater: true,
+    parsedAhead,
+    readDevices,
+  };
   const router = new Router<TaskPeer>();
   bindTaskService(router);
   const sinks = eventSinks(

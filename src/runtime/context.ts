@@ -1,5 +1,6 @@
 /** What every verb needs: where state is kept, which walls there are, where log lines go. */
 import type { Logger } from '../base/log.ts';
+import type { DeviceRequest } from '../sandbox/devices.ts';
 import type { BackendRegistry } from '../sandbox/registry.ts';
 import type { ParsedAhead } from './bundle.ts';
 import type { ContainerRecord, StateStore } from '../state/index.ts';
@@ -10,6 +11,8 @@ export interface RuntimeContext {
   log: Logger;
   /** Directories of CDI spec files, lowest priority first; default: those of the CDI specification. */
   cdiSpecDirs?: readonly string[] | undefined;
+  /** Reads attributes of devices in another process, which a dying device may keep. */
+  readDevices?: DeviceRequest['read'];
   /** Saves what a monitor would tell a new engine again only after the answer; for who lives longer than a request. */
   savesLater?: boolean | undefined;
   /** Configurations of containers that are about to be created. */

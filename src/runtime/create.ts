@@ -134,6 +134,7 @@ async function withDevices(
     wall,
     names: devices,
     specDirs: ctx.cdiSpecDirs,
+    read: ctx.readDevices,
   });
   return { ...injected, json: Buffer.from(JSON.stringify(injected.spec)) };
 }

@@ -57,7 +57,7 @@ describe('devices by name', () => {
     const names = ['bulkhead.io/pmem=p'];
     await expect(injectDevices(specWith({}), request('namespace', names))).rejects.toMatchObject({
       code: ErrorCode.FailedPrecondition,
-      message: `create web-1: PMEM volume ${dir}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable; mount -o remount,dax=always ${dir}, or set the annotation bulkhead.io/allow-nonpersistent=true to go on`,
+      message: `create web-1: PMEM volume ${dir}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable; use a directory of an ext4 or xfs on /dev/pmemN that is mounted with dax=always; bulkhead devices names them, or set the annotation bulkhead.io/allow-nonpersistent=true to go on`,
     });
     const allowed = specWith({ 'bulkhead.io/allow-nonpersistent': 'true' });
     const { spec } = await injectDevices(allowed, request('namespace', names));

@@ -7,6 +7,7 @@
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { FoundDevice } from '../devices/cdi/registry.ts';
+import type { ReadApart } from '../devices/read_ahead.ts';
 import type { Spec } from '../oci/types.ts';
 import { parseSpec } from '../oci/validate/index.ts';
 import type { Wall } from './backend.ts';
@@ -19,6 +20,8 @@ export interface DeviceRequest {
   names?: readonly string[] | undefined;
   /** Directories of spec files, lowest priority first; default: those of the CDI specification. */
   specDirs?: readonly string[] | undefined;
+  /** Reads what may not answer, in another process; default: this one reads it. */
+  read?: ReadApart | undefined;
 }
 
 const PAGE = 4096;
@@ -75,16 +78,18 @@ function isFound(found: FoundDevice | undefined): found is FoundDevice {
 /** What a spec file promises may not hold any more. FailedPrecondition with the first reason. */
 async function checkFound(
   { annotations = {} }: Spec,
-  { op, id, wall }: DeviceRequest,
+  { op, id, wall, read }: DeviceRequest,
   found: readonly FoundDevice[],
 ): Promise<void> {
-  const [{ checkNamed }, { hostTree }, { addon }] = await Promise.all([
+  const [{ checkNamed, looksAtDevices }, { hostTree }, { readAhead }, { addon }] = await Promise.all([
     import('../devices/named_checks.ts'),
     import('../devices/host_tree.ts'),
+    import('../devices/read_ahead.ts'),
     import('../native/index.ts'),
   ]);
   const mapSync = (path: string): void => addon().mapSync(path, PAGE);
-  const refusal = checkNamed(found, { host: hostTree(), mapSync, annotations, wall });
+  const ahead = await readAhead(hostTree(), looksAtDevices(found) ? read : undefined);
+  const refusal = checkNamed(found, { ...ahead, mapSync, annotations, wall });
   if (refusal === undefined) return;
   const { sentence: reason, fix: remedy } = refusal;
   throw new RuntimeError({ code: ErrorCode.FailedPrecondition, op, id, reason, remedy });

@@ -1,12 +1,14 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
+import type { HostTree } from '../devices/host_tree.ts';
 import { FakeKernel } from '../devices/testing/fake_kernel.ts';
 import type { FakeFiles } from '../devices/testing/fake_tree.ts';
 import { goodHost, gpuFunction, nvidiaFiles, pciFiles, type FakePci } from '../devices/testing/machines.ts';
+import type { LinuxDeviceCgroup, Spec } from '../oci/types.ts';
 import { DevicePassing, type PassingDeps } from './passing.ts';
 
 const NIC = '0000:01:10.0';
@@ -108,7 +110,7 @@ describe('open', () => {
       'of a group that another driver is in',
       machine([disk, audio]),
       [DISK],
-      `create web: NVMe controller ${DISK}: cannot pass by VFIO: IOMMU group 9 is not viable: ${AUDIO} (audio function, snd) is bound to a host driver; driverctl set-override ${AUDIO} vfio-pci`,
+      `create web: NVMe controller ${DISK}: cannot pass by VFIO: IOMMU group 9 is not viable: ${AUDIO} (audio function, snd) is bound to a host driver; echo vfio-pci > /sys/bus/pci/devices/${AUDIO}/driver_override && echo ${AUDIO} > /sys/bus/pci/devices/${AUDIO}/driver/unbind && echo ${AUDIO} > /sys/bus/pci/drivers_probe`,
     ],
     [
       'that is not there',
@@ -152,7 +154,7 @@ describe('open', () => {
       'without an IOMMU',
       (kernel) => remove(kernel, 'iommu_group'),
       [NIC],
-      `${cannot} IOMMU is off (no /sys/kernel/iommu_groups/*); add intel_iommu=on or amd_iommu=on to the kernel command line and reboot`,
+      `${cannot} IOMMU is off (no /sys/kernel/iommu_groups/*); turn the IOMMU (VT-d, AMD-Vi, SMMU) on in the firmware, on Intel add intel_iommu=on to the kernel command line, and reboot`,
     ],
     [
       'that no IOMMU translates for',
@@ -170,19 +172,19 @@ describe('open', () => {
       'without interrupt remapping',
       (kernel) => kernel.files.set('/proc/interrupts', ' 24: 0 PCI-MSI-0000:00:1c.0 0-edge\n'),
       [NIC],
-      `${cannot} interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM; turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`,
+      `${cannot} interrupt remapping missing; VFIO_SET_IOMMU would fail with EPERM; turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1`,
     ],
     [
       'whose file system is mounted',
       (kernel) => add(kernel, mounted),
       [NIC, DISK],
-      `NVMe controller ${DISK}: cannot pass by VFIO: the host uses it: /srv; umount /srv`,
+      `NVMe controller ${DISK}: cannot pass by VFIO: the host uses it: /srv; umount /srv, or set the annotation bulkhead.io/allow-host-use=true to go on`,
     ],
     [
       'of the default route',
       (kernel) => add(kernel, routed),
       [NIC],
-      `${cannot} the host’s default route goes over it; ip route replace default via GATEWAY dev ANOTHER`,
+      `${cannot} the host uses it: the default route, over eth0; ip route delete default dev eth0, or set the annotation bulkhead.io/allow-host-use=true to go on`,
     ],
     [
       'that a process has open',
@@ -201,6 +203,66 @@ describe('open', () => {
       });
     }
     expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+  });
+
+  it('refuses a function that the kernel does not answer for, and passes another one', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const read: PassingDeps['read'] = async () => ({
+      texts: new Map([[`/sys/bus/pci/devices/${DISK}/class`, '0x010802\n']]),
+      stuck: [`/sys/bus/pci/devices/${DISK}`],
+    });
+    const devices = passing(kernel, { read });
+    await expect(devices.open({ ...request, addresses: [DISK] })).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web: NVMe controller ${DISK}: cannot pass by VFIO: the kernel does not answer for it: a driver holds its lock, or the device is dying; see what waits for it with: echo w > /proc/sysrq-trigger && dmesg; when nothing can be ended, reboot`,
+    });
+    expect([kernel.snapshot(), kernel.writes, claims()]).toEqual([before, [], []]);
+    await devices.open({ ...request, addresses: [NIC] });
+    expect(claims()).toEqual([`pci-${NIC}.json`]);
+  });
+
+  it('reads no attribute itself that another process is to read', async () => {
+    const kernel = machine();
+    const texts = new Map<string, string>();
+    const text = kernel.text.bind(kernel);
+    const attribute = /^\/sys\/bus\/pci\/devices\/[^/]+\/[^/]+$/;
+    for (const path of kernel.files.keys()) if (attribute.test(path)) texts.set(path, text(path) ?? '');
+    const seen: string[] = [];
+    const host: HostTree = {
+      text: (path) => {
+        if (texts.has(path)) seen.push(path);
+        return text(path);
+      },
+      entries: (path) => kernel.entries(path),
+      link: (path) => kernel.link(path),
+      real: (path) => kernel.real(path),
+      node: (path) => kernel.node(path),
+      exists: (path) => kernel.exists(path),
+    };
+    const devices = passing(kernel, { host, read: async () => ({ texts, stuck: [] }) });
+    await devices.open(request);
+    await devices.release('ns/web');
+    expect(seen).toEqual([]);
+  });
+
+  it('says that nothing was read', async () => {
+    const read: PassingDeps['read'] = () =>
+      Promise.reject(
+        new RuntimeError({ code: ErrorCode.DeadlineExceeded, op: 'read', object: 'x', reason: 'late' }),
+      );
+    await expect(passing(machine(), { read }).open(request)).rejects.toMatchObject({
+      code: ErrorCode.DeadlineExceeded,
+      message: 'create web: x: late',
+    });
+  });
+
+  it('passes a disk that the host uses when that is asked for', async () => {
+    const kernel = machine();
+    add(kernel, mounted);
+    const annotations = { 'bulkhead.io/allow-host-use': 'true' };
+    await passing(kernel).open({ ...request, annotations });
+    expect(kernel.link(`/sys/bus/pci/devices/${DISK}/driver`)).toContain('vfio-pci');
   });
 
   it('refuses a GPU that a process uses: its driver would not let go', async () => {
@@ -222,10 +284,43 @@ describe('open', () => {
     const devices = passing(kernel);
     await devices.open({ ...request, addresses: [NIC] });
     await expect(devices.open({ ...request, id: 'two', owner: 'ns/two' })).rejects.toThrow(
-      `create two: device ${NIC}: device is in use by ns/web`,
+      `create two: Ethernet controller ${NIC}: cannot pass by VFIO: claimed by ns/web; delete container web of namespace ns, or name another function`,
     );
     expect(kernel.link(`/sys/bus/pci/devices/${DISK}/driver`)).toContain('nvme');
     expect(claims()).toEqual([`pci-${NIC}.json`]);
+  });
+
+  it('refuses a function of a group that a container of the other wall has', async () => {
+    const kernel = machine([disk, { ...audio, driver: 'vfio-pci' }]);
+    const owner = 'cli/spdk';
+    await passing(kernel).open({ ...request, id: 'spdk', owner, wall: 'namespace', addresses: [DISK] });
+    const before = [kernel.snapshot(), claims()];
+    await expect(passing(kernel).open({ ...request, addresses: [AUDIO] })).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create web: audio function ${AUDIO}: cannot pass by VFIO: IOMMU group 9 is claimed by cli/spdk, which has ${DISK}; bulkhead delete --force spdk`,
+    });
+    expect([kernel.snapshot(), claims()]).toEqual(before);
+  });
+
+  it('binds a function once that is named twice', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const devices = passing(kernel);
+    const { nodes } = await devices.open({ ...request, addresses: [NIC, NIC] });
+    expect([nodes.length, claims()]).toEqual([1, [`pci-${NIC}.json`]]);
+    await devices.release('ns/web');
+    expect(kernel.snapshot()).toBe(before);
+  });
+
+  it('refuses a function whose driver has not let go yet of what was asked of it', async () => {
+    const kernel = machine();
+    const claim = { version: 1, owner: 'late', bootId: 'boot-1', change: { address: NIC, to: 'vfio-pci' } };
+    mkdirSync(dir);
+    writeFileSync(join(dir, `pci-${NIC}.json`), JSON.stringify(claim));
+    // The recovery that comes first leaves what somebody lives for.
+    await expect(passing(kernel).open({ ...request, addresses: [NIC] })).rejects.toThrow(
+      `create web: Ethernet controller ${NIC}: cannot pass by VFIO: the driver that was to let go of it has not done so yet; end the processes that have it open, and try again`,
+    );
   });
 
   it('refuses a BAR that the guest’s processor cannot address', async () => {
@@ -285,6 +380,94 @@ describe('functions of a configuration’s nodes', () => {
   });
 });
 
+describe('nodes of a configuration in the namespace wall', () => {
+  const specWith = (path: string, rule: LinuxDeviceCgroup): Spec => ({
+    ociVersion: '1.2.0',
+    linux: { devices: [{ path, type: 'c' }], resources: { devices: [rule] } },
+  });
+  const one: LinuxDeviceCgroup = { allow: true, type: 'c', major: 245, minor: 7, access: 'rw' };
+  const deny: LinuxDeviceCgroup = { allow: false, access: 'rwm' };
+  const all: LinuxDeviceCgroup = { allow: true, access: 'rwm' };
+
+  it('are not those of a function that another container was given by name', async () => {
+    const devices = passing(machine());
+    const spec = specWith('/dev/vfio/7', one);
+    await devices.checkNodes('dpdk', 'ns/dpdk', spec);
+    await devices.open({ ...request, addresses: [NIC] });
+    await expect(devices.checkNodes('dpdk', 'ns/dpdk', spec)).rejects.toMatchObject({
+      code: ErrorCode.FailedPrecondition,
+      message: `create dpdk: Ethernet controller ${NIC}: cannot pass /dev/vfio/7: claimed by ns/web; delete container web of namespace ns, or name another function`,
+    });
+    await expect(devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/7', deny))).rejects.toThrow();
+  });
+
+  it('may be its own, another’s of nobody, and every node of the host', async () => {
+    const devices = passing(machine());
+    await devices.open({ ...request, addresses: [NIC] });
+    await devices.checkNodes('web', 'ns/web', specWith('/dev/vfio/7', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/vfio', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/9', one));
+    await devices.checkNodes('dpdk', 'ns/dpdk', specWith('/dev/vfio/7', all));
+  });
+});
+
+describe('two processes of one state root', () => {
+  /** flock(2) of a directory, among the objects of a test. */
+  function sharedLock(): NonNullable<PassingDeps['lock']> {
+    let last: Promise<void> = Promise.resolve();
+    return async () => {
+      const before = last;
+      let unlock = (): void => {};
+      last = new Promise((resolve) => (unlock = resolve));
+      await before;
+      return { [Symbol.dispose]: unlock };
+    };
+  }
+
+  it('do not undo the same claim, of which the later would take the function from its next owner', async () => {
+    const kernel = machine();
+    const lock = sharedLock();
+    await passing(kernel, { lock }).open({ ...request, addresses: [NIC] });
+    let begun = (): void => {};
+    const hasBegun = new Promise<void>((resolve) => (begun = resolve));
+    let goOn = (): void => {};
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    const slow: PassingDeps['write'] = async (path, data) => {
+      begun();
+      await held;
+      return kernel.write(path, data);
+    };
+    const released = passing(kernel, { lock, write: slow }).release('ns/web');
+    await hasBegun;
+    // Its record is gone: another process' recovery sees the claim too.
+    const other = passing(kernel, { lock, isAlive: (owner) => owner !== 'ns/web' });
+    const opened = other.open({ ...request, id: 'two', owner: 'ns/two', addresses: [NIC] });
+    await new Promise((resolve) => setImmediate(resolve));
+    goOn();
+    await Promise.all([released, opened]);
+    expect(kernel.link(`/sys/bus/pci/devices/${NIC}/driver`)).toContain('vfio-pci');
+    expect(JSON.parse(readFileSync(join(dir, `pci-${NIC}.json`), 'utf8'))).toMatchObject({ owner: 'ns/two' });
+  });
+
+  it('say so when the other one stays, and change nothing', async () => {
+    const kernel = machine();
+    const before = kernel.snapshot();
+    const lock = (): Promise<never> =>
+      Promise.reject(
+        new RuntimeError({ code: ErrorCode.Unavailable, op: 'lock', object: dir, reason: 'held' }),
+      );
+    const devices = passing(kernel, { lock });
+    await expect(devices.open(request)).rejects.toMatchObject({
+      code: ErrorCode.Unavailable,
+      message: `create web: ${dir}: held`,
+    });
+    mkdirSync(dir);
+    await devices.release('ns/web');
+    expect(lines.join('')).toContain('device not given back');
+    expect(kernel.snapshot()).toBe(before);
+  });
+});
+
 describe('what nobody has any more', () => {
   it('is given back at the next start, and said', async () => {
     const kernel = machine();
@@ -340,11 +523,17 @@ describe('what nobody has any more', () => {
     const kernel = machine();
     await passing(kernel).open({ ...request, addresses: [NIC] });
     // Its record is gone, its claim is not: the driver did not take the function back then.
-    const next = passing(kernel);
+    const override = `/sys/bus/pci/devices/${NIC}/driver_override`;
+    const read: PassingDeps['read'] = async () => ({
+      texts: new Map([[override, kernel.text(override)]]),
+      stuck: [],
+    });
+    const next = passing(kernel, { read });
     await expect(next.open({ ...request, addresses: [NIC, DISK] })).resolves.toBeDefined();
     expect(claims()).toHaveLength(2);
     await next.release('ns/web');
     expect(kernel.link(`/sys/bus/pci/devices/${NIC}/driver`)).toContain('igbvf');
+    expect(kernel.text(override)).toBe('(null)');
   });
 
   it('is looked for again after a bind that failed', async () => {

@@ -16,16 +16,21 @@ import type { Logger } from '../base/log.ts';
 import type { DeviceJournal, KernelWrite } from '../devices/journal.ts';
 import type { HostTree } from '../devices/host_tree.ts';
 import type * as DeviceLibraries from '../devices/passing.ts';
-import type { Machine, Refusal, WallName } from '../devices/model.ts';
+import type { FunctionClaim, Machine, Refusal, WallName } from '../devices/model.ts';
+import type { ReadApart } from '../devices/read_ahead.ts';
 import type { VfioDevice } from '../devices/vfio/probe.ts';
 import type { VfioNodes } from '../devices/vfio/request.ts';
-import type { LinuxDevice } from '../oci/types.ts';
+import type { LinuxDevice, LinuxDeviceCgroup, Spec } from '../oci/types.ts';
 import type { ContainerRecord } from '../state/index.ts';
 
 export interface PassingDeps {
   /** Directory of the claims: BULKHEAD_ROOT/devices. */
   dir: string;
+  /** Resolves when no other process changes devices, with what lets the next one in; default: there is no other. */
+  lock?: (() => Promise<Disposable>) | undefined;
   write: KernelWrite;
+  /** Reads what may not answer, in another process; default: this one reads it. */
+  read?: ReadApart | undefined;
   /** Whether a claim's owner still has a record. */
   isAlive: (owner: string) => boolean;
   log: Logger;
@@ -38,6 +43,8 @@ export interface OpenRequest {
   owner: string;
   wall: WallName;
   addresses: readonly string[];
+  /** Of the container: what it goes on without. */
+  annotations?: Readonly<Record<string, string>> | undefined;
   /** Under TCG and where the guest's processor is not the host's: address bits that the guest has. */
   physicalBits?: number | undefined;
 }
@@ -68,7 +75,7 @@ export class DevicePassing {
   /** Functions behind VFIO nodes of config.json. FailedPrecondition for a node that is none of this host's. */
   async functionsOf(id: string, nodes: readonly LinuxDevice[]): Promise<string[]> {
     const { devices } = await libraries();
-    const host = this.#deps.host ?? devices.hostTree();
+    const { host } = await this.#ahead('create', id);
     try {
       return devices.functionsOfNodes(host, devices.readPci(host), nodes);
     } catch (error) {
@@ -80,27 +87,50 @@ export class DevicePassing {
   }
 
   /**
+   * Refuses nodes of config.json whose functions another container was given by name. FailedPrecondition in the words of the
+   * check. Whoever may use every device (a privileged container) has all nodes, and may use none of them.
+   */
+  async checkNodes(id: string, owner: string, { linux }: Spec): Promise<void> {
+    const nodes = (linux?.devices ?? []).filter(({ path }) => path.startsWith('/dev/vfio/'));
+    if (nodes.length === 0 || !existsSync(this.#deps.dir)) return;
+    if ((linux?.resources?.devices ?? []).some(isForAll)) return;
+    const claims = othersClaims(await this.#journal(), owner);
+    if (claims.length === 0) return;
+    const { devices } = await libraries();
+    const { host } = await this.#ahead('create', id);
+    const machine = { ...devices.readMachine(host), claims };
+    const [refusal] = devices.refusedNodes(machine, nodes);
+    if (refusal !== undefined) throw refused(id, refusal);
+  }
+
+  /**
    * Checks, claims and binds; rejects with nothing changed. FailedPrecondition in the words of the first check that
    * speaks against it, or for a function that another container has.
    */
-  async open({ id, owner, wall, addresses, physicalBits }: OpenRequest): Promise<OpenedFunctions> {
+  async open(request: OpenRequest): Promise<OpenedFunctions> {
     await this.recover();
     await Promise.all(this.#pending);
+    using _ = await this.#lock('create', request.id);
+    return await this.#open(request);
+  }
+
+  async #open(request: OpenRequest): Promise<OpenedFunctions> {
+    const { id, owner, wall, addresses: asked, annotations, physicalBits } = request;
     const { devices } = await libraries();
-    const host = this.#deps.host ?? devices.hostTree();
-    const machine = { ...devices.readMachine(host), ...(physicalBits === undefined ? {} : { physicalBits }) };
-    const [refusal] = devices.preflightVfio(machine, addresses, wall);
+    const addresses = [...new Set(asked)];
+    // What an earlier container of this name could not be rid of, before the host is looked at.
+    await this.#changing(id, async () => (await this.#journal()).release(owner));
+    const { host, stuck } = await this.#ahead('create', id);
+    const journal = await this.#journal(host);
+    const machine = {
+      ...devices.readMachine(host),
+      stuck,
+      ...(physicalBits === undefined ? {} : { physicalBits }),
+      claims: othersClaims(journal, owner),
+    };
+    const [refusal] = devices.preflightVfio(machine, addresses, wall, annotations);
     if (refusal !== undefined) throw refused(id, refusal);
-    const journal = await this.#journal();
-    try {
-      // What an earlier container of this name could not be rid of.
-      await journal.release(owner);
-      await journal.bind(owner, addresses, VFIO_DRIVER);
-    } catch (error) {
-      // A claim may have stayed.
-      this.#recovered = undefined;
-      throw restated(id, error);
-    }
+    await this.#changing(id, () => journal.bind(owner, addresses, VFIO_DRIVER));
     const after = devices.readMachine(host);
     const opened = {
       machine,
@@ -111,7 +141,7 @@ export class DevicePassing {
     };
     const missing = opened.nodes.find(({ group, device }) => group === undefined && device === undefined);
     if (missing === undefined) return opened;
-    await this.release(owner);
+    await this.#release(owner);
     throw refused(id, {
       check: 'vfio-node',
       sentence: `device ${missing.address}: bound to vfio-pci, but its node in /dev/vfio is not there`,
@@ -119,17 +149,36 @@ export class DevicePassing {
     });
   }
 
+  async #changing(id: string, change: () => Promise<void>): Promise<void> {
+    try {
+      await change();
+    } catch (error) {
+      // A claim may have stayed.
+      this.#recovered = undefined;
+      throw restated('create', id, error);
+    }
+  }
+
   /** Gives back what `owner` has. Never rejects: what a driver does not take back is logged and tried again later. */
   async release(owner: string): Promise<void> {
     if (!existsSync(this.#deps.dir)) return;
+    try {
+      using _ = await this.#lock('release');
+      await this.#release(owner);
+    } catch (error) {
+      this.#notGivenBack(owner, error);
+    }
+  }
+
+  async #release(owner: string): Promise<void> {
     const journal = await this.#journal();
-    await journal.release(owner).catch((error: unknown) => {
-      this.#deps.log.error('device not given back', {
-        owner,
-        error: asRuntimeError(error, 'release').message,
-      });
-      this.#recovered = undefined;
-    });
+    await journal.release(owner).catch((error: unknown) => this.#notGivenBack(owner, error));
+  }
+
+  #notGivenBack(owner: string, error: unknown): void {
+    const { message } = asRuntimeError(error, 'release');
+    this.#deps.log.error('device not given back', { owner, error: message });
+    this.#recovered = undefined;
   }
 
   /**
@@ -150,6 +199,7 @@ export class DevicePassing {
     const { dir, isAlive, log } = this.#deps;
     if (!existsSync(dir)) return;
     try {
+      using _ = await this.#lock('recover');
       const owners = await (await this.#journal()).recover(isAlive);
       for (const owner of owners) log.info('devices given back after a crash', { owner });
     } catch (error) {
@@ -158,10 +208,30 @@ export class DevicePassing {
     }
   }
 
-  async #journal(): Promise<DeviceJournal> {
+  /** From the check to the last write: what has been checked, and what is undone, is nobody else's meanwhile. */
+  async #lock(op: string, id?: string): Promise<Disposable> {
+    try {
+      return (await this.#deps.lock?.()) ?? { [Symbol.dispose]: () => {} };
+    } catch (error) {
+      throw restated(op, id, error);
+    }
+  }
+
+  /** The host, with what takes a device's lock read already. */
+  async #ahead(op: string, id: string): Promise<{ host: HostTree; stuck: readonly string[] }> {
+    const { devices } = await libraries();
+    try {
+      return await devices.readAhead(this.#deps.host ?? devices.hostTree(), this.#deps.read);
+    } catch (error) {
+      throw restated(op, id, error);
+    }
+  }
+
+  /** Undoing reads nothing that could wait; binding is given the host as #ahead has it. */
+  async #journal(ahead?: HostTree): Promise<DeviceJournal> {
     const { devices } = await libraries();
     const { dir, write } = this.#deps;
-    const host = this.#deps.host ?? devices.hostTree();
+    const host = ahead ?? this.#deps.host ?? devices.hostTree();
     return new devices.DeviceJournal({ host, files: devices.journalFiles(dir), write });
   }
 }
@@ -174,6 +244,11 @@ export function ownerOf({ namespace, id }: ContainerRecord): string {
 /** Where claims are below a state root. */
 export function claimsDirectory(root: string): string {
   return join(root, 'devices');
+}
+
+/** "a *:* rwm", as a type of all devices or as none. */
+function isForAll({ allow, type = 'a', major = -1, minor = -1 }: LinuxDeviceCgroup): boolean {
+  return allow && type === 'a' && major < 0 && minor < 0;
 }
 
 async function libraries(): Promise<{ devices: typeof DeviceLibraries }> {
@@ -194,7 +269,15 @@ function refused(id: string, { sentence, fix }: Refusal): RuntimeError {
 }
 
 /** The journal knows no container's id. */
-function restated(id: string, error: unknown): RuntimeError {
-  const { code, object, reason, remedy, path, errno } = asRuntimeError(error, 'create', id);
-  return new RuntimeError({ code, op: 'create', id, object, reason, remedy, path, errno, cause: error });
+function restated(op: string, id: string | undefined, error: unknown): RuntimeError {
+  const { code, object, reason, remedy, path, errno } = asRuntimeError(error, op, id);
+  return new RuntimeError({ code, op, id, object, reason, remedy, path, errno, cause: error });
+}
+
+/** A claim of the same name is what an earlier container could not be rid of. */
+function othersClaims(journal: DeviceJournal, owner: string): FunctionClaim[] {
+  return journal
+    .claims()
+    .filter((claim) => claim.owner !== owner)
+    .map((claim) => ({ owner: claim.owner, address: claim.change.address }));
 }

@@ -390,6 +390,13 @@ describe.skipIf(isRunc)('what a node can pass', () => {
     expect(await cli.ok('devices', 'cdi', 'list', '--cdi-spec-dir', dir)).toBe(
       'bulkhead.io/pmem=namespace0.0\n',
     );
+    const broken = join(dir, 'broken.json');
+    writeFileSync(broken, '{');
+    const listed = JSON.parse(await cli.ok('devices', 'cdi', 'list', '--json', '--cdi-spec-dir', dir));
+    expect(listed).toEqual({
+      devices: ['bulkhead.io/pmem=namespace0.0'],
+      errors: { [broken]: [`${broken}: is not JSON`] },
+    });
   });
 
   it.each([

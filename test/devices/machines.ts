@@ -9,6 +9,7 @@ import {
   pciFiles,
   pmemFiles,
   type FakeGpu,
+  type FakePci,
 } from '../../src/devices/testing/machines.ts';
 
 /** The lab's machine, as its sysfs showed it: an Intel IOMMU whose ecap has no interrupt remapping. */
@@ -64,6 +65,45 @@ const audio = {
   reset: '',
 };
 const nic = { class: '0x020000', vendor: '0x8086', driver: 'vfio-pci', reset: 'flr' };
+const disk = (address: string, group: number): FakePci => ({
+  address,
+  class: '0x010802',
+  vendor: '0x144d',
+  driver: 'nvme',
+  group,
+  reset: 'flr',
+});
+const card = (address: string, group: number, net: string): FakePci => ({
+  address,
+  class: '0x020000',
+  vendor: '0x15b3',
+  driver: 'mlx5_core',
+  group,
+  reset: 'flr',
+  net,
+});
+/** A disk below a function, and partitions. */
+const blockOf = (address: string, name: string, ...partitions: string[]): FakeFiles => {
+  const real = `../../devices/pci0000:00/${address}/nvme/nvme0/${name}`;
+  return Object.fromEntries([
+    [`/sys/class/block/${name}`, { link: real }],
+    ...partitions.map((part) => [`/sys/class/block/${part}`, { link: `${real}/${part}` }]),
+  ]);
+};
+const controllerOf = (address: string, controller: string, subsystem: string): FakeFiles => ({
+  [`/sys/bus/pci/devices/${address}/nvme/${controller}/state`]: 'live',
+  [`/sys/class/nvme-subsystem/${subsystem}/${controller}`]: {},
+});
+const headOf = (subsystem: string, name: string): FakeFiles => ({
+  [`/sys/class/block/${name}`]: {
+    link: `../../devices/virtual/nvme-subsystem/${subsystem}/${name}`,
+  },
+});
+/** An interface that is part of another, or has another made of it. */
+const below = (lower: string, upper: string, isMaster: boolean): FakeFiles => ({
+  [`/sys/class/net/${lower}/upper_${upper}`]: { link: `../${upper}` },
+  ...(isMaster ? { [`/sys/class/net/${lower}/master`]: { link: `../${upper}` } } : {}),
+});
 const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): FakeFiles => ({
   ...goodHost,
   ...pciFiles([gpuFunction(gpu)]),
@@ -72,6 +112,22 @@ const withGpu = (gpu: FakeGpu, more: FakeFiles = {}, version = '570.86.15'): Fak
 });
 const without = (files: FakeFiles, pattern: RegExp): FakeFiles =>
   Object.fromEntries(Object.entries(files).filter(([path]) => !pattern.test(path)));
+
+/** What does not answer, by machine. */
+export const stuck: Record<string, string[]> = {
+  'dying-devices': ['/proc/driver/nvidia/gpus/0000:41:00.0', '/sys/bus/pci/devices/0000:05:00.0'],
+};
+
+/** Where the claims of these machines are. */
+export const CLAIMS = '/run/bulkhead/devices';
+const claimFile = (address: string, owner: string, bootId = 'boot-1'): FakeFiles => ({
+  [`${CLAIMS}/pci-${address}.json`]: JSON.stringify({
+    version: 1,
+    owner,
+    bootId,
+    change: { kind: 'pci-driver', address, to: 'vfio-pci', from: '', override: '' },
+  }),
+});
 
 export const machines: Record<string, FakeFiles> = {
   nothing: {},
@@ -106,6 +162,26 @@ export const machines: Record<string, FakeFiles> = {
   'small-address-space': withGpu(oneGpu, {
     '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
   }),
+  // 64 MiB to 16 GiB, and 128 GiB.
+  'resizable-bar': withGpu(oneGpu, {
+    '/proc/cpuinfo': 'address sizes\t: 40 bits physical, 48 bits virtual\n',
+    '/sys/bus/pci/devices/0000:41:00.0/resource1_resize': '0000000000027fc0\n',
+  }),
+  // The bridge above the card has no isolation, so that it is in the group; its driver is the kernel's own.
+  'bridge-in-the-group': {
+    ...withGpu(oneGpu),
+    ...pciFiles([
+      gpuFunction(oneGpu),
+      {
+        address: '0000:40:01.0',
+        class: '0x060400',
+        vendor: '0x1022',
+        driver: 'pcieport',
+        group: 40,
+        reset: 'pm',
+      },
+    ]),
+  },
   'gpu-in-use': withGpu(oneGpu, {
     '/proc/1234/comm': 'nvidia-persiste',
     '/proc/1234/fd/7': { link: '/dev/nvidia0' },
@@ -126,6 +202,30 @@ export const machines: Record<string, FakeFiles> = {
     '/proc/73/fd/5': { link: '/dev/vfio/devices/vfio3' },
     '/sys/bus/pci/devices/0000:42:00.0/vfio-dev/vfio3/dev': '244:3',
     '/sys/bus/pci/devices/0000:43:00.0/vfio-dev/vfio4/dev': '244:4',
+  },
+  claimed: {
+    ...goodHost,
+    ...pciFiles([
+      { ...nic, address: '0000:42:00.0', group: 42 },
+      { ...nic, address: '0000:42:00.1', group: 42 },
+      { ...nic, address: '0000:43:00.0', group: 43 },
+      { ...nic, address: '0000:44:00.0', group: 44 },
+      { ...nic, address: '0000:45:00.0', group: 45 },
+      gpuFunction({ ...oneGpu, driver: 'vfio-pci' }),
+    ]),
+    ...claimFile('0000:41:00.0', 'k8s.io/web'),
+    ...claimFile('0000:42:00.0', 'k8s.io/web'),
+    ...claimFile('0000:43:00.0', 'cli/spdk'),
+    '/proc/71/comm': 'spdk_tgt',
+    '/proc/71/fd/9': { link: '/dev/vfio/43' },
+    ...claimFile('0000:44:00.0', 'late'),
+    // A claim does not outlive the boot.
+    ...claimFile('0000:45:00.0', 'k8s.io/web', 'boot-0'),
+  },
+  // Two functions of it are in `stuck`.
+  'dying-devices': {
+    ...withGpu(oneGpu),
+    ...pciFiles([gpuFunction(oneGpu), disk('0000:05:00.0', 5), disk('0000:06:00.0', 6)]),
   },
   'gpu-for-vfio': {
     ...goodHost,
@@ -189,6 +289,12 @@ export const machines: Record<string, FakeFiles> = {
       },
     ]),
     '/dev/kfd': { node: 'c 510:0' },
+    '/proc/9/comm': 'systemd-logind',
+    '/proc/9/fd/12': { link: '/dev/dri/card1' },
+    '/proc/900/comm': 'Xorg',
+    '/proc/900/fd/12': { link: '/dev/dri/card1' },
+    '/proc/901/comm': 'rocminfo',
+    '/proc/901/fd/3': { link: '/dev/dri/renderD128' },
   },
   'root-disk': {
     ...goodHost,
@@ -210,6 +316,90 @@ export const machines: Record<string, FakeFiles> = {
     },
     '/proc/mounts': '/dev/nvme0n1p1 / ext4 rw 0 0\n',
     '/proc/swaps': 'Filename\tType\n/dev/nvme0n1p2 partition 8388604 0 -2\n',
+  },
+  'disks-below-others': {
+    ...goodHost,
+    ...pciFiles([
+      disk('0000:04:00.0', 4),
+      disk('0000:05:00.0', 5),
+      disk('0000:06:00.0', 6),
+      disk('0000:07:00.0', 7),
+      disk('0000:08:00.0', 8),
+      disk('0000:09:00.0', 9),
+      disk('0000:0a:00.0', 10),
+    ]),
+    ...blockOf('0000:0a:00.0', 'nvme7n1'),
+    '/sys/class/block/nvme7n1/holders/bcache0': {},
+    ...blockOf('0000:04:00.0', 'nvme0n1'),
+    ...blockOf('0000:05:00.0', 'nvme1n1', 'nvme1n1p3'),
+    ...blockOf('0000:06:00.0', 'nvme2n1'),
+    ...blockOf('0000:07:00.0', 'nvme3n1'),
+    // RAID of two disks, LVM on it; the second volume is encrypted, and swap.
+    '/sys/class/block/nvme0n1/holders/md0': {},
+    '/sys/class/block/nvme1n1/nvme1n1p3/holders/md0': {},
+    '/sys/class/block/nvme1n1p3/holders/md0': {},
+    '/sys/class/block/md0/md/level': 'raid1',
+    '/sys/class/block/md0/dev': '9:0',
+    '/sys/class/block/md0/holders/dm-0': {},
+    '/sys/class/block/md0/holders/dm-1': {},
+    '/sys/class/block/dm-0/dm/name': 'vg--one-srv',
+    '/sys/class/block/dm-0/dm/uuid': 'LVM-x',
+    '/sys/class/block/dm-0/dev': '254:0',
+    '/sys/class/block/dm-1/dm/name': 'vg--one-keys',
+    '/sys/class/block/dm-1/dm/uuid': 'LVM-y',
+    '/sys/class/block/dm-1/holders/dm-2': {},
+    '/sys/class/block/dm-2/dm/name': 'secret',
+    '/sys/class/block/dm-2/dm/uuid': 'CRYPT-LUKS2-z',
+    '/proc/mounts':
+      '/dev/mapper/vg--one-srv /srv ext4 rw 0 0\n/dev/mapper/vg--one-srv /srv/two\\040words ext4 rw 0 0\n',
+    '/proc/swaps': 'Filename\tType\n/dev/dm-2 partition 8388604 0 -2\n',
+    // A loop device of a whole disk, by which nothing is mounted; and one of a file, which is nobody's disk.
+    '/sys/class/block/loop0/loop/backing_file': '/dev/nvme2n1',
+    '/sys/class/block/loop1/loop/backing_file': '/srv/image',
+    // A disk that a container alone has mounted, and a program has open.
+    '/sys/class/block/nvme3n1/dev': '259:9',
+    '/proc/self/ns/mnt': { link: 'mnt:[1]' },
+    '/proc/1/ns/mnt': { link: 'mnt:[1]' },
+    '/proc/77/ns/mnt': { link: 'mnt:[2]' },
+    '/proc/77/mountinfo': '36 35 259:9 / /data rw,relatime shared:1 - ext4 /dev/root rw\n',
+    '/proc/78/ns/mnt': { link: 'mnt:[2]' },
+    '/proc/78/comm': 'postgres',
+    '/proc/78/fd/4': { link: '/dev/nvme3n1' },
+    '/proc/79/comm': 'systemd-udevd',
+    '/proc/79/fd/4': { link: '/dev/nvme3n1' },
+    // NVMe with multipath: the disk is below the subsystem. One has another way to it.
+    ...controllerOf('0000:08:00.0', 'nvme4', 'nvme-subsys4'),
+    ...controllerOf('0000:09:00.0', 'nvme5', 'nvme-subsys5'),
+    '/sys/class/nvme-subsystem/nvme-subsys5/nvme6': {},
+    ...headOf('nvme-subsys4', 'nvme4n1'),
+    ...headOf('nvme-subsys5', 'nvme5n1'),
+    '/proc/self/mountinfo':
+      '40 35 259:30 / /multi rw - xfs /dev/nvme4n1 rw\n41 35 259:31 / /both rw - xfs /dev/nvme5n1 rw\n',
+    '/sys/class/block/nvme4n1/dev': '259:30',
+  },
+  'networks-above': {
+    ...goodHost,
+    ...pciFiles([
+      card('0000:21:00.0', 21, 'eth0'),
+      card('0000:22:00.0', 22, 'eth1'),
+      card('0000:23:00.0', 23, 'eth2'),
+      card('0000:24:00.0', 24, 'eth3'),
+      card('0000:25:00.0', 25, 'eth4'),
+      card('0000:26:00.0', 26, 'eth5'),
+      { ...card('0000:27:00.0', 27, 'eth6'), net: '' },
+      card('0000:28:00.0', 28, 'eth7'),
+    ]),
+    '/sys/bus/pci/devices/0000:27:00.0/net': {},
+    ...below('eth0', 'bond0', true),
+    ...below('eth1', 'bond0', true),
+    ...below('bond0', 'br0', true),
+    ...below('eth2', 'team0', true),
+    ...below('eth3', 'eth3.100', false),
+    '/proc/net/route':
+      'Iface\tDestination\tGateway\nbr0\t00000000\t0102A8C0\nbr0\t0002A8C0\t00000000\neth3.100\t0000000A\t00000000\n',
+    '/proc/net/if_inet6':
+      '20010db8000000000000000000000001 02 40 00 80     eth4\nfe800000000000000000000000000001 07 40 20 80     eth7\n',
+    '/proc/net/ipv6_route': `${'0'.repeat(32)} 00 ${'0'.repeat(32)} 00 fe800000000000000000000000000001 00000400 00000000 00000000 00000003     eth5\n${'0'.repeat(32)} 00 ${'0'.repeat(32)} 00 ${'0'.repeat(32)} ffffffff 00000001 00000000 00200200       lo\n`,
   },
   'pmem-in-every-mode': {
     ...goodHost,

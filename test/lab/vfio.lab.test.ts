@@ -134,7 +134,7 @@ describe('functions of the host in a virtual machine', () => {
       sh(`echo ${HUGE_PAGES} > ${pages(0)}/nr_hugepages`);
       const refused = await huge.run('none', ['true'], { flags: ['--rm', ...functions.annotation()] });
       expect(refused.stderr).toMatch(
-        /create none: huge pages of 2 MiB: 128 are needed on NUMA node 1 and 0 are free; echo N > \S+node1\S+/,
+        /create none: huge pages of 2 MiB: 128 are needed on NUMA node 1 and 0 are free; echo 128 > \S+node1\S+/,
       );
       await eventually(
         'the host’s drivers',

@@ -7,22 +7,23 @@ import { generateSpecs } from '../../devices/generate.ts';
 import { askNvml } from '../../devices/gpu/nvml/ask.ts';
 import { needsNvml } from '../../devices/gpu/nvml/merge.ts';
 import { hostRoots, hostTree } from '../../devices/host_tree.ts';
+import { readClaims } from '../../devices/journal.ts';
 import { readMachine } from '../../devices/machine.ts';
 import type { Machine } from '../../devices/model.ts';
-import { deviceReport, type DeviceReport } from '../../devices/report.ts';
+import { readAhead } from '../../devices/read_ahead.ts';
+import { cdiReport, deviceReport, type DeviceReport } from '../../devices/report.ts';
 import { selftest, type SelftestActions } from '../../devices/selftest.ts';
 import { addon } from '../../native/index.ts';
-import { passingOf } from '../load.ts';
+import { passingOf, readDevices } from '../load.ts';
 import { passingWalls } from '../../sandbox/devices.ts';
+import { claimsDirectory } from '../../sandbox/passing.ts';
+import { selftestOwner } from '../../sandbox/passing_host.ts';
 import type { Command } from '../command.ts';
 import { pmemFlags, pmemFormat } from '../pmem_format.ts';
 import { specDirFlag, specDirs } from '../device_flags.ts';
 import type { Arguments } from '../flags.ts';
 import { usageError } from '../flags.ts';
 import type { Session } from '../session.ts';
-
-/** No container's: its claims are given back by whoever comes next when this process was killed. */
-const SELFTEST_OWNER = 'selftest/';
 
 /** "selftest" and functions: no host has more in one group. */
 const MAX_OPERANDS = 33;
@@ -40,22 +41,35 @@ export const devices: Command = {
   ],
   async run(session, args) {
     if (args.operands[0] === 'pmem' && args.operands[1] === 'format') return pmemFormat(session, args);
-    const machine = await completed(readMachine(hostTree(rootsOf(session, args))), args);
     const verb = args.operands.join(' ');
+    if (verb === 'cdi list') return listCdi(session, args);
+    const here = args.string('host-root') === undefined;
+    const { host, stuck } = await readAhead(
+      hostTree(rootsOf(session, args)),
+      here ? readDevices() : undefined,
+    );
+    const claims = readClaims(host, claimsDirectory(session.store.paths.root));
+    const machine = await completed({ ...readMachine(host), claims, stuck }, args);
     if (args.operands[0] === 'selftest') return runSelftest(session, args, machine);
     if (verb === 'cdi generate') return generate(session, args, machine);
     const registry = await readRegistry(specDirs(session, args));
-    if (verb === 'cdi list') {
-      session.print(registry.names.map((name) => `${name}\n`).join(''));
-      for (const [path, faults] of registry.errors) session.log.warning(faults.join('; '), { path });
-      return 0;
-    }
     if (verb !== '') throw usageError('devices', `no such command: ${verb}`);
     const report = deviceReport({ machine, registry, walls: passingWalls });
     session.print(args.boolean('json') ? `${JSON.stringify(report, null, 2)}\n` : table(report));
     return 0;
   },
 };
+
+async function listCdi(session: Session, args: Arguments): Promise<number> {
+  const registry = await readRegistry(specDirs(session, args));
+  if (args.boolean('json')) {
+    session.print(`${JSON.stringify(cdiReport(registry), null, 2)}\n`);
+    return 0;
+  }
+  session.print(registry.names.map((name) => `${name}\n`).join(''));
+  for (const [path, faults] of registry.errors) session.log.warning(faults.join('; '), { path });
+  return 0;
+}
 
 /** Beside this bundle. */
 const probe = { program: join(import.meta.dirname, 'nvml.cjs') };
@@ -83,7 +97,8 @@ async function runSelftest(session: Session, args: Arguments, machine: Machine):
 
 function selftestActions(session: Session): SelftestActions {
   const passing = passingOf(session);
-  const owner = `${SELFTEST_OWNER}${session.pid}`;
+  // Its claims are given back by whoever comes next when this process was killed.
+  const owner = selftestOwner(session.pid);
   return {
     open: (path) => closeSync(openSync(path, constants.O_RDWR | constants.O_NONBLOCK)),
     read: (path) => closeSync(openSync(path, 'r')),

@@ -4,7 +4,7 @@ import { readBundle, rootfsPath } from '../../runtime/bundle.ts';
 import { injectDevices } from '../../sandbox/devices.ts';
 import type { Command } from '../command.ts';
 import { deviceFlags, specDirs } from '../device_flags.ts';
-import { hostBackend } from '../load.ts';
+import { hostBackend, readDevices } from '../load.ts';
 import { chooseWall, wallFlag } from '../wall.ts';
 
 const DEFAULT_ID = 'plan';
@@ -31,6 +31,7 @@ export const plan: Command = {
       wall,
       names: args.list('device'),
       specDirs: specDirs(session, args),
+      read: readDevices(),
     });
     if (functions.length > 0) {
       session.log.warning('the plan lacks what is known only once a function is bound to vfio-pci', {

@@ -2,8 +2,9 @@
 import type { SpecFile } from '../cdi/registry.ts';
 import type { HostTree } from '../host_tree.ts';
 import { holdersOf } from '../machine.ts';
-import type { Check, Refusal } from '../model.ts';
-import { endHolders, subjectOf } from '../vfio/checks.ts';
+import { isStuck, UNRESPONSIVE, type Check, type Refusal } from '../model.ts';
+import { rebind } from '../remedies.ts';
+import { claimRefusal, endHolders, subjectOf } from '../vfio/checks.ts';
 import { sharingDrivers, type GpuDevice, type GpuFacts } from './probe.ts';
 
 /** A GPU with what the checks need beside it. */
@@ -17,10 +18,23 @@ const cannot = ({ pci }: GpuSubject): string => `${subjectOf(pci)}: cannot share
 
 export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
   {
+    name: 'unresponsive',
+    walls: ['namespace'],
+    look: (gpu, machine) =>
+      isStuck(machine, gpu.pci.address)
+        ? { sentence: `${cannot(gpu)}: ${UNRESPONSIVE.reason}`, fix: UNRESPONSIVE.fix }
+        : undefined,
+  },
+  {
+    name: 'claimed',
+    walls: ['namespace'],
+    look: (gpu, machine) => claimRefusal(machine, { pci: gpu.pci, companions: [] }, cannot(gpu)),
+  },
+  {
     name: 'driver-missing',
     walls: ['namespace'],
-    look: (gpu) => {
-      if (gpu.shared) return undefined;
+    look: (gpu, { claims = [] }) => {
+      if (gpu.shared || claims.some(({ address }) => address === gpu.pci.address)) return undefined;
       const wanted = gpu.nvSwitch ? ['nvidia-nvswitch'] : sharingDrivers[gpu.vendor];
       if (wanted.length === 0)
         return {
@@ -34,7 +48,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
         fix:
           gpu.pci.driver === ''
             ? `modprobe ${gpu.vendor === 'nvidia' ? 'nvidia' : driver}`
-            : `driverctl unset-override ${gpu.pci.address}`,
+            : rebind(gpu.pci, ''),
       };
     },
   },
@@ -104,8 +118,8 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
     name: 'in-use',
     walls: ['vm'],
     look: (gpu, { host }) => {
-      if (gpu.nvidia === undefined) return undefined;
-      const holders = holdersOf(host, [`/dev/nvidia${gpu.nvidia.minor}`]);
+      const own = gpu.nvidia === undefined ? [] : [`/dev/nvidia${gpu.nvidia.minor}`];
+      const holders = holdersOf(host, [...own, ...gpu.drmNodes]);
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,

@@ -1,7 +1,7 @@
 /** Why persistent memory cannot go behind a wall, or would not be persistent there. */
 import type { HostTree } from '../host_tree.ts';
 import { type Check, type Refusal } from '../model.ts';
-import { hasDax, readMounts, type PmemDevice } from './probe.ts';
+import { hasDax, readMounts, type Mount, type PmemDevice } from './probe.ts';
 
 /** Of config.json: "true" starts a container also where its persistent memory is not persistent. */
 export const ALLOW_NONPERSISTENT = 'bulkhead.io/allow-nonpersistent';
@@ -58,17 +58,17 @@ export const pmemChecks: readonly Check<PmemDevice>[] = [
         ? undefined
         : {
             sentence: `${subject(device)}: a guest gets a file of a file system on ${device.node}, and none is mounted`,
-            fix: `mkfs.ext4 -b 4096 ${device.node} && mount -o dax=always ${device.node} DIRECTORY`,
+            fix: `mkfs.ext4 -b 4096 ${device.node} && mount -o dax=always ${device.node} /mnt`,
           },
   },
   {
     name: 'map-sync',
     walls: ['vm'],
-    look: (device) => {
+    look: (device, { host }) => {
       const [first] = device.mounts;
       if (device.mode !== 'fsdax' || first === undefined || device.mounts.some(({ dax }) => dax))
         return undefined;
-      return noMapSync(first.path);
+      return noMapSync(host, first.path);
     },
   },
   {
@@ -81,11 +81,34 @@ export const pmemChecks: readonly Check<PmemDevice>[] = [
   },
 ];
 
-export function noMapSync(path: string): Omit<Refusal, 'check'> {
+/** @param path of the host; what it is on decides what would change it */
+export function noMapSync(host: HostTree, path: string): Omit<Refusal, 'check'> {
   return {
     sentence: `PMEM volume ${path}: MAP_SYNC not supported (filesystem mounted without dax); writes would not be durable`,
-    fix: `mount -o remount,dax=always ${path}`,
+    fix: mountWithDax(coveringMount(host, path)),
   };
+}
+
+/** The option is looked at when a file system is mounted, and refused when it is mounted again with another (ext4, xfs). */
+function mountWithDax(mount: Mount | undefined): string {
+  if (mount === undefined || !/^\/dev\/pmem[\d.]+$/.test(mount.source)) {
+    return 'use a directory of an ext4 or xfs on /dev/pmemN that is mounted with dax=always; bulkhead devices names them';
+  }
+  const { source, target } = mount;
+  return `umount ${target} && mount -o dax=always ${source} ${target}`;
+}
+
+/** The mount that a path is in. */
+function coveringMount(host: HostTree, path: string): Mount | undefined {
+  return (
+    readMounts(host)
+      .filter(({ target }) => target === '/' || path === target || path.startsWith(`${target}/`))
+      // Of two mounts on one place the later one is seen.
+      .reduce<Mount | undefined>(
+        (best, mount) => (best === undefined || mount.target.length >= best.target.length ? mount : best),
+        undefined,
+      )
+  );
 }
 
 /**
@@ -93,14 +116,8 @@ export function noMapSync(path: string): Omit<Refusal, 'check'> {
  * passes, through bind mounts too; an overlay or tmpfs never does. Only mmap(2) with MAP_SYNC would prove it.
  */
 export function checkPmemVolume(host: HostTree, path: string): Refusal | undefined {
-  const covering = readMounts(host)
-    .filter(({ target }) => target === '/' || path === target || path.startsWith(`${target}/`))
-    .reduce<ReturnType<typeof readMounts>[number] | undefined>(
-      // Of two mounts on one place the later one is seen.
-      (best, mount) => (best === undefined || mount.target.length >= best.target.length ? mount : best),
-      undefined,
-    );
+  const covering = coveringMount(host, path);
   const direct =
     covering !== undefined && ['ext4', 'xfs'].includes(covering.type) && hasDax(covering.options);
-  return direct ? undefined : { check: 'map-sync', ...noMapSync(path) };
+  return direct ? undefined : { check: 'map-sync', ...noMapSync(host, path) };
 }

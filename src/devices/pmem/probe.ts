@@ -94,7 +94,7 @@ function mountsOf(host: HostTree, node: string): PmemMount[] {
     .map(({ target, type, options }) => ({ path: target, type, dax: hasDax(options) }));
 }
 
-interface Mount {
+export interface Mount {
   source: string;
   target: string;
   type: string;

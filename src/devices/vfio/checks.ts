@@ -1,9 +1,20 @@
 /** Why a PCI function cannot be handed over by VFIO: what the kernel or the hypervisor would say later, said before. */
 import type { HostTree } from '../host_tree.ts';
+import { hostUses, OTHER_ROOT } from '../host_use.ts';
 import { holdersOf, unsafeInterruptsFile } from '../machine.ts';
-import { formatSize, type Check, type Machine } from '../model.ts';
+import { LATE } from '../journal.ts';
+import { rebind, shrinkBar, turnIommuOn } from '../remedies.ts';
+import {
+  formatSize,
+  isStuck,
+  UNRESPONSIVE,
+  type Check,
+  type FunctionClaim,
+  type Machine,
+  type Refusal,
+} from '../model.ts';
 import { className, isBridge, isGpu, isNvSwitch, type PciFunction } from '../pci.ts';
-import { SWAP, type VfioDevice } from './probe.ts';
+import type { VfioDevice } from './probe.ts';
 import { functionNode } from './request.ts';
 
 /** Drivers that leave a device alone, or are made for handing it on. */
@@ -40,16 +51,62 @@ function largestBar(
   return bar === undefined ? undefined : { index: bar.index, size: bar.size, limit };
 }
 
+const MORE_BITS = 'run on a processor with more address bits (KVM, not TCG)';
+
+/** Of the function, else of another one in its group: the kernel gives a group to one user. */
+function claimOn(machine: Machine, { pci, companions }: VfioDevice): FunctionClaim | undefined {
+  const { claims = [] } = machine;
+  const on = (address: string): FunctionClaim | undefined => claims.find((each) => each.address === address);
+  return on(pci.address) ?? companions.map((each) => on(each.address)).find((claim) => claim !== undefined);
+}
+
+/** A container has it. @param cannot how the sentence begins */
+export function claimRefusal(
+  machine: Machine,
+  device: VfioDevice,
+  cannot: string,
+): Omit<Refusal, 'check'> | undefined {
+  const claim = claimOn(machine, device);
+  if (claim === undefined) return undefined;
+  const { address, group } = device.pci;
+  const isGroups = claim.address !== address;
+  if (claim.owner === LATE) {
+    return {
+      sentence: `${cannot}: the driver that was to let go of ${isGroups ? claim.address : 'it'} has not done so yet`,
+      fix: 'end the processes that have it open, and try again',
+    };
+  }
+  return {
+    sentence: isGroups
+      ? `${cannot}: IOMMU group ${group ?? ''} is claimed by ${claim.owner}, which has ${claim.address}`
+      : `${cannot}: claimed by ${claim.owner}`,
+    fix: endOwner(claim.owner),
+  };
+}
+
 export const vfioChecks: readonly Check<VfioDevice>[] = [
+  {
+    name: 'claimed',
+    walls: ['vm', 'namespace'],
+    look: (device, machine) => claimRefusal(machine, device, cannot(device)),
+  },
+  {
+    name: 'unresponsive',
+    walls: ['vm', 'namespace'],
+    look: (device, machine) =>
+      isStuck(machine, device.pci.address)
+        ? { sentence: `${cannot(device)}: ${UNRESPONSIVE.reason}`, fix: UNRESPONSIVE.fix }
+        : undefined,
+  },
   {
     name: 'iommu-off',
     walls: ['vm', 'namespace'],
-    look: (device, { iommu }) =>
+    look: (device, { host, iommu }) =>
       iommu.on
         ? undefined
         : {
             sentence: `${cannot(device)}: IOMMU is off (no /sys/kernel/iommu_groups/*)`,
-            fix: 'add intel_iommu=on or amd_iommu=on to the kernel command line and reboot',
+            fix: turnIommuOn(host),
           },
   },
   {
@@ -80,7 +137,10 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       const call = file.includes('/iommufd/') ? 'VFIO_DEVICE_BIND_IOMMUFD' : 'VFIO_SET_IOMMU';
       return {
         sentence: `${cannot(device)}: interrupt remapping missing; ${call} would fail with EPERM`,
-        fix: `turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: echo Y > ${file}`,
+        fix: `turn interrupt remapping on in the firmware and remove intremap=off, or, with guests that are trusted: ${
+          // The module is loaded by the first program that uses a group, unless it is part of the kernel.
+          host.exists(file) ? `echo Y > ${file}` : 'modprobe vfio_iommu_type1 allow_unsafe_interrupts=1'
+        }`,
       };
     },
   },
@@ -96,7 +156,7 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       return {
         sentence: `${cannot(device)}: IOMMU group ${first.group} is not viable: ${others.join(', ')} bound to a host driver`,
         fix: obstacles(device)
-          .map(({ address }) => `driverctl set-override ${address} vfio-pci`)
+          .map((other) => rebind(other, 'vfio-pci'))
           .join(' && '),
       };
     },
@@ -104,19 +164,13 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'host-uses-it',
     walls: ['vm', 'namespace'],
-    look: (device) => {
-      if (device.mounts.length > 0) {
-        return {
-          sentence: `${cannot(device)}: the host uses it: ${device.mounts.join(', ')}`,
-          fix: [...new Set(device.mounts)].map(letGo).join(' && '),
-        };
-      }
-      return device.defaultRoute
-        ? {
-            sentence: `${cannot(device)}: the host’s default route goes over it`,
-            fix: 'ip route replace default via GATEWAY dev ANOTHER',
-          }
-        : undefined;
+    look: (device, { host, pci }) => {
+      const uses = hostUses(host, pci, device.pci.address);
+      if (uses.length === 0) return undefined;
+      return {
+        sentence: `${cannot(device)}: the host uses it: ${uses.map(({ what }) => what).join(', ')}`,
+        fix: inOrder(uses.map(({ end }) => end)).join(' && '),
+      };
     },
   },
   {
@@ -128,17 +182,20 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
       const { index, size, limit } = bar;
       return {
         sentence: `${cannot(device)}: BAR${index} is ${formatSize(size)}; guest phys-bits ${machine.physicalBits} allow ${formatSize(limit)}`,
-        // Resizable BARs: the file takes the power of two in MiB, and refuses sizes that the card does not have (Linux 5.19).
-        fix: `echo ${Math.log2(limit / 2 ** 20)} > /sys/bus/pci/devices/${device.pci.address}/resource${index}_resize (if the card can), or run on a processor with more address bits (KVM, not TCG)`,
+        fix: [shrinkBar(machine.host, device.pci, index, limit), MORE_BITS]
+          .filter((each) => each !== undefined)
+          .join(', or '),
       };
     },
   },
   {
     name: 'in-use',
     walls: ['vm', 'namespace'],
-    look: (device, { host }) => {
+    look: (device, machine) => {
+      const { host } = machine;
       const holders = holdersOf(host, nodesOf(host, device));
-      if (holders.length === 0) return undefined;
+      // What a container has, its program or its hypervisor has open.
+      if (holders.length === 0 || claimOn(machine, device) !== undefined) return undefined;
       return {
         sentence: `${subjectOf(device.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,
         fix: endHolders(holders),
@@ -155,13 +212,33 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   },
 ];
 
-/** The command that ends them; holders are as holdersOf has them: "1234 (qemu)". */
+/**
+ * The command that ends them; holders are as holdersOf has them: "1234 (qemu)". A session's display is held for it by logind,
+ * which lives on.
+ */
 export function endHolders(holders: readonly string[]): string {
+  if (holders.some((holder) => holder.endsWith(' (systemd-logind)'))) {
+    return 'systemctl isolate multi-user.target';
+  }
   return `kill ${holders.map((holder) => holder.split(' ', 1)[0]).join(' ')}`;
 }
 
-function letGo(mount: string): string {
-  return mount === SWAP ? 'swapoff -a' : `umount ${mount}`;
+/** Owners are "NAMESPACE/ID"; containers of the command line have the namespace "cli". */
+function endOwner(owner: string): string {
+  const [namespace = '', id = ''] = owner.split('/', 2);
+  if (namespace === 'selftest')
+    return `wait for the self-test: tail --pid=${id.split('-', 1)[0]} -f /dev/null`;
+  return namespace === 'cli'
+    ? `bulkhead delete --force ${id}`
+    : `delete container ${id} of namespace ${namespace}, or name another function`;
+}
+
+/** What stands on the same is taken apart once, when everything on it has ended. */
+function inOrder(commands: readonly string[][]): string[] {
+  const all = commands.flat();
+  // Under a root file system nothing can be taken apart.
+  if (all.includes(OTHER_ROOT)) return [OTHER_ROOT];
+  return all.filter((command, at) => all.lastIndexOf(command) === at);
 }
 
 /** Of the group, and of each function in it: all of them stand in the way of whoever opens one by another node. */

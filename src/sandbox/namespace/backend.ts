@@ -28,6 +28,7 @@ export class NamespaceBackend extends HostBackend {
     const passing = this.#passing;
     if (passing === undefined) return super.create(record, input);
     const { functions = [] } = input;
+    await passing.checkNodes(record.id ?? '', ownerOf(record), input.spec);
     const withAll =
       functions.length === 0 ? input : await withFunctions(record, input, { passing, facts: this.#facts() });
     return super.create(record, await this.#withGpu(record, withAll, passing));

@@ -32,6 +32,7 @@ export async function withFunctions(
     owner: ownerOf(record),
     wall: 'namespace',
     addresses,
+    annotations: input.spec.annotations,
   });
   const { applyEdits, completeNodes, contributeVfio, vfioEnvironment } =
     await import('../../devices/passing.ts');

@@ -113,7 +113,9 @@ export class VmBackend implements Backend {
     }
     const physicalBits = await this.#vm.sandbox.physicalBits();
     const owner = ownerOf(record);
-    return passedFunctions(await passing.open({ id, owner, wall: 'vm', addresses, physicalBits }));
+    const { annotations } = input.spec;
+    const request = { id, owner, wall: 'vm' as const, addresses, annotations, physicalBits };
+    return passedFunctions(await passing.open(request));
   }
 
   #share(

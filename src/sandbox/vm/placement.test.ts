@@ -27,7 +27,9 @@ const host = new FakeTree({
   '/sys/devices/system/node/node0/cpulist': '0-3\n',
   '/sys/devices/system/node/node1/cpulist': '4-7\n',
   '/sys/devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages': '100\n',
+  '/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages': '120\n',
   '/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages': '150\n',
+  '/sys/kernel/mm/hugepages/hugepages-64kB/free_hugepages': '0\n',
 });
 
 it.each([
@@ -59,13 +61,16 @@ describe('memory', () => {
     expect(hugePagesMissing(host, 101 * M2, { hugePage: M2, node: 1 })).toEqual({
       object: 'huge pages of 2 MiB',
       reason: '101 are needed on NUMA node 1 and 100 are free',
-      remedy: 'echo N > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
+      remedy: 'echo 121 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
     });
     expect(hugePagesMissing(host, M2, { hugePage: 2 ** 30 })).toEqual({
       object: 'huge pages of 1 GiB',
       reason: 'this kernel has none of that size',
-      remedy: 'choose another vm.huge_pages',
+      remedy: 'set vm.huge_pages to "64K" or "2M"',
     });
+    expect(hugePagesMissing(new FakeTree({}), M2, { hugePage: M2 })?.remedy).toBe(
+      'remove vm.huge_pages: it has no huge pages at all',
+    );
   });
 });
 
@@ -109,7 +114,7 @@ describe('a machine with functions', () => {
     expect(thrown).toMatchObject({
       code: ErrorCode.ResourceExhausted,
       message:
-        'create web: huge pages of 2 MiB: 101 are needed on NUMA node 1 and 100 are free; echo N > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
+        'create web: huge pages of 2 MiB: 101 are needed on NUMA node 1 and 100 are free; echo 121 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages',
     });
   });
 });

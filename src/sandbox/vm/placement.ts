@@ -74,15 +74,29 @@ export function hugePagesMissing(
   const wanted = Math.ceil(bytes / hugePage);
   const free = host.text(`${sysfs}/free_hugepages`);
   if (free === undefined) {
-    return { object, reason: 'this kernel has none of that size', remedy: 'choose another vm.huge_pages' };
+    return { object, reason: 'this kernel has none of that size', remedy: otherSizes(host) };
   }
   if (Number(free) >= wanted) return undefined;
   const where = node === undefined ? '' : ` on NUMA node ${node}`;
   return {
     object,
     reason: `${wanted} are needed${where} and ${free} are free`,
-    remedy: `echo N > ${sysfs}/nr_hugepages`,
+    // The file counts those in use too.
+    remedy: `echo ${Number(host.text(`${sysfs}/nr_hugepages`) ?? 0) + wanted - Number(free)} > ${sysfs}/nr_hugepages`,
   };
+}
+
+function otherSizes(host: HostTree): string {
+  const sizes = host
+    .entries('/sys/kernel/mm/hugepages')
+    .flatMap((entry) => Number(/^hugepages-(\d+)kB$/.exec(entry)?.[1] ?? NaN) || [])
+    .sort((a, b) => a - b)
+    .map((kib) =>
+      kib % 2 ** 20 === 0 ? `"${kib / 2 ** 20}G"` : `"${kib % 1024 === 0 ? `${kib / 1024}M` : `${kib}K`}"`,
+    );
+  return sizes.length === 0
+    ? 'remove vm.huge_pages: it has no huge pages at all'
+    : `set vm.huge_pages to ${sizes.join(' or ')}`;
 }
 
 /** Processors for each vCPU: one of its own when there are enough, else all of them. Empty: no list, or a bad one. */

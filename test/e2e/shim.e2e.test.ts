@@ -1,0 +1,52 @@
+/**
+ * The shim asked directly, over its socket, for what containerd's own clients cannot be made to ask: requests out of
+ * order, out of sense, and twice. What it answers, and that nothing stays behind.
+ */
+import { chmodSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { BareShim, type LooseSpec, type TaskClient } from './lib/bare_shim.ts';
+import { isBulkhead, isVm } from './lib/paths.ts';
+
+describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
+  let shim: BareShim;
+  let next = 0;
+  beforeAll(() => {
+    shim = new BareShim();
+  });
+  afterEach(async () => expect(await shim.leaks()).toEqual([]));
+  afterAll(() => shim?.stop());
+
+  /** A shim for one container, which `change` configures. */
+  const open = async (change: (spec: LooseSpec) => void = () => {}): Promise<TaskClient> => {
+    const id = `c${next++}`;
+    return shim.start(id, await shim.bundle(id, change));
+  };
+  /** Deletes the container, ends the shim, and runs its `delete`, as containerd does. */
+  const end = async (task: TaskClient): Promise<void> => {
+    await task.call('Kill', { signal: 9 });
+    await task.call('Delete');
+    await task.call('Shutdown');
+    task.close();
+    expect(await shim.action('delete', task.id, task.bundle)).toMatchObject({ code: 0, stderr: '' });
+  };
+
+  it.each([
+    ['without its interpreter', '#!/no/such/shell\n', 'no such file or directory'],
+    ['in no known format', 'echo hello\n', 'exec format error (exec)'],
+  ])('ends a container whose program is a script %s', async (_what, script, reason) => {
+    const task = await open((spec) => (spec.process.args = ['/script']));
+    writeFileSync(join(task.bundle, 'rootfs/script'), script);
+    chmodSync(join(task.bundle, 'rootfs/script'), 0o755);
+    expect(await task.create()).toMatchObject({ code: 0 });
+    const waiting = task.call('Wait');
+    expect(await task.call('Start')).toMatchObject({
+      code: 3,
+      message: `start ${task.id}: exec "/script": ${reason}`,
+    });
+    expect((await waiting).response).toMatchObject({ exitStatus: 1 });
+    expect((await task.call('State')).response).toMatchObject({ status: 3, exitStatus: 1 });
+    expect((await task.call('Delete')).response).toMatchObject({ exitStatus: 1 });
+    await end(task);
+  });
+});

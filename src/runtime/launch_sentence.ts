@@ -12,6 +12,7 @@ const codeOfErrno: Record<string, ErrorCode> = {
   ENOENT: ErrorCode.NotFound,
   EEXIST: ErrorCode.AlreadyExists,
   EINVAL: ErrorCode.InvalidArgument,
+  ERANGE: ErrorCode.InvalidArgument,
   ENOSPC: ErrorCode.ResourceExhausted,
   EMFILE: ErrorCode.ResourceExhausted,
   ENFILE: ErrorCode.ResourceExhausted,

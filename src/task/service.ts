@@ -10,6 +10,7 @@ import type { Logger } from '../base/log.ts';
 import type { containerd, google } from '../gen/containerd.js';
 import type { Container, ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import { saveProgress, type RuntimeContext } from '../runtime/context.ts';
+import { parseResources } from '../oci/validate/index.ts';
 import { createContainer } from '../runtime/create.ts';
 import { deleteContainer, deleteExec, forgetContainer } from '../runtime/delete.ts';
 import { addExec, prepareExec, startExec } from '../runtime/exec.ts';
@@ -22,7 +23,6 @@ import type { Executor, ProcessExit, Wall } from '../runtime/types.ts';
 import {
   connectResponse,
   deleteResponse,
-  parseResources,
   processDetails,
   rootfsMount,
   stateResponse,
@@ -322,7 +322,7 @@ export class TaskService {
 
   async update(request: Req<'UpdateTaskRequest'>): Promise<Empty> {
     const container = this.#container('update', request.id);
-    await updateContainer(container, parseResources(container.id, text(request.resources?.value)));
+    await updateContainer(container, parseResources(text(request.resources?.value), container.id));
     return empty;
   }
 

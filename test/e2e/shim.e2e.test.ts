@@ -5,6 +5,7 @@
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { decodeMetrics } from '../../src/metrics/index.ts';
 import { BareShim, type LooseSpec, type TaskClient } from './lib/bare_shim.ts';
 import { isBulkhead, isVm } from './lib/paths.ts';
 
@@ -47,6 +48,35 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
     expect((await waiting).response).toMatchObject({ exitStatus: 1 });
     expect((await task.call('State')).response).toMatchObject({ status: 3, exitStatus: 1 });
     expect((await task.call('Delete')).response).toMatchObject({ exitStatus: 1 });
+    await end(task);
+  });
+
+  it.each<[object, RegExp]>([
+    [[], /^update c\d+: resources: top level: must be an object, is a list$/],
+    [{ pids: { limit: 'many' } }, /^update c\d+: resources: pids.limit: must be an integer, is "many"$/],
+    [{ cpu: { shares: 'a' } }, /^update c\d+: resources: cpu.shares: must be an integer, is "a"$/],
+    [{ memory: { limit: 1e30 } }, /^update c\d+: resources: memory.limit: must be from /],
+    [{ memory: { limit: -5 } }, /^update c\d+: linux.resources.memory.limit: must not be negative/],
+    [
+      { pids: { limit: 3 }, cpu: { cpus: '999' } },
+      /^update c\d+: .* \(linux.resources.cpu.cpus\): not all of them can be had: the cgroup above has /,
+    ],
+  ])('refuses an update to %j and changes nothing', async (resources, sentence) => {
+    const task = await open((spec) => (spec.linux.resources = { pids: { limit: 77 } }));
+    await task.create();
+    await task.call('Start');
+    const limit = async (): Promise<unknown> => {
+      const { typeUrl, value } = (await task.call('Stats')).response?.stats ?? {};
+      return decodeMetrics({ typeUrl: typeUrl ?? '', value: value ?? new Uint8Array() })?.metrics.pids;
+    };
+    const before = await limit();
+    expect(before).toMatchObject({ limit: 77 });
+    const value = Buffer.from(JSON.stringify(resources));
+    expect(await task.call('Update', { resources: { typeUrl: 'LinuxResources', value } })).toMatchObject({
+      code: 3,
+      message: expect.stringMatching(sentence),
+    });
+    expect(await limit()).toEqual(before);
     await end(task);
   });
 });

@@ -52,7 +52,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   const { spec, json, functions } = asks
     ? await withDevices(ctx, request, read.spec)
     : { ...read, functions: [] };
-  if (ctx.store.exists(namespace, id)) {
+  if (ctx.store.exists(namespace, id, 'create')) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
       op: 'create',

@@ -10,6 +10,7 @@ import type { LaunchResult, StdioPaths } from '../sandbox/executor.ts';
 import type { Container, ContainerProcess } from './container.ts';
 import { saveProgress, type RuntimeContext } from './context.ts';
 import { endProcess } from '../sandbox/executor.ts';
+import { checkExecId } from '../state/index.ts';
 import { launchSentence } from './launch_sentence.ts';
 import { Status, transition } from './lifecycle.ts';
 
@@ -24,7 +25,8 @@ export function addExec(
   processJson: string,
   stdio: StdioPaths,
 ): ContainerProcess {
-  if (execId === '' || container.execs.has(execId)) {
+  checkExecId(`exec ${container.id}`, execId);
+  if (container.execs.has(execId)) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
       op: 'exec',

@@ -160,6 +160,11 @@ export class TaskService {
     }
   }
 
+  /** True when there is no container, and none is being made. */
+  get isEmpty(): boolean {
+    return this.#containers.size === 0 && this.#creating.size === 0;
+  }
+
   /** True while the container is being made. */
   isCreating(id: string): boolean {
     return this.#creating.has(id);
@@ -281,6 +286,7 @@ export class TaskService {
   }
 
   checkpoint(request: Req<'CheckpointTaskRequest'>): Empty {
+    this.#container('checkpoint', request.id);
     throw this.#unimplemented('checkpoint', request.id, 'checkpoint');
   }
 
@@ -345,7 +351,7 @@ export class TaskService {
 
   shutdown(): Empty {
     for (const container of [...this.#forgetting.values()]) this.#forget(container);
-    if (this.#containers.size === 0 && this.#creating.size === 0) setImmediate(() => this.#o.shutdown());
+    if (this.isEmpty) setImmediate(() => this.#o.shutdown());
     return empty;
   }
 

@@ -26,6 +26,7 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
   /** Deletes the container, ends the shim, and runs its `delete`, as containerd does. */
   const end = async (task: TaskClient): Promise<void> => {
     await task.call('Kill', { signal: 9 });
+    await task.call('Wait');
     await task.call('Delete');
     await task.call('Shutdown');
     task.close();
@@ -77,6 +78,36 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
       message: expect.stringMatching(sentence),
     });
     expect(await limit()).toEqual(before);
+    await end(task);
+  });
+
+  it('refuses what makes no sense, by its name', async () => {
+    const task = await open();
+    const ask = { typeUrl: 'containerd.runc.v1.Options', value: Buffer.from('ffffff', 'hex') };
+    const spec = { typeUrl: 'Process', value: Buffer.from('{"args":["true"],"cwd":"/"}') };
+    expect(await task.create({ options: ask })).toMatchObject({
+      code: 3,
+      message: `create ${task.id}: options of type containerd.runc.v1.Options: not such a message`,
+    });
+    expect(await task.create({ id: '../x' })).toMatchObject({
+      code: 3,
+      message: 'create: container id "../x": may hold letters, digits and _ + - . only',
+    });
+    expect(await task.call('Checkpoint', { id: 'other' })).toMatchObject({ code: 5 });
+    expect(await task.create()).toMatchObject({ code: 0 });
+    await task.call('Start');
+    expect(await task.call('Kill', { signal: 200 })).toMatchObject({
+      code: 3,
+      message: `kill ${task.id}: signal 200: no such signal`,
+    });
+    expect(await task.call('Exec', { execId: '../x', spec })).toMatchObject({
+      code: 3,
+      message: `exec ${task.id}: exec id "../x": may hold letters, digits and _ + - . only`,
+    });
+    expect(await task.call('Exec', { execId: '', spec })).toMatchObject({
+      code: 3,
+      message: `exec ${task.id}: exec id "": must not be empty`,
+    });
     await end(task);
   });
 });

@@ -110,4 +110,20 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
     });
     await end(task);
   });
+
+  it.each([
+    ['that was never asked to create anything', 'started'],
+    ['whose container runs', 'running'],
+    ['whose container was killed with it', 'killed'],
+  ])('leaves nothing after the delete of a shim %s', async (_what, until) => {
+    const task = await open();
+    if (until !== 'started') {
+      await task.create();
+      await task.call('Start');
+    }
+    if (until === 'killed') process.kill((await task.call('Connect')).response?.shimPid ?? 0, 'SIGKILL');
+    task.close();
+    expect(await shim.action('delete', task.id, task.bundle)).toMatchObject({ code: 0, stderr: '' });
+    expect(await shim.leaks()).toEqual([]);
+  });
 });

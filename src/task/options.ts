@@ -1,6 +1,6 @@
 /**
- * Runtime options as containerd hands them: containerd.runc.v1.Options (ctr, and tests of runc) or
- * runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
+ * Runtime options as containerd hands them: containerd.runc.v1.Options (what runc's shim takes), the CreateOptions of
+ * the shim before it (ctr, for some of its flags) or runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { google } from '../gen/containerd.js';
@@ -73,6 +73,7 @@ type Decoder = (op: string, id: string, value: Uint8Array) => ShimOptions | Prom
 
 const decoders: Record<string, Decoder> = {
   'containerd.runc.v1.Options': runcOptions,
+  'containerd.linux.runc.CreateOptions': linuxOptions,
   'runtimeoptions.v1.Options': tomlOptions,
 };
 
@@ -83,6 +84,16 @@ function runcOptions(_op: string, _id: string, value: Uint8Array): ShimOptions {
     noNewKeyring: options.noNewKeyring,
     shimCgroup: options.shimCgroup,
     systemdCgroup: options.systemdCgroup,
+  };
+}
+
+/** `io_uid` and `io_gid` are for pipes between a shim and runc; our processes own their fifos themselves. */
+function linuxOptions(_op: string, _id: string, value: Uint8Array): ShimOptions {
+  const options = containerd.linux.runc.CreateOptions.decode(value);
+  return {
+    noPivot: options.noPivotRoot,
+    noNewKeyring: options.noNewKeyring,
+    shimCgroup: options.shimCgroup,
   };
 }
 

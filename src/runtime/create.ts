@@ -109,7 +109,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       ctx.log.warning('clean-up failed', { id, what: 'process', error: String(left) });
     });
     throwIfAborted(request, error);
-    throw launchSentence('create', id, error);
+    throw launchSentence('create', id, error, json);
   } finally {
     request.signal?.removeEventListener('abort', abort);
     // Before anybody may launch under this name again.

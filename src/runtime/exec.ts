@@ -61,7 +61,7 @@ export async function launchExec(
   transition('exec', container.status, container.id);
   const { executor, backend, record } = container;
   const { pid } = await backend.exec(record, { ...input, executor }).catch((error: unknown) => {
-    throw launchSentence('exec', container.id, error);
+    throw launchSentence('exec', container.id, error, container.record.spec);
   });
   return pid;
 }
@@ -125,7 +125,7 @@ export async function startExec(
     exec.record.pid = launched.pid;
   } catch (error) {
     await unprepareExec(container, exec);
-    throw launchSentence('exec', exec.key, error);
+    throw launchSentence('exec', exec.key, error, container.record.spec);
   }
   exec.record.status = next;
   saveProgress(ctx, container.record);

@@ -126,4 +126,16 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
     expect(await shim.action('delete', task.id, task.bundle)).toMatchObject({ code: 0, stderr: '' });
     expect(await shim.leaks()).toEqual([]);
   });
+
+  it.each([
+    [
+      { memory: { limit: 100_000 } },
+      'memory.limit: 100000 bytes are too few to start a program, at least 524288',
+    ],
+    [{ pids: { limit: 1 } }, 'temporarily unavailable (clone); its limit of 1 processes may be too small'],
+  ])('says that %j may be too small to start', async (resources, words) => {
+    const task = await open((spec) => (spec.linux.resources = resources));
+    expect((await task.create()).message).toContain(words);
+    await end(task);
+  });
 });

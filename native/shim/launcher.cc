@@ -17,6 +17,7 @@
 // address.
 #include "shim/launcher.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -182,6 +183,13 @@ bool write_address_file(const std::string& address) {
   return written && std::rename(".address", "address") == 0;
 }
 
+std::string read_address_file(std::string_view bundle) {
+  char text[256] = {};
+  UniqueFd file(::open((std::string(bundle) + "/address").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file || ::read(file.get(), text, sizeof text - 1) <= 0) return "";
+  return text;
+}
+
 int start(const ShimArgs& args, const Install& install, const ShimRequest& request, Answer& answer,
           bool network) {
   const ToMonitor& reply = answer.reply;
@@ -280,8 +288,10 @@ int run_launcher(const ShimArgs& args, const Install& install) {
   request.max_shim_version = static_cast<uint32_t>(
       std::strtoul(std::string(environment("MAX_SHIM_VERSION")).c_str(), nullptr, 10));
 
-  if (action == "delete" && nothing_left(install, args.name_space, args.id, request.bundle))
+  if (action == "delete" && nothing_left(install, args.name_space, args.id, request.bundle)) {
+    ShimSocket::remove_dead(read_address_file(request.bundle));
     return print(response_for_nothing());
+  }
   Answer answer;
   Glance config;
   if (action == "start") {
@@ -299,6 +309,7 @@ int run_launcher(const ShimArgs& args, const Install& install) {
     return 1;
   }
   if (action == "start") return start(args, install, request, answer, config.new_network);
+  if (action == "delete") ShimSocket::remove_dead(read_address_file(request.bundle));
   return print(answer.reply.output);
 }
 

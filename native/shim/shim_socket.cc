@@ -67,4 +67,15 @@ void ShimSocket::remove() {
   listener_.reset();
 }
 
+void ShimSocket::remove_dead(std::string_view address) {
+  constexpr std::string_view kScheme = "unix://";
+  if (!address.starts_with(kScheme)) return;
+  std::string path(address.substr(kScheme.size()));
+  std::string prefix = std::string(kDirectory) + "/";
+  if (!path.starts_with(prefix) || path.find('/', prefix.size()) != std::string::npos) return;
+  UniqueFd lock = lock_directory();
+  auto probe = connect_unix(path, true);
+  if (!probe && probe.error().code == ECONNREFUSED) ::unlink(path.c_str());
+}
+
 }  // namespace bulkhead::shim

@@ -27,6 +27,10 @@ class ShimSocket {
   // Stops listening and removes the path if it still is the one made by open().
   void remove();
 
+  // Removes the socket at `address` (unix://…, as `start` printed it) if nobody serves it any more:
+  // a monitor that was killed could not. Other addresses are left alone.
+  static void remove_dead(std::string_view address);
+
  private:
   UniqueFd listener_;
   std::string path_;

@@ -64,6 +64,13 @@ const reasons: Record<string, string> = {
   ENOTSUP: 'operation not supported',
 };
 
+const codes: Record<string, ErrorCode> = {
+  EACCES: ErrorCode.PermissionDenied,
+  EPERM: ErrorCode.PermissionDenied,
+  EINVAL: ErrorCode.InvalidArgument,
+  ERANGE: ErrorCode.InvalidArgument,
+};
+
 /** A RuntimeError of an operation on a cgroup file. */
 export function cgroupError(
   op: string,
@@ -75,11 +82,7 @@ export function cgroupError(
   if (error instanceof RuntimeError) return error;
   const errno = errnoOf(error);
   return new RuntimeError({
-    code: isGone(error)
-      ? ErrorCode.NotFound
-      : errno === 'EACCES' || errno === 'EPERM'
-        ? ErrorCode.PermissionDenied
-        : ErrorCode.Unknown,
+    code: isGone(error) ? ErrorCode.NotFound : (codes[errno ?? ''] ?? ErrorCode.Unknown),
     op,
     id,
     object,

@@ -9,6 +9,7 @@ export type { CgroupDriver, CgroupLocation, CgroupView } from './path.ts';
 export { contributeCgroups, execJoinSteps, joinSteps } from './plan.ts';
 export type { CgroupContribution, CgroupOptions } from './plan.ts';
 export { makeHelperCgroup } from './helper_cgroup.ts';
+export { restoringValue } from './restore.ts';
 export { applyResources } from './update.ts';
 export { freezeCgroup, isFrozen, thawCgroup } from './freeze.ts';
 export { killCgroup } from './kill.ts';

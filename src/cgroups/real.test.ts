@@ -126,6 +126,30 @@ describe.skipIf(!hybrid)(`v1 hierarchies of this host${whyNot === undefined ? ''
     expect(Number(read(`${memory}/memory.memsw.limit_in_bytes`))).toBeGreaterThan(2 ** 62);
   });
 
+  it('puts back what it wrote before a file refused its value', async () => {
+    const limits = { memory: { limit: 64 << 20 }, cpu: { quota: 50000, shares: 512 }, pids: { limit: 77 } };
+    const cgroups = make(limits);
+    await cgroups.run(['/bin/sleep', '100']);
+    const { view, layout, id } = cgroups;
+    const files = [
+      'memory.limit_in_bytes',
+      'cpu.cfs_quota_us',
+      'cpu.cfs_period_us',
+      'cpu.shares',
+      'pids.max',
+    ];
+    const all = (): string[] =>
+      files.map((file) => read(`${controllerPath(view, file.split('.', 1)[0] ?? '') ?? ''}/${file}`));
+    const before = all();
+    const bad = {
+      memory: { limit: 128 << 20 },
+      pids: { limit: 5 },
+      cpu: { quota: 400000, period: 200000, shares: 100, cpus: '900' },
+    };
+    expect(() => applyResources(view, layout, bad, { id })).toThrowError(/"900"/);
+    expect(all()).toEqual(before);
+  });
+
   it('names the file and the value that an update cannot write', async () => {
     const cgroups = make({});
     await cgroups.run(['/bin/sleep', '100']);
@@ -134,7 +158,9 @@ describe.skipIf(!hybrid)(`v1 hierarchies of this host${whyNot === undefined ? ''
     expect(() => applyResources(view, layout, { cpu: { cpus: '900' } }, { id })).toThrowError(
       expect.objectContaining({
         message: expect.stringMatching(
-          new RegExp(`^update ${id}: write "900" to ${file} \\(linux.resources.cpu.cpus\\): `),
+          new RegExp(
+            `^update ${id}: write "900" to ${file} \\(linux.resources.cpu.cpus\\): not all of them can be had: the cgroup above has \\d`,
+          ),
         ),
       }),
     );

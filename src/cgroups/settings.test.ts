@@ -171,6 +171,26 @@ describe('refusals', () => {
     hierarchies: v1Layout.hierarchies.filter(({ names }) => !names.includes(name)),
   });
 
+  it.each<[LinuxResources, string]>([
+    [{ memory: { limit: -5 } }, 'memory.limit: must not be negative, is -5; -1 is no limit'],
+    [{ memory: { reservation: -2 } }, 'memory.reservation: must not be negative, is -2; -1 is no limit'],
+    [{ memory: { swap: -2 } }, 'memory.swap: must not be negative, is -2; -1 is no limit'],
+    [{ cpu: { period: 999 } }, 'cpu.period: must be 1000 to 1000000 microseconds, is 999'],
+    [{ cpu: { period: 1_000_001 } }, 'cpu.period: must be 1000 to 1000000 microseconds, is 1000001'],
+    [{ cpu: { quota: 5 } }, 'cpu.quota: must be at least 1000 microseconds, is 5; -1 is no limit'],
+    [{ cpu: { cpus: 'x' } }, 'cpu.cpus: must be a list such as "0-3,7", is "x"'],
+    [{ cpu: { mems: '0;1' } }, 'cpu.mems: must be a list such as "0-3,7", is "0;1"'],
+  ])('refuses %j on both versions', (resources, text) => {
+    for (const layout of [v1Layout, v2Layout]) {
+      expect(() => settings(resources, layout)).toThrowError(
+        expect.objectContaining({
+          code: ErrorCode.InvalidArgument,
+          message: expect.stringContaining(`linux.resources.${text}`),
+        }),
+      );
+    }
+  });
+
   it.each<[string, LinuxResources, CgroupLayout, ErrorCode, string]>([
     [
       'a missing v1 controller',

@@ -5,6 +5,7 @@ import { absent, refuseSetting, type Setting, type SettingsContext } from './set
 
 /** In an order that a fresh cgroup accepts: real-time bandwidth before processes, memory before memory and swap. */
 export function v1Settings(resources: LinuxResources, context: SettingsContext): Setting[] {
+  checkValues(resources, context);
   return [
     ...cpusetSettings(resources.cpu ?? {}),
     ...memorySettings(resources.memory ?? {}, context),
@@ -15,6 +16,35 @@ export function v1Settings(resources: LinuxResources, context: SettingsContext):
     ...networkSettings(resources),
     ...rdmaSettings(resources),
   ];
+}
+
+/** Values that no kernel takes, for either version; what depends on the host or on other settings the kernel says. */
+export function checkValues({ memory = {}, cpu = {} }: LinuxResources, context: SettingsContext): void {
+  for (const field of ['limit', 'swap', 'reservation'] as const) {
+    const value = memory[field] ?? 0;
+    if (value < -1)
+      throw refuseSetting(context, `memory.${field}`, `must not be negative, is ${value}; -1 is no limit`);
+  }
+  const { period = 0, quota = 0 } = cpu;
+  // min_cfs_quota_period and max_cfs_quota_period of kernel/sched/core.c.
+  if (period !== 0 && (period < 1000 || period > 1_000_000))
+    throw refuseSetting(context, 'cpu.period', `must be 1000 to 1000000 microseconds, is ${period}`);
+  if (quota > 0 && quota < 1000)
+    throw refuseSetting(
+      context,
+      'cpu.quota',
+      `must be at least 1000 microseconds, is ${quota}; -1 is no limit`,
+    );
+  for (const field of ['cpus', 'mems'] as const) {
+    const list = cpu[field] ?? '';
+    // With a stride, "0-31:2/4", and "all" as well (Documentation/admin-guide/cpu-lists.rst).
+    if (list !== 'all' && !/^[\d\s,:/-]*$/.test(list))
+      throw refuseSetting(
+        context,
+        `cpu.${field}`,
+        `must be a list such as "0-3,7", is ${JSON.stringify(list)}`,
+      );
+  }
 }
 
 export function cpusetSettings(cpu: LinuxCPU): Setting[] {

@@ -5,6 +5,7 @@ import { blkioWeightToIoWeight, decimal, decimalOrMax, sharesToWeight, swapToV2 
 import { absent, refuseSetting, type Setting, type SettingsContext } from './setting.ts';
 import {
   checkSwappiness,
+  checkValues,
   cpusetSettings,
   hugetlbSettings,
   pidsSettings,
@@ -16,6 +17,7 @@ import {
 /** In an order that a fresh cgroup accepts: bandwidth before burst, swap before memory. */
 export function v2Settings(resources: LinuxResources, context: SettingsContext): Setting[] {
   refuseNetwork(resources, context);
+  checkValues(resources, context);
   return [
     ...pidsSettings(resources),
     ...memorySettings(resources.memory ?? {}, context),

@@ -3,6 +3,7 @@
  * and period and burst) must be written in an order that depends on the present values; instead of reading those, a
  * write that is refused is tried again after the others, for as long as some write succeeds.
  */
+import { dirname } from 'node:path';
 import { errnoNumber } from '../base/errno.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { LinuxResources } from '../oci/types.ts';
@@ -10,6 +11,7 @@ import { cgroupError, errnoOf, readText, writeText } from './files.ts';
 import type { CgroupLayout } from './host.ts';
 import { controllerPath, type CgroupView } from './path.ts';
 import { settingDirectory } from './plan.ts';
+import { restoringValue } from './restore.ts';
 import { resourceSettings, type PlacedSetting } from './settings.ts';
 
 export interface UpdateOptions {
@@ -19,7 +21,7 @@ export interface UpdateOptions {
 
 /**
  * Writes `resources` to the container's cgroups. Devices are left alone, as runc's `update` leaves them: they were
- * decided at create. Throws for the first file that refuses its value, naming both; what was written stays written.
+ * decided at create. Throws for the first file that refuses its value, naming both; what was written before is put back.
  */
 export function applyResources(
   view: CgroupView,
@@ -29,19 +31,41 @@ export function applyResources(
 ): void {
   const { id, warn = () => {} } = options;
   checkMemoryUsage(view, resources, id);
+  /** What leads back, last write first. */
+  const written: PlacedSetting[] = [];
   let pending = resourceSettings(resources, { op: 'update', id, layout, warn });
   while (pending.length > 0) {
     const refused: { setting: PlacedSetting; error: unknown }[] = [];
     for (const setting of pending) {
+      const before = presentValue(setting, view);
       const error = tryWrite(setting, view);
       if (error !== undefined) refused.push({ setting, error });
+      else if (before !== undefined) written.unshift({ ...setting, value: before });
     }
     if (refused.length === pending.length) {
       const [first] = refused;
-      if (first !== undefined) throw writeError(first.setting, first.error, view, id);
+      if (first === undefined) return;
+      for (const { field } of putBack(written, view)) warn(`linux.resources.${field} could not be put back`);
+      throw writeError(first.setting, first.error, view, id);
     }
     pending = refused.map(({ setting }) => setting);
   }
+}
+
+/** What to write to go back to what a file says now; undefined when it cannot be had. */
+function presentValue(setting: PlacedSetting, view: CgroupView): string | undefined {
+  try {
+    const text = readText(`${settingDirectory(setting, view)}/${setting.file}`);
+    return text === undefined ? undefined : restoringValue(setting.file, setting.value, text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Writes in whatever order the kernel takes; returns what it refused. */
+function putBack(settings: PlacedSetting[], view: CgroupView): PlacedSetting[] {
+  const refused = settings.filter((setting) => tryWrite(setting, view) !== undefined);
+  return refused.length === 0 || refused.length === settings.length ? refused : putBack(refused, view);
 }
 
 /** undefined when written or when the setting says that the error does not matter. */
@@ -58,6 +82,20 @@ function tryWrite(setting: PlacedSetting, view: CgroupView): unknown {
 function writeError(setting: PlacedSetting, error: unknown, view: CgroupView, id: string): RuntimeError {
   const path = `${settingDirectory(setting, view)}/${setting.file}`;
   const object = `write ${JSON.stringify(setting.value)} to ${path} (linux.resources.${setting.field})`;
+  const above =
+    setting.controller === 'cpuset' && readText(`${dirname(dirname(path))}/${setting.file}`)?.trim();
+  if (above && ['EINVAL', 'ERANGE', 'EACCES'].includes(errnoOf(error) ?? '')) {
+    return new RuntimeError({
+      code: ErrorCode.InvalidArgument,
+      op: 'update',
+      id,
+      object,
+      reason: `not all of them can be had: the cgroup above has ${above}`,
+      path,
+      errno: errnoOf(error),
+      cause: error,
+    });
+  }
   if (errnoOf(error) !== 'EBUSY' || setting.file !== 'memory.limit_in_bytes') {
     return cgroupError('update', id, object, error, path);
   }

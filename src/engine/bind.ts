@@ -2,6 +2,7 @@
  * Binds the Task service to a router, under both names containerd uses; their messages are the same on the wire.
  * The peer of a call says whose containers it is about.
  */
+import { asRuntimeError } from '../base/errors.ts';
 import { containerd, google } from '../gen/containerd.js';
 import type { Decoder, Encoder } from '../rpc/codec.ts';
 import type { CallContext, Peer } from '../rpc/context.ts';
@@ -70,7 +71,11 @@ export function bindTaskService<P extends TaskPeer>(router: Router<P>): void {
         response: response,
         handler: async (call, message) => {
           await call.peer.ready;
-          return handler(call.peer.tasks, message as never, call);
+          try {
+            return await handler(call.peer.tasks, message as never, call);
+          } catch (error) {
+            throw asRuntimeError(error, name.toLowerCase(), (message as { id?: string }).id);
+          }
         },
       });
     }

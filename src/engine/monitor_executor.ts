@@ -21,9 +21,14 @@ type ToEngine = bulkhead.executor.v1.ToEngine;
 type ILaunchFailed = bulkhead.executor.v1.ILaunchFailed;
 
 interface Pending {
+  /** The process that waited at its gate; it is gone when it could not go on. */
+  continued: string | undefined;
   resolve: (result: LaunchResult) => void;
   reject: (error: Error) => void;
 }
+
+/** Wait status of an exit with 1, as runc's init ends when its last step fails. */
+const EXIT_1 = 1 << 8;
 
 export class MonitorExecutor implements Executor {
   readonly guests: MonitorGuests;
@@ -56,7 +61,9 @@ export class MonitorExecutor implements Executor {
   }
 
   proceed(key: string): Promise<LaunchResult> {
-    return this.#held.get(key)?.proceed() ?? this.#request((request) => ({ continue: { request, key } }));
+    return (
+      this.#held.get(key)?.proceed() ?? this.#request((request) => ({ continue: { request, key } }), key)
+    );
   }
 
   async signal(key: string, signum: number): Promise<void> {
@@ -91,7 +98,7 @@ export class MonitorExecutor implements Executor {
     } else if (message.started) {
       this.#take(message.started.request)?.resolve({ pid: message.started.pid ?? 0, pausedAt: '' });
     } else if (message.launchFailed) {
-      this.#take(message.launchFailed.request)?.reject(launchError(message.launchFailed));
+      this.#launchFailed(message.launchFailed);
     } else if (message.reply) {
       this.#reply(message.reply.request, message.reply.errno ?? 0);
     } else if (message.exited) {
@@ -111,6 +118,16 @@ export class MonitorExecutor implements Executor {
     return true;
   }
 
+  /** The monitor forgets what failed. Of a process that was there already, an exit is waited for. */
+  #launchFailed(failed: ILaunchFailed): void {
+    const pending = this.#take(failed.request);
+    const error = launchError(failed);
+    pending?.reject(error);
+    if (pending?.continued === undefined) return;
+    const waitStatus = error.failure.index === undefined ? error.failure.status : EXIT_1;
+    this.#tellExit({ key: pending.continued, pid: 0, waitStatus, exitedAtNs: Date.now() * 1e6 });
+  }
+
   #tellExit(exit: ProcessExit): void {
     for (const listener of this.#exitListeners) listener(exit);
   }
@@ -123,10 +140,10 @@ export class MonitorExecutor implements Executor {
     this.guests.close(error);
   }
 
-  #request(build: (request: number) => ToMonitor): Promise<LaunchResult> {
+  #request(build: (request: number) => ToMonitor, continued?: string): Promise<LaunchResult> {
     const request = this.#nextRequest++;
     return new Promise((resolve, reject) => {
-      this.#pending.set(request, { resolve, reject });
+      this.#pending.set(request, { continued, resolve, reject });
       this.#send(build(request));
     });
   }

@@ -60,6 +60,7 @@ export class MonitorSession implements TaskPeer {
   readonly #relays = new Map<number, Relay>();
   /** Messages that go out together with the next one. */
   readonly #held: Uint8Array[] = [];
+  #endsUnused = false;
   #lose: (nothing: undefined) => void = () => {};
   readonly #lost = new Promise<undefined>((resolve) => (this.#lose = resolve));
 
@@ -137,6 +138,12 @@ export class MonitorSession implements TaskPeer {
     return this.#relays.size;
   }
 
+  /** containerd has cleaned up after itself and may not come to say Shutdown: the monitor ends with its last connection. */
+  endWhenUnused(): void {
+    this.#endsUnused = true;
+    if (this.#relays.size === 0 && this.tasks.isEmpty) this.send({ shutdown: {} });
+  }
+
   #open(conn: number, protocol: bulkhead.executor.v1.StreamProtocol | null | undefined): void {
     if (protocol === StreamProtocol.STREAM_PROTOCOL_GRPC) {
       const stream = new RelayedStream(
@@ -169,6 +176,7 @@ export class MonitorSession implements TaskPeer {
     const relay = this.#relays.get(conn);
     this.#relays.delete(conn);
     relay?.peerClosed();
+    if (this.#endsUnused) this.endWhenUnused();
   }
 
   #warn({ key, warning }: bulkhead.executor.v1.ILaunchWarning): void {

@@ -17,7 +17,7 @@ const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 
 export interface EngineServerOptions {
   session: Omit<SessionDeps, 'isHeld'>;
-  shim: Omit<ShimActionDeps, 'sessionOf'>;
+  shim: Omit<ShimActionDeps, 'sessionFor'>;
   /** For `bulkhead guest exec`. */
   runInGuest: RunInGuest;
   log: Logger;
@@ -74,6 +74,12 @@ export class EngineServer {
       if (session.tasks.containers.has(id) || session.tasks.isCreating(id)) return session;
     }
     return undefined;
+  }
+
+  /** The same, or the one that was started for it and never asked to create it. */
+  #sessionFor(namespace: string, id: string): MonitorSession | undefined {
+    const startedFor = [...this.#sessions].find((one) => one.namespace === namespace && one.group === id);
+    return this.sessionOf(namespace, id) ?? startedFor;
   }
 
   #accept(socket: Socket): void {
@@ -133,7 +139,7 @@ export class EngineServer {
   async #answer(socket: Socket, request: bulkhead.executor.v1.IShimRequest): Promise<void> {
     const deps = {
       ...this.#o.shim,
-      sessionOf: (namespace: string, id: string) => this.sessionOf(namespace, id),
+      sessionFor: (namespace: string, id: string) => this.#sessionFor(namespace, id),
     };
     const reply = await answerShim(deps, request);
     socket.write(frame(ToMonitor.encode({ shimReply: reply }).finish()));
@@ -159,7 +165,7 @@ export class EngineServer {
   /** A start whose containerd died before it connected leaves a monitor behind; nobody would ever ask it to end. */
   #endAbandoned(): void {
     for (const session of this.#sessions) {
-      const idle = session.tasks.containers.size === 0 && session.connections === 0;
+      const idle = session.tasks.isEmpty && session.connections === 0;
       if (idle && session.idleSince !== undefined && Date.now() - session.idleSince >= ABANDONED_MS) {
         session.send({ shutdown: {} });
       }

@@ -24,7 +24,7 @@ export interface ShimActionDeps {
   protocol: 'ttrpc' | 'grpc';
   version: string;
   features: () => Features;
-  sessionOf: (namespace: string, id: string) => MonitorSession | undefined;
+  sessionFor: (namespace: string, id: string) => MonitorSession | undefined;
 }
 
 /** Answers one request; errors come back as the sentence to print. */
@@ -77,7 +77,7 @@ function groupOf(bundle: string, id: string): string {
 async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShimReply> {
   const namespace = request.namespace ?? '';
   const id = request.id ?? '';
-  const session = deps.sessionOf(namespace, id);
+  const session = deps.sessionFor(namespace, id);
   // containerd gave up on a create that hangs.
   await session?.tasks.abandonCreate(id);
   const container = session?.tasks.containers.get(id);
@@ -95,6 +95,7 @@ async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShi
     const left = await removeLeftovers(deps.ctx, namespace, id);
     if (left !== undefined) response = { ...response, pid: left.pid };
   }
+  session?.endWhenUnused();
   return { stdout: containerd.task.v3.DeleteResponse.encode(response).finish() };
 }
 

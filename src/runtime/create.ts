@@ -52,7 +52,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
   const { spec, json, functions } = asks
     ? await withDevices(ctx, request, read.spec)
     : { ...read, functions: [] };
-  if (ctx.store.exists(namespace, id)) {
+  if (ctx.store.exists(namespace, id, 'create')) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
       op: 'create',
@@ -109,7 +109,7 @@ export async function createContainer(ctx: RuntimeContext, request: CreateReques
       ctx.log.warning('clean-up failed', { id, what: 'process', error: String(left) });
     });
     throwIfAborted(request, error);
-    throw launchSentence('create', id, error);
+    throw launchSentence('create', id, error, json);
   } finally {
     request.signal?.removeEventListener('abort', abort);
     // Before anybody may launch under this name again.

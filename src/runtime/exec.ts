@@ -10,6 +10,7 @@ import type { LaunchResult, StdioPaths } from '../sandbox/executor.ts';
 import type { Container, ContainerProcess } from './container.ts';
 import { saveProgress, type RuntimeContext } from './context.ts';
 import { endProcess } from '../sandbox/executor.ts';
+import { checkExecId } from '../state/index.ts';
 import { launchSentence } from './launch_sentence.ts';
 import { Status, transition } from './lifecycle.ts';
 
@@ -24,7 +25,8 @@ export function addExec(
   processJson: string,
   stdio: StdioPaths,
 ): ContainerProcess {
-  if (execId === '' || container.execs.has(execId)) {
+  checkExecId(`exec ${container.id}`, execId);
+  if (container.execs.has(execId)) {
     throw new RuntimeError({
       code: ErrorCode.AlreadyExists,
       op: 'exec',
@@ -59,7 +61,7 @@ export async function launchExec(
   transition('exec', container.status, container.id);
   const { executor, backend, record } = container;
   const { pid } = await backend.exec(record, { ...input, executor }).catch((error: unknown) => {
-    throw launchSentence('exec', container.id, error);
+    throw launchSentence('exec', container.id, error, container.record.spec);
   });
   return pid;
 }
@@ -123,7 +125,7 @@ export async function startExec(
     exec.record.pid = launched.pid;
   } catch (error) {
     await unprepareExec(container, exec);
-    throw launchSentence('exec', exec.key, error);
+    throw launchSentence('exec', exec.key, error, container.record.spec);
   }
   exec.record.status = next;
   saveProgress(ctx, container.record);

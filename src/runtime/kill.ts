@@ -34,7 +34,19 @@ export async function killProcess(
     if (signum === SIGKILL && container.status === Status.STATUS_PAUSED)
       await container.backend.resume(container.record, container.executor);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EINVAL') {
+      throw new RuntimeError({
+        code: ErrorCode.InvalidArgument,
+        op: 'kill',
+        id: target.key,
+        object: `signal ${signum}`,
+        reason: 'no such signal',
+        errno: code,
+        cause: error,
+      });
+    }
+    if (code !== 'ESRCH') throw error;
     throw new RuntimeError({
       code: ErrorCode.NotFound,
       op: 'kill',

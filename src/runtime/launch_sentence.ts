@@ -1,17 +1,21 @@
 /** Turns the executor's {step, path, errno} into the sentence a user reads: `op id: object: reason; remedy`. */
 import { errnoName, errnoText } from '../base/errno.ts';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
+import type { Spec } from '../oci/types.ts';
 import { LaunchError } from '../sandbox/executor.ts';
 import type { LaunchFailure } from '../sandbox/executor.ts';
 import { stepNames } from '../plan/step_names.ts';
 
 const ENOENT = 2;
+const EAGAIN = 11;
 const EACCES = 13;
+const SIGKILL = 9;
 
 const codeOfErrno: Record<string, ErrorCode> = {
   ENOENT: ErrorCode.NotFound,
   EEXIST: ErrorCode.AlreadyExists,
   EINVAL: ErrorCode.InvalidArgument,
+  ERANGE: ErrorCode.InvalidArgument,
   ENOSPC: ErrorCode.ResourceExhausted,
   EMFILE: ErrorCode.ResourceExhausted,
   ENFILE: ErrorCode.ResourceExhausted,
@@ -19,8 +23,11 @@ const codeOfErrno: Record<string, ErrorCode> = {
   ETIMEDOUT: ErrorCode.DeadlineExceeded,
 };
 
-/** A RuntimeError of what the executor reported; any other error comes back as it is. */
-export function launchSentence(op: string, id: string, error: unknown): unknown {
+/**
+ * A RuntimeError of what the executor reported; any other error comes back as it is.
+ * @param config the container's config.json: its limits may be to blame
+ */
+export function launchSentence(op: string, id: string, error: unknown, config?: Uint8Array | null): unknown {
   if (!(error instanceof LaunchError)) return error;
   const { failure } = error;
   const object = objectOf(failure);
@@ -30,6 +37,7 @@ export function launchSentence(op: string, id: string, error: unknown): unknown 
     id,
     object,
     reason: reasonOf(failure),
+    remedy: config ? remedyOf(failure, config) : undefined,
     path: failure.path === '' ? undefined : failure.path,
     errno: failure.errno === 0 ? undefined : errnoName(failure.errno),
     cause: error,
@@ -65,6 +73,17 @@ function reasonOf(failure: LaunchFailure): string {
     return `the container's first process ended early: ${waitStatusText(failure.status)}`;
   const text = errnoText(failure.errno);
   return failure.detail === '' ? text : `${text} (${failure.detail})`;
+}
+
+/** The kernel does not say that a limit was the reason. */
+function remedyOf(failure: LaunchFailure, config: Uint8Array): string | undefined {
+  const { memory, pids } = (JSON.parse(Buffer.from(config).toString()) as Spec).linux?.resources ?? {};
+  const killed = failure.errno === 0 && (failure.status & 0x7f) === SIGKILL;
+  if (killed && (memory?.limit ?? 0) > 0)
+    return `its memory limit of ${memory?.limit} bytes may be too small`;
+  const limit = pids?.limit ?? -1;
+  if (failure.errno === EAGAIN && limit >= 0) return `its limit of ${limit} processes may be too small`;
+  return undefined;
 }
 
 function waitStatusText(status: number): string {

@@ -15,7 +15,7 @@ export async function startContainer(ctx: RuntimeContext, container: Container):
   const next = transition('start', init.record.status, container.id);
   await container.backend.beforeStart?.(container.record, container.executor);
   await container.executor.proceed(init.key).catch((error: unknown) => {
-    throw launchSentence('start', container.id, error);
+    throw launchSentence('start', container.id, error, container.record.spec);
   });
   if (!init.isStopped) {
     init.record.status = next;

@@ -20,6 +20,11 @@ export function checkId(op: string, id: string): void {
   checkName(op, id, 'container id');
 }
 
+/** Checks the id of an exec by the same rule: with a slash it would be another process's key. Throws InvalidArgument. */
+export function checkExecId(op: string, id: string): void {
+  checkName(op, id, 'exec id');
+}
+
 /** Checks a containerd namespace by the same rule. Throws InvalidArgument. */
 export function checkNamespace(op: string, namespace: string): void {
   checkName(op, namespace, 'namespace');

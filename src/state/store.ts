@@ -44,8 +44,8 @@ export class StateStore {
   }
 
   /** True when there is a record. */
-  exists(namespace: string, id: string): boolean {
-    return existsSync(this.#file('exists', namespace, id));
+  exists(namespace: string, id: string, op = 'find'): boolean {
+    return existsSync(this.#file(op, namespace, id));
   }
 
   /** The record of a container. NotFound, or an error that names the file when it cannot be used. */

@@ -1,8 +1,6 @@
 /** Small conversions between the runtime's values and containerd's messages. */
-import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { google } from '../gen/containerd.js';
 import { containerd } from '../gen/containerd.js';
-import type { LinuxResources } from '../oci/types.ts';
 import type { Container, ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import { Status } from '../runtime/lifecycle.ts';
 import type { RootfsMount } from '../runtime/types.ts';
@@ -79,19 +77,4 @@ export function processDetails(execId: string): google.protobuf.IAny {
 
 export function text(bytes: Uint8Array | null | undefined): string {
   return Buffer.from(bytes ?? []).toString('utf8');
-}
-
-export function parseResources(id: string, json: string): LinuxResources {
-  try {
-    return JSON.parse(json) as LinuxResources;
-  } catch (cause) {
-    throw new RuntimeError({
-      code: ErrorCode.InvalidArgument,
-      op: 'update',
-      id,
-      object: 'resources',
-      reason: 'not valid JSON',
-      cause,
-    });
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * Runtime options as containerd hands them: containerd.runc.v1.Options (ctr, and tests of runc) or
- * runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
+ * Runtime options as containerd hands them: containerd.runc.v1.Options (what runc's shim takes), the CreateOptions of
+ * the shim before it (ctr, for some of its flags) or runtimeoptions.v1.Options, whose body is the runtime's options table of containerd's configuration as TOML (CRI).
  */
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import type { google } from '../gen/containerd.js';
@@ -32,15 +32,22 @@ export async function shimOptions(
   const type = (any?.typeUrl ?? '').replace(/^.*\//, '');
   const value = any?.value ?? new Uint8Array();
   if (type === '') return {};
-  if (type === 'containerd.runc.v1.Options') return runcOptions(value);
-  if (type === 'runtimeoptions.v1.Options') return tomlOptions(op, id, value);
-  throw new RuntimeError({
-    code: ErrorCode.InvalidArgument,
-    op,
-    id,
-    object: `options of type ${type}`,
-    reason: 'unknown type',
-  });
+  const refuse = (reason: string, cause?: unknown): RuntimeError =>
+    new RuntimeError({
+      code: ErrorCode.InvalidArgument,
+      op,
+      id,
+      object: `options of type ${type}`,
+      reason,
+      cause,
+    });
+  if (!Object.hasOwn(decoders, type)) throw refuse('unknown type');
+  try {
+    return (await decoders[type]?.(op, id, value)) ?? {};
+  } catch (cause) {
+    if (cause instanceof RuntimeError) throw cause;
+    throw refuse('not such a message', cause);
+  }
 }
 
 /** The part that create uses; systemd's cgroup driver is refused until there is one. */
@@ -62,13 +69,31 @@ export async function createOptions(
   return options;
 }
 
-function runcOptions(value: Uint8Array): ShimOptions {
+type Decoder = (op: string, id: string, value: Uint8Array) => ShimOptions | Promise<ShimOptions>;
+
+const decoders: Record<string, Decoder> = {
+  'containerd.runc.v1.Options': runcOptions,
+  'containerd.linux.runc.CreateOptions': linuxOptions,
+  'runtimeoptions.v1.Options': tomlOptions,
+};
+
+function runcOptions(_op: string, _id: string, value: Uint8Array): ShimOptions {
   const options = containerd.runc.v1.Options.decode(value);
   return {
     noPivot: options.noPivotRoot,
     noNewKeyring: options.noNewKeyring,
     shimCgroup: options.shimCgroup,
     systemdCgroup: options.systemdCgroup,
+  };
+}
+
+/** `io_uid` and `io_gid` are for pipes between a shim and runc; our processes own their fifos themselves. */
+function linuxOptions(_op: string, _id: string, value: Uint8Array): ShimOptions {
+  const options = containerd.linux.runc.CreateOptions.decode(value);
+  return {
+    noPivot: options.noPivotRoot,
+    noNewKeyring: options.noNewKeyring,
+    shimCgroup: options.shimCgroup,
   };
 }
 

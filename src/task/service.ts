@@ -10,6 +10,7 @@ import type { Logger } from '../base/log.ts';
 import type { containerd, google } from '../gen/containerd.js';
 import type { Container, ContainerProcess, ExitStatus } from '../runtime/container.ts';
 import { saveProgress, type RuntimeContext } from '../runtime/context.ts';
+import { parseResources } from '../oci/validate/index.ts';
 import { createContainer } from '../runtime/create.ts';
 import { deleteContainer, deleteExec, forgetContainer } from '../runtime/delete.ts';
 import { addExec, prepareExec, startExec } from '../runtime/exec.ts';
@@ -22,7 +23,6 @@ import type { Executor, ProcessExit, Wall } from '../runtime/types.ts';
 import {
   connectResponse,
   deleteResponse,
-  parseResources,
   processDetails,
   rootfsMount,
   stateResponse,
@@ -160,6 +160,11 @@ export class TaskService {
     }
   }
 
+  /** True when there is no container, and none is being made. */
+  get isEmpty(): boolean {
+    return this.#containers.size === 0 && this.#creating.size === 0;
+  }
+
   /** True while the container is being made. */
   isCreating(id: string): boolean {
     return this.#creating.has(id);
@@ -281,6 +286,7 @@ export class TaskService {
   }
 
   checkpoint(request: Req<'CheckpointTaskRequest'>): Empty {
+    this.#container('checkpoint', request.id);
     throw this.#unimplemented('checkpoint', request.id, 'checkpoint');
   }
 
@@ -322,7 +328,7 @@ export class TaskService {
 
   async update(request: Req<'UpdateTaskRequest'>): Promise<Empty> {
     const container = this.#container('update', request.id);
-    await updateContainer(container, parseResources(container.id, text(request.resources?.value)));
+    await updateContainer(container, parseResources(text(request.resources?.value), container.id));
     return empty;
   }
 
@@ -345,7 +351,7 @@ export class TaskService {
 
   shutdown(): Empty {
     for (const container of [...this.#forgetting.values()]) this.#forget(container);
-    if (this.#containers.size === 0 && this.#creating.size === 0) setImmediate(() => this.#o.shutdown());
+    if (this.isEmpty) setImmediate(() => this.#o.shutdown());
     return empty;
   }
 

@@ -36,6 +36,12 @@ describe('run', () => {
     expect(cli.leftovers()).toEqual([]);
   });
 
+  it('moves the root instead of pivoting with --no-pivot', async () => {
+    args('ls', '/etc/passwd');
+    const result = await cli.run(['run', '--no-pivot', cli.id()]);
+    expect([result.code, result.stdout]).toEqual([0, '/etc/passwd\n']);
+  });
+
   it('connects standard input, output and error', async () => {
     args('sh', '-c', 'cat; echo oops >&2');
     const result = await cli.run(['run', cli.id()], { stdin: 'to and fro' });

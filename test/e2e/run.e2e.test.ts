@@ -1,6 +1,9 @@
+import { chmodSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from './lib/containerd.ts';
 import { eventually } from './lib/exec.ts';
+import { isVm, scratch } from './lib/paths.ts';
 
 /** `ctr run` in all its forms, against Debian's own containerd. */
 describe('ctr run', () => {
@@ -21,6 +24,21 @@ describe('ctr run', () => {
     const lines = result.stdout.split('\n');
     expect(lines).toHaveLength(150_001);
     expect(lines[149_999]).toBe('150000');
+  });
+
+  it('runs with the root moved instead of pivoted', async () => {
+    const result = await containerd.run('moved', ['ls', '/etc/passwd'], { flags: ['--rm', '--no-pivot'] });
+    expect(result).toMatchObject({ code: 0, stdout: '/etc/passwd\n', stderr: '' });
+  });
+
+  it.skipIf(isVm)('runs with ids of its own', async () => {
+    // Root of the container must come through to its bundle; so it does below /run.
+    for (const dir of [scratch(), containerd.dir, join(containerd.dir, 'state')]) chmodSync(dir, 0o711);
+    const flags = ['--rm', '--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536'];
+    const script = 'cat /proc/self/uid_map; echo again > /dev/stdout';
+    const result = await containerd.run('mapped', ['sh', '-c', script], { flags });
+    expect(result).toMatchObject({ code: 0, stderr: '' });
+    expect(result.stdout.trim().split(/\s+/)).toEqual(['0', '100000', '65536', 'again']);
   });
 
   it('runs detached, and the task outlives ctr', async () => {

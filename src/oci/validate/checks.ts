@@ -4,7 +4,14 @@
  * depends on the host is checked by the plan compiler (HostFacts) or found out by the kernel.
  */
 import type { ParsedSpec } from '../types.ts';
-import { checkDevices, checkHooks, checkPersonality, checkRoot, checkVersion } from './checks_container.ts';
+import {
+  checkDevices,
+  checkHooks,
+  checkMemory,
+  checkPersonality,
+  checkRoot,
+  checkVersion,
+} from './checks_container.ts';
 import { checkBindOptions, checkIdMappedMounts, checkMountTargets } from './checks_mounts.ts';
 import {
   checkIdMaps,
@@ -33,6 +40,7 @@ export const checks: readonly Check[] = [
   checkBindOptions,
   checkIdMappedMounts,
   checkDevices,
+  checkMemory,
   checkHooks,
   checkSeccomp,
   checkPersonality,

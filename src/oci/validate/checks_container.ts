@@ -62,6 +62,19 @@ function checkDeviceRules(rules: readonly { type?: string; access?: string }[], 
   });
 }
 
+/** With less the kernel kills a program before or at its first page; when, depends on the number of processors. */
+const MIN_MEMORY = 512 * 1024;
+
+export function checkMemory({ linux }: ParsedSpec, refuse: Refuse): void {
+  const limit = linux.resources?.memory?.limit ?? 0;
+  if (limit > 0 && limit < MIN_MEMORY) {
+    refuse(
+      'linux.resources.memory.limit',
+      `${limit} bytes are too few to start a program, at least ${MIN_MEMORY} are needed`,
+    );
+  }
+}
+
 const hookKinds: readonly (keyof Hooks)[] = [
   'prestart',
   'createRuntime',

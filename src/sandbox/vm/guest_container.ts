@@ -1,5 +1,11 @@
 /** A container in its guest, by the files of its cgroup there: what the host's backends do with theirs. */
-import { metricsFilesV2, readMetricsV2, resourceSettings, type CgroupMode } from '../../cgroups/index.ts';
+import {
+  metricsFilesV2,
+  readMetricsV2,
+  resourceSettings,
+  restoringValue,
+  type CgroupMode,
+} from '../../cgroups/index.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { encodeMetrics, type Any } from '../../metrics/index.ts';
 import type { LinuxResources } from '../../oci/types.ts';
@@ -43,7 +49,7 @@ export function guestContainer(
   };
 }
 
-/** As on the host: a write that is refused is tried again after the others, for as long as some write succeeds. */
+/** As on the host: a write that is refused is tried again after the others, and in the end all that was written is put back. */
 async function update(
   id: string,
   cgroup: string,
@@ -52,16 +58,29 @@ async function update(
   warn: (message: string) => void,
 ): Promise<void> {
   let pending = resourceSettings(guestResources(resources), { op: 'update', id, layout: guestLayout, warn });
+  const paths = pending.map(({ file }) => `${cgroup}/${file}`);
+  const present =
+    pending.length === 0 ? new Map<string, string>() : await agent.readFiles('update', id, paths);
+  const written: { path: string; data: Buffer }[] = [];
   while (pending.length > 0) {
     const refused: { setting: (typeof pending)[number]; error: unknown }[] = [];
     for (const setting of pending) {
       const optional = (setting.ignore ?? []).length > 0;
-      const file = { path: `${cgroup}/${setting.file}`, data: Buffer.from(setting.value), optional };
-      await agent
-        .writeFiles('update', id, [file])
-        .catch((error: unknown) => refused.push({ setting, error }));
+      const path = `${cgroup}/${setting.file}`;
+      const before = restoringValue(setting.file, setting.value, present.get(path) ?? '');
+      try {
+        await agent.writeFiles('update', id, [{ path, data: Buffer.from(setting.value), optional }]);
+        if (before !== undefined && present.has(path)) written.unshift({ path, data: Buffer.from(before) });
+      } catch (error) {
+        refused.push({ setting, error });
+      }
     }
-    if (refused.length === pending.length) throw refused[0]?.error;
+    if (refused.length === pending.length) {
+      for (const file of written) {
+        await agent.writeFiles('update', id, [file]).catch(() => warn(`${file.path} could not be put back`));
+      }
+      throw refused[0]?.error;
+    }
     pending = refused.map(({ setting }) => setting);
   }
 }

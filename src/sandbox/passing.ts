@@ -163,6 +163,8 @@ export class DevicePassing {
   async release(owner: string): Promise<void> {
     if (!existsSync(this.#deps.dir)) return;
     try {
+      // Most have nothing, and need not wait for those who have.
+      if ((await this.#journal()).claims().every((claim) => claim.owner !== owner)) return;
       using _ = await this.#lock('release');
       await this.#release(owner);
     } catch (error) {

@@ -117,9 +117,9 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
   {
     name: 'in-use',
     walls: ['vm'],
-    look: (gpu, { host }) => {
+    look: (gpu, machine) => {
       const own = gpu.nvidia === undefined ? [] : [`/dev/nvidia${gpu.nvidia.minor}`];
-      const holders = holdersOf(host, [...own, ...gpu.drmNodes]);
+      const holders = holdersOf(machine, [...own, ...gpu.drmNodes]);
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,

@@ -237,6 +237,11 @@ export const machines: Record<string, FakeFiles> = {
     { ...goodHost, ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]) },
     /drivers\/vfio-pci|\/drm\//,
   ),
+  'secure-boot': {
+    ...goodHost,
+    ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]),
+    '/sys/kernel/security/lockdown': 'none [integrity] confidentiality\n',
+  },
   'gpu-node-missing': without(withGpu(oneGpu), /^\/dev\/nvidia0$/),
   'another-maker': {
     ...goodHost,

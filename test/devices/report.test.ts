@@ -254,6 +254,10 @@ describe('refusals, word by word', () => {
     ['gpu-without-driver', 'modprobe vfio-pci'],
     ['gpu-without-driver', 'modprobe nvidia'],
     [
+      'secure-boot',
+      'modprobe nvidia (the kernel is locked down: the module must be signed with a key of mokutil --list-enrolled)',
+    ],
+    [
       'gpu-for-vfio',
       'echo > /sys/bus/pci/devices/0000:41:00.0/driver_override && echo 0000:41:00.0 > /sys/bus/pci/devices/0000:41:00.0/driver/unbind && echo 0000:41:00.0 > /sys/bus/pci/drivers_probe',
     ],

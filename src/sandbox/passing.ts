@@ -82,7 +82,8 @@ export class DevicePassing {
       if (!(error instanceof devices.CdiError)) throw error;
       const { object, reason } = error;
       const code = ErrorCode.FailedPrecondition;
-      throw new RuntimeError({ code, op: 'create', id, object, reason, cause: error });
+      const remedy = 'see which functions vfio-pci has with: bulkhead devices';
+      throw new RuntimeError({ code, op: 'create', id, object, reason, remedy, cause: error });
     }
   }
 

@@ -75,10 +75,34 @@ function diskUses(machine: Machine, address: string): HostUse[] {
       what: `process ${holder}${stack.length === 1 ? ` on ${top}` : below}`,
       end: [`kill ${holder.split(' ', 1)[0]}`, ...taken],
     }));
-    const uses = [...mounted, ...swapped, ...processes];
+    const pooled = (mounted.length > 0 ? [] : poolUses(host, mounts, top)).map(({ what, end }) => ({
+      what: `${what}${stack.length === 1 ? ` on ${top}` : below}`,
+      end: [...end, ...taken],
+    }));
+    const uses = [...mounted, ...pooled, ...swapped, ...processes];
     if (uses.length > 0 || stack.length === 1 || hasStackAbove(stacks, stack)) return uses;
     return [{ what: describe(host, stack), end: taken.length > 0 ? taken : [`stop what uses /dev/${top}`] }];
   });
+}
+
+/**
+ * File systems of several devices, whose mounts name one of these: btrfs says which it has, of ZFS udev knows the members of
+ * pools that are imported.
+ */
+function poolUses(host: HostTree, mounts: MountTables, name: string): HostUse[] {
+  const btrfs = host
+    .entries('/sys/fs/btrfs')
+    .map((id) => ({ id, members: host.entries(`/sys/fs/btrfs/${id}/devices`) }))
+    .find(({ members }) => members.includes(name));
+  if (btrfs !== undefined) {
+    const targets = btrfs.members.flatMap((member) => mounts.of(aliasesOf(host, member), ''));
+    if (targets.length === 0) return [{ what: `btrfs ${btrfs.id}`, end: [`umount UUID=${btrfs.id}`] }];
+    return targets.map(({ target, umount }) => ({ what: `${target} (btrfs)`, end: [umount] }));
+  }
+  const found = host.text(`/run/udev/data/b${host.text(`${BLOCK}/${name}/dev`) ?? ''}`) ?? '';
+  const [, pool = ''] = /^E:ID_FS_LABEL=(\S+)$/m.exec(found) ?? [];
+  const isImported = /^E:ID_FS_TYPE=zfs_member$/m.test(found) && host.exists(`/proc/spl/kstat/zfs/${pool}`);
+  return isImported && pool !== '' ? [{ what: `ZFS pool ${pool}`, end: [`zpool export ${pool}`] }] : [];
 }
 
 /** Block devices and partitions of the function, by where sysfs says that they are; disks of NVMe that only it leads to. */

@@ -224,7 +224,8 @@ export const machines: Record<string, FakeFiles> = {
   },
   // Two functions of it are in `stuck`.
   'dying-devices': {
-    ...withGpu(oneGpu),
+    ...without(withGpu(oneGpu), /gpus.*information/),
+    '/proc/driver/nvidia/gpus/0000:41:00.0/registry': '',
     ...pciFiles([gpuFunction(oneGpu), disk('0000:05:00.0', 5), disk('0000:06:00.0', 6)]),
   },
   'gpu-for-vfio': {

@@ -56,7 +56,8 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
     name: 'node-missing',
     walls: ['namespace'],
     look: (gpu, { host }) => {
-      if (gpu.nvidia === undefined) return undefined;
+      // One that does not answer has not said its number.
+      if (gpu.nvidia === undefined || gpu.nvidia.minor < 0) return undefined;
       const path = `/dev/nvidia${gpu.nvidia.minor}`;
       return host.node(path) === undefined
         ? {

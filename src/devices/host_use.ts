@@ -5,7 +5,8 @@
  */
 import type { HostTree } from './host_tree.ts';
 import { linkName } from './host_tree.ts';
-import { holdersByPath } from './machine.ts';
+import { holdersOf } from './machine.ts';
+import type { Machine } from './model.ts';
 import type { PciFunction } from './pci.ts';
 import { PCI_DEVICES } from './pci.ts';
 
@@ -25,10 +26,10 @@ const BLOCK = '/sys/class/block';
 const NET = '/sys/class/net';
 const SUBSYSTEMS = '/sys/class/nvme-subsystem';
 
-/** @param pci every function of the host */
-export function hostUses(host: HostTree, pci: readonly PciFunction[], address: string): HostUse[] {
+export function hostUses(machine: Machine, address: string): HostUse[] {
+  const { host, pci } = machine;
   return [
-    ...diskUses(host, address),
+    ...diskUses(machine, address),
     ...networkUses(host, address),
     ...virtualFunctions(
       pci.filter((each) => each.physicalFunction === address),
@@ -47,15 +48,12 @@ function virtualFunctions(all: readonly PciFunction[], address: string): HostUse
 /** A block device and those below it, down to one of the function's own. */
 type Stack = readonly string[];
 
-function diskUses(host: HostTree, address: string): HostUse[] {
+function diskUses(machine: Machine, address: string): HostUse[] {
+  const { host } = machine;
   const own = ownBlocks(host, address);
   if (own.length === 0) return [];
   const stacks = own.flatMap((name) => stacksOn(host, [name], loopsOf(host)));
   const mounts = new MountTables(host);
-  const open = holdersByPath(
-    host,
-    stacks.flatMap(([top = '']) => aliasesOf(host, top)),
-  );
   const swaps = lines(host, '/proc/swaps').map(([source = '']) => source);
   return stacks.flatMap((stack): HostUse[] => {
     const [top = ''] = stack;
@@ -72,15 +70,39 @@ function diskUses(host: HostTree, address: string): HostUse[] {
       what: `swap${below}`,
       end: [`swapoff ${path}`, ...taken],
     }));
-    const holders = aliases.flatMap((path) => open.get(path) ?? []).filter((holder) => !isUdev(holder));
-    const processes = [...new Set(holders)].map((holder) => ({
+    const holders = holdersOf(machine, aliases).filter((holder) => !isUdev(holder));
+    const processes = holders.map((holder) => ({
       what: `process ${holder}${stack.length === 1 ? ` on ${top}` : below}`,
       end: [`kill ${holder.split(' ', 1)[0]}`, ...taken],
     }));
-    const uses = [...mounted, ...swapped, ...processes];
+    const pooled = (mounted.length > 0 ? [] : poolUses(host, mounts, top)).map(({ what, end }) => ({
+      what: `${what}${stack.length === 1 ? ` on ${top}` : below}`,
+      end: [...end, ...taken],
+    }));
+    const uses = [...mounted, ...pooled, ...swapped, ...processes];
     if (uses.length > 0 || stack.length === 1 || hasStackAbove(stacks, stack)) return uses;
     return [{ what: describe(host, stack), end: taken.length > 0 ? taken : [`stop what uses /dev/${top}`] }];
   });
+}
+
+/**
+ * File systems of several devices, whose mounts name one of these: btrfs says which it has, of ZFS udev knows the members of
+ * pools that are imported.
+ */
+function poolUses(host: HostTree, mounts: MountTables, name: string): HostUse[] {
+  const btrfs = host
+    .entries('/sys/fs/btrfs')
+    .map((id) => ({ id, members: host.entries(`/sys/fs/btrfs/${id}/devices`) }))
+    .find(({ members }) => members.includes(name));
+  if (btrfs !== undefined) {
+    const targets = btrfs.members.flatMap((member) => mounts.of(aliasesOf(host, member), ''));
+    if (targets.length === 0) return [{ what: `btrfs ${btrfs.id}`, end: [`umount UUID=${btrfs.id}`] }];
+    return targets.map(({ target, umount }) => ({ what: `${target} (btrfs)`, end: [umount] }));
+  }
+  const found = host.text(`/run/udev/data/b${host.text(`${BLOCK}/${name}/dev`) ?? ''}`) ?? '';
+  const [, pool = ''] = /^E:ID_FS_LABEL=(\S+)$/m.exec(found) ?? [];
+  const isImported = /^E:ID_FS_TYPE=zfs_member$/m.test(found) && host.exists(`/proc/spl/kstat/zfs/${pool}`);
+  return isImported && pool !== '' ? [{ what: `ZFS pool ${pool}`, end: [`zpool export ${pool}`] }] : [];
 }
 
 /** Block devices and partitions of the function, by where sysfs says that they are; disks of NVMe that only it leads to. */

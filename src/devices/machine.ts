@@ -15,6 +15,7 @@ export function readMachine(host: HostTree, arch: string = process.arch): Machin
     iommu: readIommu(host, arch),
     physicalBits: physicalBits(host.text('/proc/cpuinfo') ?? ''),
     numaNodes: numaNodes(host),
+    openNodes: openNodesOf(host),
   };
 }
 
@@ -73,21 +74,26 @@ function numaNodes(host: HostTree): number[] {
     .sort((a, b) => a - b);
 }
 
-/** Processes that hold one of these paths open: "1234 (nvidia-persistenc)". */
-export function holdersOf(host: HostTree, paths: readonly string[]): string[] {
-  return [...new Set([...holdersByPath(host, paths).values()].flat())];
+/** Processes that have one of these nodes open: "1234 (nvidia-persistenc)". */
+export function holdersOf({ openNodes }: Pick<Machine, 'openNodes'>, paths: readonly string[]): string[] {
+  const open = openNodes();
+  return [...new Set(paths.flatMap((path) => open.get(path) ?? []))];
 }
 
-/** The same for each path that somebody holds open, in one look at all processes. */
-export function holdersByPath(host: HostTree, paths: readonly string[]): Map<string, string[]> {
+/** One look at all processes answers for every device: there are thousands of descriptors, and hundreds of functions. */
+function readOpenNodes(host: HostTree): Map<string, string[]> {
   const found = new Map<string, string[]>();
-  if (paths.length === 0) return found;
   for (const pid of host.entries('/proc').filter((name) => /^\d+$/.test(name))) {
     const open = host.entries(`/proc/${pid}/fd`).map((fd) => host.link(`/proc/${pid}/fd/${fd}`) ?? '');
-    for (const path of new Set(open.filter((each) => paths.includes(each)))) {
-      const holder = `${pid} (${host.text(`/proc/${pid}/comm`) ?? '?'})`;
-      found.set(path, [...(found.get(path) ?? []), holder]);
-    }
+    const nodes = new Set(open.filter((path) => path.startsWith('/dev/')));
+    const name = nodes.size === 0 ? '' : `${pid} (${host.text(`/proc/${pid}/comm`) ?? '?'})`;
+    for (const path of nodes) found.set(path, [...(found.get(path) ?? []), name]);
   }
   return found;
+}
+
+/** Looks when it is first asked. */
+export function openNodesOf(host: HostTree): Machine['openNodes'] {
+  let found: Map<string, string[]> | undefined;
+  return () => (found ??= readOpenNodes(host));
 }

@@ -29,6 +29,8 @@ export interface Machine {
   /** Address bits that a guest's processor has; the host's, for walls that pass its processor on. */
   physicalBits: number | undefined;
   numaNodes: readonly number[];
+  /** Processes by the node in /dev that they have open; looked for once, when first asked. */
+  openNodes: () => ReadonlyMap<string, readonly string[]>;
   /** Functions that the journal has bound for somebody; undefined: nobody looked. */
   claims?: readonly FunctionClaim[] | undefined;
   /** Directories of devices whose attributes the kernel did not give in time (read_ahead.ts). */

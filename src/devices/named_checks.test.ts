@@ -182,6 +182,25 @@ describe('a GPU that is shared', () => {
     expect(checkNamed([device], { ...input, host: new FakeTree(files) })).toBeUndefined();
   });
 
+  it('is refused when it does not answer, though its number is not known then', () => {
+    const silent = {
+      ...input,
+      host: new FakeTree({
+        ...without('/proc/driver/nvidia/gpus/0000:41:00.0/information'),
+        '/proc/driver/nvidia/gpus/0000:41:00.0/registry': '',
+      }),
+      stuck: ['/proc/driver/nvidia/gpus/0000:41:00.0'],
+    };
+    expect(checkNamed([named(node)], silent)).toEqual({
+      check: 'unresponsive',
+      sentence:
+        'GPU 0000:41:00.0: cannot share it with a container: the kernel does not answer for it: a driver holds its lock, or the device is dying',
+      fix: 'see what waits for it with: echo w > /proc/sysrq-trigger && dmesg; when nothing can be ended, reboot',
+    });
+    const other = [{ path: '/dev/nvidiactl' }];
+    expect(checkNamed([named(...other)], silent)).toBeUndefined();
+  });
+
   it('is not shared with a virtual machine', () => {
     expect(checkNamed([named(node)], { ...input, host: new FakeTree(good), wall: 'vm' })).toEqual({
       check: 'gpu-shared',

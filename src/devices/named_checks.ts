@@ -9,7 +9,7 @@ import { probeNvidia } from './gpu/nvidia.ts';
 import { probeGpus, type GpuDevice, type GpuFacts } from './gpu/probe.ts';
 import type { HostTree } from './host_tree.ts';
 import { readMachine } from './machine.ts';
-import { runChecks, type Refusal, type WallName } from './model.ts';
+import { isStuck, runChecks, type Refusal, type WallName } from './model.ts';
 import { ALLOW_NONPERSISTENT, noMapSync } from './pmem/checks.ts';
 import { subjectOf } from './vfio/checks.ts';
 
@@ -53,7 +53,8 @@ function notShared(devices: readonly FoundDevice[], { host, stuck, wall }: Named
   for (const { file, device } of asked) {
     const vendor = gpuKinds[file.spec.kind];
     const nodes = device.containerEdits.deviceNodes ?? [];
-    for (const gpu of gpusOf(nodes, facts, vendor, isMissing(host))) {
+    const isUnnamed = (gpu: GpuDevice): boolean => isStuck(machine, gpu.pci.address);
+    for (const gpu of gpusOf(nodes, facts, vendor, { missing: isMissing(host), isUnnamed })) {
       if (wall !== 'namespace') return wholeOnly(gpu, wall);
       const refusals = runChecks(gpuSharingChecks, { ...gpu, facts, specs: [file] }, machine, wall);
       // A spec may give the node's numbers: then the container's is made of these, wherever the host has its own.
@@ -79,13 +80,13 @@ function wholeOnly({ pci }: GpuDevice, wall: WallName): Refusal {
 
 /**
  * The GPUs that nodes belong to. A node that is missing and of none that the driver has stands for those that it does not
- * have: it was one of them when the spec was written.
+ * have: it was one of them when the spec was written. One that no GPU is known by may be of one that does not answer.
  */
 function gpusOf(
   nodes: readonly DeviceNode[],
   { devices }: GpuFacts,
   vendor: GpuDevice['vendor'] | undefined,
-  missing: (node: DeviceNode) => boolean,
+  { missing, isUnnamed }: { missing: (node: DeviceNode) => boolean; isUnnamed: (gpu: GpuDevice) => boolean },
 ): GpuDevice[] {
   const own = devices.filter((gpu) => gpu.vendor === vendor && !gpu.nvSwitch);
   const nodesOf = (gpu: GpuDevice): string[] => [
@@ -95,8 +96,13 @@ function gpusOf(
   const known = new Set(own.flatMap(nodesOf));
   const wanted = nodes.filter(({ path }) => /^\/dev\/(?:nvidia|dri\/card|dri\/renderD)\d+$/.test(path));
   const paths = new Set(wanted.map(({ path }) => path));
-  const lost = wanted.some((node) => !known.has(node.path) && missing(node));
-  return own.filter((gpu) => nodesOf(gpu).some((path) => paths.has(path)) || (lost && !gpu.shared));
+  const others = wanted.filter(({ path }) => !known.has(path));
+  return own.filter(
+    (gpu) =>
+      nodesOf(gpu).some((path) => paths.has(path)) ||
+      (others.some(missing) && !gpu.shared) ||
+      (others.length > 0 && isUnnamed(gpu)),
+  );
 }
 
 function staleDriver(devices: readonly FoundDevice[], { host }: NamedChecks): Refusal | undefined {

@@ -39,7 +39,7 @@ describe.skipIf(!existsSync(init))('reads by a process of its own', () => {
   it('passes a device over that does not answer', async () => {
     execFileSync('mkfifo', [join(dir, 'b', 'driver_override')]);
     const attributes = [{ dir, files: ['class', 'driver_override', 'after'] }];
-    const { texts, stuck } = await readApart(launcher, attributes, 2000);
+    const { texts, stuck } = await readApart(launcher, attributes, 1000);
     expect(stuck).toEqual([join(dir, 'b')]);
     expect(texts.get(join(dir, 'b', 'class'))).toBe('0x0b\n');
     expect(texts.get(join(dir, 'c', 'class'))).toBe('0x0c\n');
@@ -51,10 +51,10 @@ describe.skipIf(!existsSync(init))('reads by a process of its own', () => {
       mkdirSync(join(dir, name), { recursive: true });
       execFileSync('mkfifo', [join(dir, name, 'mode')]);
     }
-    await expect(readApart(launcher, [{ dir, files: ['mode'] }], 1000)).rejects.toMatchObject({
+    await expect(readApart(launcher, [{ dir, files: ['mode'] }], 300)).rejects.toMatchObject({
       code: ErrorCode.DeadlineExceeded,
       errno: 'ETIMEDOUT',
-      message: `read: ${['a', 'b', 'c'].map((name) => join(dir, name)).join(', ')}, ${join(dir, 'd', 'mode')}: the kernel did not answer within 1000 ms; see what waits in it with: echo w > /proc/sysrq-trigger && dmesg`,
+      message: `read: ${['a', 'b', 'c'].map((name) => join(dir, name)).join(', ')}, ${join(dir, 'd', 'mode')}: the kernel did not answer within 300 ms; see what waits in it with: echo w > /proc/sysrq-trigger && dmesg`,
     });
   });
 });

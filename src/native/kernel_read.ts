@@ -24,8 +24,10 @@ export interface Answers {
 }
 
 const SIGKILL = 9;
-/** Milliseconds for one process; hundreds of devices take it a few of them. */
+/** Milliseconds for one file; hundreds of devices take a process a few of them. */
 export const KERNEL_READ_DEADLINE_MS = 10_000;
+/** So many times longer may a process take that has not said anything: an emulated machine loads Node for seconds. */
+const STARTING = 6;
 /** Somebody waits for the answer: a host with more devices that are stuck than this has other troubles. */
 const MOST_STUCK = 3;
 
@@ -80,21 +82,38 @@ async function oneProcess(launcher: Launcher, argument: unknown, deadlineMs: num
   const output = addon().memfd('kernel read', 0);
   try {
     const launched = launcher.launch({ plan: encodePlan(plan), stdio: [-1, output, -1] });
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), deadlineMs);
-    });
-    const outcome = await Promise.race([launched.exited, late]);
-    clearTimeout(timer);
-    const lines = parse(contents(output));
-    if (outcome === 'late') {
-      launched.signal(SIGKILL);
+    const ended = launched.exited.then(() => true);
+    let size = 0;
+    for (let waited = 1; !(await within(ended, deadlineMs)); waited += 1) {
+      const before = size;
+      size = fstatSync(output).size;
+      if (size > before || (size === 0 && waited < STARTING)) continue;
+      try {
+        launched.signal(SIGKILL);
+      } catch (error) {
+        // It has ended since.
+        if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+      }
       // One that waits in the kernel ends when that lets go of it.
       launched.release();
+      break;
     }
-    return lines;
+    return parse(contents(output));
   } finally {
     closeSync(output);
+  }
+}
+
+/** False when the time was up first. */
+async function within(ended: Promise<boolean>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  try {
+    return await Promise.race([ended, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -121,7 +121,7 @@ describe('devices by name', () => {
       {},
       ['vendor.com/gpu=b'],
       ErrorCode.InvalidArgument,
-      `create web-1: CDI device vendor.com/gpu=b: not found; known of this kind: a; specs read: ${dir}/x.json`,
+      `create web-1: CDI device vendor.com/gpu=b: not found; known of this kind: a; specs read: ${dir}/x.json; see what there is with: bulkhead devices cdi list`,
     ],
   ])('refuses in the %s wall %j with %j', async (wall, annotations, names, code, message) => {
     await expect(injectDevices(specWith(annotations), request(wall, names))).rejects.toMatchObject({

@@ -66,8 +66,8 @@ export async function injectDevices(spec: Spec, request: DeviceRequest): Promise
     return { spec: parseSpec(JSON.stringify(injected), id, op), functions };
   } catch (error) {
     if (!(error instanceof cdi.CdiError)) throw error;
-    const { object, reason } = error;
-    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object, reason, cause: error });
+    const { object, reason, remedy } = error;
+    throw new RuntimeError({ code: ErrorCode.InvalidArgument, op, id, object, reason, remedy, cause: error });
   }
 }
 

@@ -365,7 +365,7 @@ describe('functions of a configuration’s nodes', () => {
     const nodes = [{ path: '/dev/vfio/7', type: 'c' }];
     expect(await passing(kernel).functionsOf('web', nodes)).toEqual([NIC]);
     await expect(passing(kernel).functionsOf('web', [{ path: '/dev/vfio/8', type: 'c' }])).rejects.toThrow(
-      'create web: device /dev/vfio/8: no function that is bound to vfio-pci on this host has this node',
+      'create web: device /dev/vfio/8: no function that is bound to vfio-pci on this host has this node; see which functions vfio-pci has with: bulkhead devices',
     );
   });
 
@@ -461,10 +461,14 @@ describe('two processes of one state root', () => {
       code: ErrorCode.Unavailable,
       message: `create web: ${dir}: held`,
     });
-    mkdirSync(dir);
+    expect(kernel.snapshot()).toBe(before);
+    await passing(kernel).open(request);
+    // Who has nothing waits for nobody.
+    await devices.release('ns/other');
+    expect(lines).toEqual([]);
     await devices.release('ns/web');
     expect(lines.join('')).toContain('device not given back');
-    expect(kernel.snapshot()).toBe(before);
+    expect(claims()).toHaveLength(2);
   });
 });
 

@@ -82,7 +82,8 @@ export class DevicePassing {
       if (!(error instanceof devices.CdiError)) throw error;
       const { object, reason } = error;
       const code = ErrorCode.FailedPrecondition;
-      throw new RuntimeError({ code, op: 'create', id, object, reason, cause: error });
+      const remedy = 'see which functions vfio-pci has with: bulkhead devices';
+      throw new RuntimeError({ code, op: 'create', id, object, reason, remedy, cause: error });
     }
   }
 
@@ -163,6 +164,8 @@ export class DevicePassing {
   async release(owner: string): Promise<void> {
     if (!existsSync(this.#deps.dir)) return;
     try {
+      // Most have nothing, and need not wait for those who have.
+      if ((await this.#journal()).claims().every((claim) => claim.owner !== owner)) return;
       using _ = await this.#lock('release');
       await this.#release(owner);
     } catch (error) {

@@ -285,7 +285,7 @@ describe.skipIf(isRunc)('devices by name', () => {
     [
       'an unknown device',
       ['--device', 'bulkhead.test/made=gone'],
-      'CDI device bulkhead.test/made=gone: not found; known of this kind: other, zero; specs read: DIR/made.json',
+      'CDI device bulkhead.test/made=gone: not found; known of this kind: other, zero; specs read: DIR/made.json; see what there is with: bulkhead devices cdi list',
     ],
     [
       'a name that is none',
@@ -295,7 +295,7 @@ describe.skipIf(isRunc)('devices by name', () => {
     [
       'an unknown kind',
       ['--device', 'nvidia.com/gpu=0'],
-      'CDI device nvidia.com/gpu=0: not found; no spec file describes nvidia.com/gpu',
+      'CDI device nvidia.com/gpu=0: not found; no spec file describes nvidia.com/gpu; bulkhead devices cdi generate --kind nvidia.com/gpu --output /etc/cdi/nvidia.com-gpu.json',
     ],
   ])('refuses %s and leaves nothing', async (_, flags, message) => {
     const result = await run(...flags);

@@ -224,7 +224,8 @@ export const machines: Record<string, FakeFiles> = {
   },
   // Two functions of it are in `stuck`.
   'dying-devices': {
-    ...withGpu(oneGpu),
+    ...without(withGpu(oneGpu), /gpus.*information/),
+    '/proc/driver/nvidia/gpus/0000:41:00.0/registry': '',
     ...pciFiles([gpuFunction(oneGpu), disk('0000:05:00.0', 5), disk('0000:06:00.0', 6)]),
   },
   'gpu-for-vfio': {
@@ -237,6 +238,11 @@ export const machines: Record<string, FakeFiles> = {
     { ...goodHost, ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]) },
     /drivers\/vfio-pci|\/drm\//,
   ),
+  'secure-boot': {
+    ...goodHost,
+    ...pciFiles([{ ...gpuFunction(oneGpu), driver: '' }]),
+    '/sys/kernel/security/lockdown': 'none [integrity] confidentiality\n',
+  },
   'gpu-node-missing': without(withGpu(oneGpu), /^\/dev\/nvidia0$/),
   'another-maker': {
     ...goodHost,
@@ -327,7 +333,17 @@ export const machines: Record<string, FakeFiles> = {
       disk('0000:08:00.0', 8),
       disk('0000:09:00.0', 9),
       disk('0000:0a:00.0', 10),
+      disk('0000:0b:00.0', 11),
+      disk('0000:0c:00.0', 12),
     ]),
+    // File systems of several disks, mounted by another of them or by the name of a pool.
+    ...blockOf('0000:0b:00.0', 'nvme8n1'),
+    '/sys/fs/btrfs/4f1c/devices/sda1': {},
+    '/sys/fs/btrfs/4f1c/devices/nvme8n1': {},
+    ...blockOf('0000:0c:00.0', 'nvme9n1', 'nvme9n1p1'),
+    '/sys/class/block/nvme9n1p1/dev': '259:40',
+    '/run/udev/data/b259:40': 'S:disk/by-label/tank\nE:ID_FS_TYPE=zfs_member\nE:ID_FS_LABEL=tank\n',
+    '/proc/spl/kstat/zfs/tank/state': 'ONLINE',
     ...blockOf('0000:0a:00.0', 'nvme7n1'),
     '/sys/class/block/nvme7n1/holders/bcache0': {},
     ...blockOf('0000:04:00.0', 'nvme0n1'),
@@ -351,7 +367,7 @@ export const machines: Record<string, FakeFiles> = {
     '/sys/class/block/dm-2/dm/name': 'secret',
     '/sys/class/block/dm-2/dm/uuid': 'CRYPT-LUKS2-z',
     '/proc/mounts':
-      '/dev/mapper/vg--one-srv /srv ext4 rw 0 0\n/dev/mapper/vg--one-srv /srv/two\\040words ext4 rw 0 0\n',
+      '/dev/mapper/vg--one-srv /srv ext4 rw 0 0\n/dev/mapper/vg--one-srv /srv/two\\040words ext4 rw 0 0\n/dev/sda1 /many btrfs rw 0 0\ntank /tank zfs rw 0 0\n',
     '/proc/swaps': 'Filename\tType\n/dev/dm-2 partition 8388604 0 -2\n',
     // A loop device of a whole disk, by which nothing is mounted; and one of a file, which is nobody's disk.
     '/sys/class/block/loop0/loop/backing_file': '/dev/nvme2n1',

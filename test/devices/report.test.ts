@@ -168,6 +168,8 @@ describe('refusals, word by word', () => {
       '0000:06:00.0: cannot pass by VFIO: the host uses it: loop0 on nvme2n1',
       '0000:07:00.0: cannot pass by VFIO: the host uses it: /data of process 77, process 78 (postgres) on nvme3n1',
       '0000:08:00.0: cannot pass by VFIO: the host uses it: /multi',
+      '0000:0b:00.0: cannot pass by VFIO: the host uses it: /many (btrfs) on nvme8n1',
+      '0000:0c:00.0: cannot pass by VFIO: the host uses it: ZFS pool tank on nvme9n1p1',
     ].map((text): [string, string] => ['disks-below-others', `host-uses-it: NVMe controller ${text}`]),
     ...[
       '0000:21:00.0: cannot pass by VFIO: the host uses it: the default route, over br0 on bond0 on eth0',
@@ -254,6 +256,10 @@ describe('refusals, word by word', () => {
     ['gpu-without-driver', 'modprobe vfio-pci'],
     ['gpu-without-driver', 'modprobe nvidia'],
     [
+      'secure-boot',
+      'modprobe nvidia (the kernel is locked down: the module must be signed with a key of mokutil --list-enrolled)',
+    ],
+    [
       'gpu-for-vfio',
       'echo > /sys/bus/pci/devices/0000:41:00.0/driver_override && echo 0000:41:00.0 > /sys/bus/pci/devices/0000:41:00.0/driver/unbind && echo 0000:41:00.0 > /sys/bus/pci/drivers_probe',
     ],
@@ -280,6 +286,8 @@ describe('refusals, word by word', () => {
     ['disks-below-others', 'losetup --detach /dev/loop0'],
     ['disks-below-others', 'umount --namespace 77 /data && kill 78'],
     ['disks-below-others', 'umount /multi'],
+    ['disks-below-others', 'umount /many'],
+    ['disks-below-others', 'zpool export tank'],
     ['networks-above', 'ip link set dev eth0 nomaster'],
     ['networks-above', 'ip link set dev eth2 nomaster'],
     ['networks-above', 'ip link delete dev eth3.100'],

@@ -4,10 +4,13 @@ export class CdiError extends Error {
   /** What the fault is in: a file, a field, a device. */
   readonly object: string;
   readonly reason: string;
+  /** What the user can do, when there is something. */
+  readonly remedy: string | undefined;
 
-  constructor(object: string, reason: string, cause?: unknown) {
+  constructor(object: string, reason: string, cause?: unknown, remedy?: string) {
     super(`${object}: ${reason}`, cause === undefined ? undefined : { cause });
     this.object = object;
     this.reason = reason;
+    this.remedy = remedy;
   }
 }

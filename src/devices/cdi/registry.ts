@@ -85,9 +85,16 @@ export class CdiRegistry {
       fault.startsWith(path) ? fault : `${path}: ${fault}`,
     );
     if (wrong.length > 0) parts.push(`files with errors: ${wrong.join(' | ')}`);
-    return new CdiError(object, parts.join('; '));
+    const remedy =
+      read.length === 0 && generated.has(kind)
+        ? `bulkhead devices cdi generate --kind ${kind} --output /etc/cdi/${kind.replace('/', '-')}.json`
+        : 'see what there is with: bulkhead devices cdi list';
+    return new CdiError(object, parts.join('; '), undefined, remedy);
   }
 }
+
+/** Kinds of which `bulkhead devices cdi generate` makes specs; functions need none to be named. */
+const generated = new Set(['nvidia.com/gpu', 'amd.com/gpu', 'intel.com/gpu', 'bulkhead.io/pmem']);
 
 function index(
   files: readonly SpecFile[],

@@ -33,7 +33,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
   {
     name: 'driver-missing',
     walls: ['namespace'],
-    look: (gpu, { claims = [] }) => {
+    look: (gpu, { host, claims = [] }) => {
       if (gpu.shared || claims.some(({ address }) => address === gpu.pci.address)) return undefined;
       const wanted = gpu.nvSwitch ? ['nvidia-nvswitch'] : sharingDrivers[gpu.vendor];
       if (wanted.length === 0)
@@ -47,7 +47,7 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
         sentence: `${cannot(gpu)}: ${bound}, not to ${wanted.join(' or ')}`,
         fix:
           gpu.pci.driver === ''
-            ? `modprobe ${gpu.vendor === 'nvidia' ? 'nvidia' : driver}`
+            ? `modprobe ${gpu.vendor === 'nvidia' ? `nvidia${signedOnly(host)}` : driver}`
             : rebind(gpu.pci, ''),
       };
     },
@@ -56,7 +56,8 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
     name: 'node-missing',
     walls: ['namespace'],
     look: (gpu, { host }) => {
-      if (gpu.nvidia === undefined) return undefined;
+      // One that does not answer has not said its number.
+      if (gpu.nvidia === undefined || gpu.nvidia.minor < 0) return undefined;
       const path = `/dev/nvidia${gpu.nvidia.minor}`;
       return host.node(path) === undefined
         ? {
@@ -102,6 +103,14 @@ export const gpuSharingChecks: readonly Check<GpuSubject>[] = [
   },
 ];
 
+/** A kernel that is locked down loads signed modules only, and NVIDIA's are built on the machine ("none [integrity] …"). */
+function signedOnly(host: HostTree): string {
+  const state = host.text('/sys/kernel/security/lockdown') ?? '[none]';
+  return state.includes('[none]')
+    ? ''
+    : ' (the kernel is locked down: the module must be signed with a key of mokutil --list-enrolled)';
+}
+
 /** Its socket is elsewhere where the driver is a container's (NVIDIA's operator): then the process tells. */
 function fabricManagerRuns(host: HostTree): boolean {
   // comm has 15 characters (proc_pid_comm(5)).
@@ -117,9 +126,9 @@ export const gpuVmChecks: readonly Check<GpuSubject>[] = [
   {
     name: 'in-use',
     walls: ['vm'],
-    look: (gpu, { host }) => {
+    look: (gpu, machine) => {
       const own = gpu.nvidia === undefined ? [] : [`/dev/nvidia${gpu.nvidia.minor}`];
-      const holders = holdersOf(host, [...own, ...gpu.drmNodes]);
+      const holders = holdersOf(machine, [...own, ...gpu.drmNodes]);
       if (holders.length === 0) return undefined;
       return {
         sentence: `${subjectOf(gpu.pci)}: device is in use by process ${holders.join(', ')}; unbinding would block until it is closed`,

@@ -17,7 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { HostTree } from '../host_tree.ts';
-import { holdersOf } from '../machine.ts';
+import { holdersOf, openNodesOf } from '../machine.ts';
 import { PFN_ALIGN, PFN_INFO_OFFSET, writePfnInfo, type PfnMode } from './pfn.ts';
 
 export interface FormatRequest {
@@ -106,7 +106,7 @@ function formatDax(request: FormatRequest, tools: FormatTools): Formatted {
   if (size === 0) throw refuse(path, 'is no device-DAX', 'see what there is with: bulkhead devices');
   if (request.size !== undefined) throw refuse(path, 'a device has the size it has', 'leave --size out');
   checkSize(path, size, Math.max(align, PFN_ALIGN), false);
-  const holders = holdersOf(host, [path]);
+  const holders = holdersOf({ openNodes: openNodesOf(host) }, [path]);
   if (holders.length > 0) throw refuse(path, `is in use by process ${holders.join(', ')}`, 'end it first');
   if (!force && !isEmpty(tools.readMapped(path, 0, align, PFN_ALIGN)))
     throw refuse(path, 'there are data', ERASES);

@@ -164,8 +164,8 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
   {
     name: 'host-uses-it',
     walls: ['vm', 'namespace'],
-    look: (device, { host, pci }) => {
-      const uses = hostUses(host, pci, device.pci.address);
+    look: (device, machine) => {
+      const uses = hostUses(machine, device.pci.address);
       if (uses.length === 0) return undefined;
       return {
         sentence: `${cannot(device)}: the host uses it: ${uses.map(({ what }) => what).join(', ')}`,
@@ -193,7 +193,7 @@ export const vfioChecks: readonly Check<VfioDevice>[] = [
     walls: ['vm', 'namespace'],
     look: (device, machine) => {
       const { host } = machine;
-      const holders = holdersOf(host, nodesOf(host, device));
+      const holders = holdersOf(machine, nodesOf(host, device));
       // What a container has, its program or its hypervisor has open.
       if (holders.length === 0 || claimOn(machine, device) !== undefined) return undefined;
       return {

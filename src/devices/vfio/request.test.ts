@@ -30,7 +30,11 @@ const functions = (...nodes: { path: string; major?: number; minor?: number }[])
 describe('functions by name', () => {
   it('are taken out of the names, each once, in small letters', () => {
     const names = ['a.b/c=1', 'bulkhead.io/vfio=0000:4A:00.0', 'bulkhead.io/vfio=0000:4a:00.0'];
-    expect(splitVfioNames(names)).toEqual({ addresses: ['0000:4a:00.0'], others: ['a.b/c=1'] });
+    const nvidias = ['bulkhead.io/vfio=00000000:4A:00.0', 'bulkhead.io/vfio=00010000:01:00.0'];
+    expect(splitVfioNames([...names, ...nvidias])).toEqual({
+      addresses: ['0000:4a:00.0', '10000:01:00.0'],
+      others: ['a.b/c=1'],
+    });
   });
 
   it.each(['4a:00.0', '0000:4a:20.0', '0000:4a:00.8', '../../../etc', ''])('are refused: %j', (address) => {

@@ -7,6 +7,7 @@
 import { CdiError } from '../cdi/error.ts';
 import type { HostTree } from '../host_tree.ts';
 import type { LinuxDevice, LinuxDeviceCgroup, Spec } from '../../oci/types.ts';
+import { pciAddress } from '../gpu/nvidia.ts';
 import { linkName } from '../host_tree.ts';
 import { isBridge, PCI_DEVICES, type PciFunction } from '../pci.ts';
 
@@ -24,10 +25,14 @@ export function splitVfioNames(names: readonly string[]): { addresses: string[];
     .filter((name) => name.startsWith(prefix))
     .map((name) => name.slice(prefix.length).toLowerCase());
   const wrong = addresses.find((address) => !ADDRESS.test(address));
+  // NVIDIA's programs write domains of eight digits, sysfs those that need them.
   if (wrong !== undefined) {
     throw new CdiError(`device ${prefix}${wrong}`, 'not a PCI address like 0000:41:00.0');
   }
-  return { addresses: [...new Set(addresses)], others: names.filter((name) => !name.startsWith(prefix)) };
+  return {
+    addresses: [...new Set(addresses.map(pciAddress))],
+    others: names.filter((name) => !name.startsWith(prefix)),
+  };
 }
 
 /** The nodes of a function that is bound to vfio-pci; undefined: the kernel has no such interface, or the node is missing. */

@@ -47,8 +47,8 @@ function create(given: Spec = spec, host: HostFacts = facts()) {
   const order: string[] = [];
   const record: ContainerRecord = { id: 'dpdk', namespace: 'ns' };
   const passing: Pick<DevicePassing, 'open'> = {
-    open: async ({ owner, wall }: OpenRequest) => {
-      order.push(`open ${owner} ${wall}`);
+    open: async ({ owner, wall, annotations = {} }: OpenRequest) => {
+      order.push(['open', owner, wall, ...Object.keys(annotations)].join(' '));
       return {
         machine,
         devices: machine.pci.map((pci) => vfioDevice(machine, pci)),
@@ -84,6 +84,12 @@ describe('a function for a program that drives it itself', () => {
     expect(edited.process?.env).toEqual(['A=1', `PCIDEVICE_BULKHEAD_IO_VFIO=${NIC}`]);
     expect(edited.process?.rlimits).toEqual([{ type: 'RLIMIT_MEMLOCK', soft: 2 ** 64, hard: 2 ** 64 }]);
     expect(JSON.parse(Buffer.from(record.spec ?? []).toString())).toEqual(edited);
+  });
+
+  it('says what it goes on without', async () => {
+    const { order, result } = create({ ...spec, annotations: { 'bulkhead.io/allow-host-use': 'true' } });
+    await result;
+    expect(order.at(-1)).toBe('open ns/dpdk namespace bulkhead.io/allow-host-use');
   });
 
   const poor = facts({ canRaiseLimits: false, hardLimits: { RLIMIT_MEMLOCK: 8 << 20 } });

@@ -135,8 +135,9 @@ const environment = (id: string): string[] => steps(id).flatMap(({ exec }) => ex
 
 describe('a function for a program behind the vm wall', () => {
   it('that was asked for by its node has the guest’s in its place, for the same user', async () => {
-    await create(backend(), record('pod'), plugin());
-    expect(opened).toMatchObject([{ wall: 'vm', addresses: [NIC] }]);
+    const annotations = { 'bulkhead.io/allow-host-use': 'true' };
+    await create(backend(), record('pod'), { ...plugin(), annotations });
+    expect(opened).toMatchObject([{ wall: 'vm', addresses: [NIC], annotations }]);
     expect(executor.guests.asked.filter(({ bindVfio }) => bindVfio)).toHaveLength(1);
     expect(nodesOf('pod')).toEqual(['/dev/vfio/vfio', '/dev/vfio/3']);
     expect(steps('pod').find(({ mknod }) => mknod?.target === '/dev/vfio/3')?.mknod).toMatchObject({

@@ -19,3 +19,11 @@ it.each<[Partial<LaunchFailure>, string]>([
   const error = new LaunchError({ ...failure, ...given });
   expect(launchSentence('create', 'web', error, config)).toMatchObject({ message: text });
 });
+
+it('blames no limit that is large enough', () => {
+  const enough = Buffer.from('{"linux":{"resources":{"memory":{"limit":67108864}}}}');
+  const error = new LaunchError({ ...failure, status: 9 });
+  expect(launchSentence('create', 'web', error, enough)).toMatchObject({
+    message: "create web: init died: the container's first process ended early: killed by signal 9",
+  });
+});

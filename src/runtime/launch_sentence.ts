@@ -10,6 +10,8 @@ const ENOENT = 2;
 const EAGAIN = 11;
 const EACCES = 13;
 const SIGKILL = 9;
+/** Nothing that a start needs takes so much. */
+const ENOUGH_MEMORY = 8 * 1024 * 1024;
 
 const codeOfErrno: Record<string, ErrorCode> = {
   ENOENT: ErrorCode.NotFound,
@@ -79,8 +81,9 @@ function reasonOf(failure: LaunchFailure): string {
 function remedyOf(failure: LaunchFailure, config: Uint8Array): string | undefined {
   const { memory, pids } = (JSON.parse(Buffer.from(config).toString()) as Spec).linux?.resources ?? {};
   const killed = failure.errno === 0 && (failure.status & 0x7f) === SIGKILL;
-  if (killed && (memory?.limit ?? 0) > 0)
-    return `its memory limit of ${memory?.limit} bytes may be too small`;
+  const bytes = memory?.limit ?? 0;
+  if (killed && bytes > 0 && bytes < ENOUGH_MEMORY)
+    return `its memory limit of ${bytes} bytes may be too small`;
   const limit = pids?.limit ?? -1;
   if (failure.errno === EAGAIN && limit >= 0) return `its limit of ${limit} processes may be too small`;
   return undefined;

@@ -291,6 +291,28 @@ describe('processes', () => {
   });
 });
 
+describe('what a new engine has missed', () => {
+  beforeEach(connected);
+
+  it('is kept up to 64 KiB, and the end of a guest in any case', async () => {
+    await rig.engine.crash(false);
+    // The small ones leave no room for anything else.
+    for (const size of [1024, 1]) {
+      const event = controlFrame({ event: { event: Buffer.alloc(size, 'e') } });
+      agent.raw(Buffer.concat(Array.from({ length: 200 }, () => event)));
+    }
+    agent.hangUp();
+    await until('the connection to be closed', () => agent.closed);
+    await pause(50);
+    await rig.engine.listen();
+    session = await until('hello again', () => rig.engine.sessions[1]);
+    expect((await closed()).guest).toBe('vm');
+    const kept = session.all('guestEvent').reduce((sum, { event }) => sum + (event?.length ?? 0), 0);
+    expect(kept).toBeGreaterThan(32 << 10);
+    expect(kept).toBeLessThan(64 << 10);
+  });
+});
+
 describe('streams', () => {
   beforeEach(connected);
 

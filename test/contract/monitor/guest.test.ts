@@ -10,11 +10,12 @@ import { Fifos } from './fifos.ts';
 import { ShimRig, execPlan, messageFor, pause, until } from './harness.ts';
 
 const { AgentHello } = bulkhead.agent.v1;
-const { ENOENT, ESRCH, EBUSY, EEXIST, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT } = {
+const { ENOENT, ESRCH, EBUSY, EEXIST, EMSGSIZE, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT } = {
   ENOENT: 2,
   ESRCH: 3,
   EBUSY: 16,
   EEXIST: 17,
+  EMSGSIZE: 90,
   ECONNRESET: 104,
   EISCONN: 106,
   ENOTCONN: 107,
@@ -22,6 +23,8 @@ const { ENOENT, ESRCH, EBUSY, EEXIST, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT }
 };
 const PLAN = Buffer.from('a plan, read by the agent only');
 const SIGKILLED = 9;
+/** A control message of the guest's may be of 8 MiB; so may what the engine gets of it, with a little around it. */
+const JUST_TOO_LONG = Buffer.alloc((8 << 20) - 100);
 
 let rig: ShimRig;
 let fifos: Fifos;
@@ -125,6 +128,8 @@ describe('connecting', () => {
     agent.greet = (own) => [own, controlFrame({ hello: { protocol: 2 } })];
     expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
     agent.greet = (own) => [own, controlFrame({ event: {} })];
+    expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
+    agent.greet = (own) => [own, controlFrame({ hello: { protocol: 1, version: JUST_TOO_LONG.toString() } })];
     expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
     const long = join(rig.dir, 'x'.repeat(120));
     expect(await connect('vm', { socketPath: long })).toMatchObject({ errno: 36, what: 'connect' });
@@ -267,6 +272,9 @@ describe('processes', () => {
     const { stdout } = await runs('web', { stdout: fifos.make('out') });
     send('slow');
     await agent.take('launch');
+    const old = { request: ++request, guest: 'vm', call: Buffer.from('x'), deadlineMs: 60_000 };
+    session.send({ guestCall: old });
+    const unanswered = await agent.take('call');
     await rig.engine.crash(false);
     await pause(50);
     agent.send({ event: { event: Buffer.from('missed') } });
@@ -283,11 +291,13 @@ describe('processes', () => {
     );
     const event = await until('event', () => session.all('guestEvent')[0]);
     expect(Buffer.from(event.event ?? []).toString()).toBe('missed');
-    // The request of the old engine is nobody's.
+    // The requests of the old engine are nobody's.
+    agent.send({ call: { request: unanswered.request ?? 0 } });
     agent.send({ launched: { request: 1, key: 'slow', pid: 78, pausedAt: 'start' } });
     expect((await answer('launched', 'slow')).request ?? 0).toBe(0);
     session.send({ continue: { request: ++request, key: 'web' } });
     expect(await answer('started', 'web')).toMatchObject({ request });
+    expect(session.all('guestReply')).toEqual([]);
   });
 });
 
@@ -600,6 +610,14 @@ describe('calls and events', () => {
     expect(Buffer.from(event.event ?? []).toString()).toBe('news');
   });
 
+  it('an answer that does not fit into a message to the engine is an error', async () => {
+    const asking = call('question');
+    const { request } = await agent.take('call');
+    agent.send({ call: { request: request ?? 0, reply: JUST_TOO_LONG } });
+    expect(await asking).toMatchObject({ errno: EMSGSIZE, what: 'call' });
+    expect(session.closed).toBe(false);
+  });
+
   it('refusals come with what the agent said', async () => {
     const asking = call('question');
     const { request } = await agent.take('call');
@@ -696,6 +714,11 @@ describe('a guest that ends or misbehaves', () => {
       'sends no message',
       () => agent.raw(frame(0, DATA, Buffer.from([0x0a, 0xff]))),
       'a message that is none',
+    ],
+    [
+      'tells what does not fit into a message to the engine',
+      () => agent.send({ event: { event: JUST_TOO_LONG } }),
+      'an endless event',
     ],
     ['says hello twice', () => agent.send({ hello: { protocol: 1 } }), 'a second hello'],
     ['begins anew', () => agent.raw(preamble()), 'a second start of the session'],

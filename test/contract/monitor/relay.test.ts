@@ -147,8 +147,13 @@ describe('ttrpc', () => {
     for (let i = 1; i <= 20; i++) client.send(ttrpc(1 + 2 * i, REQUEST, Buffer.alloc(1 << 20)));
     await until('the monitor to sleep', asleep(pid));
     expect(client.socket.writableLength).toBeGreaterThan(4 << 20);
+    // Nor is one that comes meanwhile.
+    const late = await rig.dial(socket);
+    late.send(ttrpc(1, REQUEST, Buffer.alloc(1 << 20)));
+    await until('the monitor to sleep', asleep(pid));
+    expect(late.socket.writableLength).toBeGreaterThan(0);
     session.socket.resume();
-    await until('all of it', () => session.all('streamData').length === 21, 120_000);
+    await until('all of it', () => session.all('streamData').length === 22, 120_000);
   });
 
   it('closes when the engine says so, after what was said before', async () => {

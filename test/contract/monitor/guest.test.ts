@@ -1,5 +1,5 @@
 /** The monitor and a guest's agent: connecting, processes, streams, calls, and guests that misbehave. */
-import { readFileSync, writeSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
@@ -80,10 +80,10 @@ async function connected(): Promise<void> {
   await agent.take('hello');
 }
 /** Launches a process that runs; what the agent was asked. */
-async function runs(key: string, stdio = {}): Promise<bulkhead.agent.v1.IGuestLaunch> {
+async function runs(key: string, stdio = {}, pausedAt = ''): Promise<bulkhead.agent.v1.IGuestLaunch> {
   send(key, stdio);
   const launch = await agent.take('launch');
-  agent.send({ launched: { request: launch.request ?? 0, key, pid: 77 } });
+  agent.send({ launched: { request: launch.request ?? 0, key, pid: 77, pausedAt } });
   await answer('launched', key);
   return launch;
 }
@@ -376,6 +376,37 @@ describe('streams', () => {
     await until('input', () => agent.input(launch.stdin ?? 0) === 'ab');
     fifos.close(again);
     await until('the end', () => agent.has(launch.stdin ?? 0, EOF));
+  });
+
+  it.each([
+    ['and is closed', true],
+    ['and is not', false],
+  ])('stdin has its reader from the start gate on %s before: nothing of it stays', async (_, early) => {
+    const stdin = fifos.make('in');
+    const held = () =>
+      readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+        try {
+          return readlinkSync(`/proc/${pid}/fd/${fd}`) === stdin;
+        } catch {
+          return false;
+        }
+      }).length;
+    const launch = await runs('web', { stdin, stdinAtGate: true }, 'start');
+    expect(held()).toBe(1);
+    if (early) await ask('reply', (request) => ({ closeStdin: { request, key: 'web' } }));
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await agent.take('continue');
+    agent.send({ started: { key: 'web', pid: 77 } });
+    await answer('started', 'web');
+    if (early) {
+      await until('the end', () => agent.has(launch.stdin ?? 0, EOF));
+    } else {
+      const client = fifos.writer(stdin);
+      agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+      await answer('exited', 'web');
+      expect(() => writeSync(client, 'x')).toThrow('EPIPE');
+    }
+    await until('it to be let go', () => held() === 0);
   });
 
   it('a guest that does not read stdin any more breaks the pipe', async () => {

@@ -87,7 +87,9 @@ void GuestStdio::begin_stdin(bool at_gate) {
       stdin_.close();
       return;
     }
-    if (!stdin_closed_) stdin_keeper_ = reopen(path.get(), O_WRONLY | O_NONBLOCK);
+    // Also where it goes at once: poll(2) tells no end of a fifo that nobody has written to yet.
+    stdin_keeper_ = reopen(path.get(), O_WRONLY | O_NONBLOCK);
+    if (stdin_closed_) stdin_keeper_.reset();
     stdin_.open(std::move(reader));
   }
   stdin_.begin();

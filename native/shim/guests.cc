@@ -164,15 +164,17 @@ void Guests::guest_reply(uint64_t request, int err, std::span<const uint8_t> byt
 void Guests::tell(const std::string& frame) {
   if (welcomed_) {
     engine_.send(frame);
-  } else if (missed_.size() + frame.size() <= kMostMissed) {
+  } else {
     missed_ += frame;
   }
 }
 
 void Guests::guest_event(std::string_view guest, std::span<const uint8_t> event) {
-  tell(encode_guest_event(guest, event));
+  const std::string frame = encode_guest_event(guest, event);
+  if (welcomed_ || missed_.size() + frame.size() <= kMostMissed) tell(frame);
 }
 
+// Once for each guest, so whatever else there is.
 void Guests::guest_closed(std::string_view guest, std::string_view reason) {
   tell(encode_guest_closed(guest, reason));
 }

@@ -1,11 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
-import { execPlan, until } from '../monitor/harness.ts';
+import { childrenOf, execPlan, stateOf, until } from '../monitor/harness.ts';
 import { AgentRig } from './harness.ts';
 import type { CallMessage, HostSession } from './harness.ts';
 
 const { Call } = bulkhead.agent.v1;
 const ENOENT = 2;
+const EAGAIN = 11;
 const EINVAL = 22;
 const EFBIG = 27;
 const ENOSYS = 38;
@@ -273,6 +274,28 @@ describe('a call', () => {
     const waiting = host.call({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 60_000 } });
     host.launch('kill', execPlan('sleep 0.1; kill -9 $(pgrep -P 1 -f bulkhead-agent)'));
     expect((await waiting).reply.failure).toMatchObject({ op: 'worker', errno: 5 });
+  });
+
+  it('whose worker hangs is answered when its time and a little more is over; nothing is left of it', async () => {
+    const waiting = failed({ waitDevice: { device: { blockSerial: 'never' }, timeoutMs: 500 } });
+    const agent = childrenOf(rig.process?.pid ?? 0)[0] ?? 0;
+    const [worker = 0] = await until('a worker', () => {
+      const workers = childrenOf(agent);
+      return workers.length === 1 ? workers : undefined;
+    });
+    process.kill(worker, 'SIGSTOP');
+    expect(await waiting).toMatchObject({ op: 'wait', errno: ETIMEDOUT });
+    await until('its end', () => stateOf(worker) === undefined);
+  });
+
+  it('is refused when 256 others wait, and not when they have been answered', async () => {
+    const never = { awaitFile: { path: '/proc/1/comm', line: 'never', timeoutMs: 600_000 } };
+    const waiting = Array.from({ length: 257 }, () => failed(never));
+    expect(await waiting.at(-1)).toMatchObject({ op: 'fork', errno: EAGAIN });
+    for (const worker of childrenOf(childrenOf(rig.process?.pid ?? 0)[0] ?? 0))
+      process.kill(worker, 'SIGKILL');
+    for (const one of waiting.slice(0, -1)) expect(await one).toMatchObject({ op: 'worker', errno: 5 });
+    await done({ awaitFile: { path: '/proc/1/comm', line: 'bulkhead-agent' } });
   });
 
   it('of an earlier session is not answered in the next', async () => {

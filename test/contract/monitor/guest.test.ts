@@ -1,5 +1,5 @@
 /** The monitor and a guest's agent: connecting, processes, streams, calls, and guests that misbehave. */
-import { readFileSync, writeSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bulkhead } from '../../../src/gen/bulkhead.js';
@@ -10,11 +10,12 @@ import { Fifos } from './fifos.ts';
 import { ShimRig, execPlan, messageFor, pause, until } from './harness.ts';
 
 const { AgentHello } = bulkhead.agent.v1;
-const { ENOENT, ESRCH, EBUSY, EEXIST, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT } = {
+const { ENOENT, ESRCH, EBUSY, EEXIST, EMSGSIZE, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT } = {
   ENOENT: 2,
   ESRCH: 3,
   EBUSY: 16,
   EEXIST: 17,
+  EMSGSIZE: 90,
   ECONNRESET: 104,
   EISCONN: 106,
   ENOTCONN: 107,
@@ -22,6 +23,8 @@ const { ENOENT, ESRCH, EBUSY, EEXIST, ECONNRESET, EISCONN, ENOTCONN, ETIMEDOUT }
 };
 const PLAN = Buffer.from('a plan, read by the agent only');
 const SIGKILLED = 9;
+/** A control message of the guest's may be of 8 MiB; so may what the engine gets of it, with a little around it. */
+const JUST_TOO_LONG = Buffer.alloc((8 << 20) - 100);
 
 let rig: ShimRig;
 let fifos: Fifos;
@@ -77,10 +80,10 @@ async function connected(): Promise<void> {
   await agent.take('hello');
 }
 /** Launches a process that runs; what the agent was asked. */
-async function runs(key: string, stdio = {}): Promise<bulkhead.agent.v1.IGuestLaunch> {
+async function runs(key: string, stdio = {}, pausedAt = ''): Promise<bulkhead.agent.v1.IGuestLaunch> {
   send(key, stdio);
   const launch = await agent.take('launch');
-  agent.send({ launched: { request: launch.request ?? 0, key, pid: 77 } });
+  agent.send({ launched: { request: launch.request ?? 0, key, pid: 77, pausedAt } });
   await answer('launched', key);
   return launch;
 }
@@ -125,6 +128,8 @@ describe('connecting', () => {
     agent.greet = (own) => [own, controlFrame({ hello: { protocol: 2 } })];
     expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
     agent.greet = (own) => [own, controlFrame({ event: {} })];
+    expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
+    agent.greet = (own) => [own, controlFrame({ hello: { protocol: 1, version: JUST_TOO_LONG.toString() } })];
     expect(await connect()).toMatchObject({ errno: ECONNRESET, what: 'handshake' });
     const long = join(rig.dir, 'x'.repeat(120));
     expect(await connect('vm', { socketPath: long })).toMatchObject({ errno: 36, what: 'connect' });
@@ -267,6 +272,9 @@ describe('processes', () => {
     const { stdout } = await runs('web', { stdout: fifos.make('out') });
     send('slow');
     await agent.take('launch');
+    const old = { request: ++request, guest: 'vm', call: Buffer.from('x'), deadlineMs: 60_000 };
+    session.send({ guestCall: old });
+    const unanswered = await agent.take('call');
     await rig.engine.crash(false);
     await pause(50);
     agent.send({ event: { event: Buffer.from('missed') } });
@@ -283,11 +291,35 @@ describe('processes', () => {
     );
     const event = await until('event', () => session.all('guestEvent')[0]);
     expect(Buffer.from(event.event ?? []).toString()).toBe('missed');
-    // The request of the old engine is nobody's.
+    // The requests of the old engine are nobody's.
+    agent.send({ call: { request: unanswered.request ?? 0 } });
     agent.send({ launched: { request: 1, key: 'slow', pid: 78, pausedAt: 'start' } });
     expect((await answer('launched', 'slow')).request ?? 0).toBe(0);
     session.send({ continue: { request: ++request, key: 'web' } });
     expect(await answer('started', 'web')).toMatchObject({ request });
+    expect(session.all('guestReply')).toEqual([]);
+  });
+});
+
+describe('what a new engine has missed', () => {
+  beforeEach(connected);
+
+  it('is kept up to 64 KiB, and the end of a guest in any case', async () => {
+    await rig.engine.crash(false);
+    // The small ones leave no room for anything else.
+    for (const size of [1024, 1]) {
+      const event = controlFrame({ event: { event: Buffer.alloc(size, 'e') } });
+      agent.raw(Buffer.concat(Array.from({ length: 200 }, () => event)));
+    }
+    agent.hangUp();
+    await until('the connection to be closed', () => agent.closed);
+    await pause(50);
+    await rig.engine.listen();
+    session = await until('hello again', () => rig.engine.sessions[1]);
+    expect((await closed()).guest).toBe('vm');
+    const kept = session.all('guestEvent').reduce((sum, { event }) => sum + (event?.length ?? 0), 0);
+    expect(kept).toBeGreaterThan(32 << 10);
+    expect(kept).toBeLessThan(64 << 10);
   });
 });
 
@@ -344,6 +376,37 @@ describe('streams', () => {
     await until('input', () => agent.input(launch.stdin ?? 0) === 'ab');
     fifos.close(again);
     await until('the end', () => agent.has(launch.stdin ?? 0, EOF));
+  });
+
+  it.each([
+    ['and is closed', true],
+    ['and is not', false],
+  ])('stdin has its reader from the start gate on %s before: nothing of it stays', async (_, early) => {
+    const stdin = fifos.make('in');
+    const held = () =>
+      readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+        try {
+          return readlinkSync(`/proc/${pid}/fd/${fd}`) === stdin;
+        } catch {
+          return false;
+        }
+      }).length;
+    const launch = await runs('web', { stdin, stdinAtGate: true }, 'start');
+    expect(held()).toBe(1);
+    if (early) await ask('reply', (request) => ({ closeStdin: { request, key: 'web' } }));
+    session.send({ continue: { request: ++request, key: 'web' } });
+    await agent.take('continue');
+    agent.send({ started: { key: 'web', pid: 77 } });
+    await answer('started', 'web');
+    if (early) {
+      await until('the end', () => agent.has(launch.stdin ?? 0, EOF));
+    } else {
+      const client = fifos.writer(stdin);
+      agent.send({ exited: { key: 'web', pid: 77, waitStatus: 0 } });
+      await answer('exited', 'web');
+      expect(() => writeSync(client, 'x')).toThrow('EPIPE');
+    }
+    await until('it to be let go', () => held() === 0);
   });
 
   it('a guest that does not read stdin any more breaks the pipe', async () => {
@@ -578,6 +641,14 @@ describe('calls and events', () => {
     expect(Buffer.from(event.event ?? []).toString()).toBe('news');
   });
 
+  it('an answer that does not fit into a message to the engine is an error', async () => {
+    const asking = call('question');
+    const { request } = await agent.take('call');
+    agent.send({ call: { request: request ?? 0, reply: JUST_TOO_LONG } });
+    expect(await asking).toMatchObject({ errno: EMSGSIZE, what: 'call' });
+    expect(session.closed).toBe(false);
+  });
+
   it('refusals come with what the agent said', async () => {
     const asking = call('question');
     const { request } = await agent.take('call');
@@ -634,8 +705,11 @@ describe('what a guest tells unasked', () => {
     '%s: no more than 512 at once and 256 a second; the others wait, and nothing else',
     async (_what, one, told) => {
       await runs('web');
+      // Time in which it says next to nothing is not saved up.
+      agent.raw(one(0));
+      await pause(1000);
       const begun = Date.now();
-      agent.raw(Buffer.concat(Array.from({ length: 900 }, (_, i) => one(i))));
+      agent.raw(Buffer.concat(Array.from({ length: 899 }, (_, i) => one(i + 1))));
       await until('the first', () => told().length >= 512);
       expect(
         (await ask('reply', (id) => ({ signal: { request: id, key: 'nobody', signal: 9 } }))).errno,
@@ -674,6 +748,11 @@ describe('a guest that ends or misbehaves', () => {
       'sends no message',
       () => agent.raw(frame(0, DATA, Buffer.from([0x0a, 0xff]))),
       'a message that is none',
+    ],
+    [
+      'tells what does not fit into a message to the engine',
+      () => agent.send({ event: { event: JUST_TOO_LONG } }),
+      'an endless event',
     ],
     ['says hello twice', () => agent.send({ hello: { protocol: 1 } }), 'a second hello'],
     ['begins anew', () => agent.raw(preamble()), 'a second start of the session'],

@@ -117,6 +117,45 @@ describe('ttrpc', () => {
     expect(Buffer.compare(client.received, answer)).toBe(0);
   });
 
+  it('is dropped when it does not read 16 MiB of answers', async () => {
+    const { client, conn } = await dialled();
+    const other = await dialled();
+    client.socket.pause();
+    for (let i = 0; i < 18; i++) reply(session, conn, ttrpc(1, RESPONSE, Buffer.alloc(1 << 20)));
+    await until('the end', () => session.all('streamClose').some((stream) => stream.conn === conn));
+    client.socket.resume();
+    await until('the end', () => client.closed);
+    expect(client.received.length).toBeLessThan(18 << 20);
+    reply(session, other.conn, ttrpc(1, RESPONSE, 'ok'));
+    await until('an answer', () => other.client.received.length > 0);
+  });
+
+  it('is not read from while 32 MiB of calls are unanswered', async () => {
+    const { client, conn } = await dialled();
+    for (let i = 1; i <= 40; i++) client.send(ttrpc(1 + 2 * i, REQUEST, Buffer.alloc(1 << 20)));
+    const calls = () => session.all('streamData').length - 1;
+    await until('as many as there may be', () => calls() >= 32, 120_000);
+    await until('the monitor to sleep', asleep(pid));
+    expect(calls()).toBeLessThan(36);
+    for (let i = 1; i <= 20; i++) reply(session, conn, ttrpc(1 + 2 * i, RESPONSE, 'x'));
+    await until('the others', () => calls() === 40, 120_000);
+  });
+
+  it('is not read from while the engine does not read either', async () => {
+    const { client } = await dialled();
+    session.socket.pause();
+    for (let i = 1; i <= 20; i++) client.send(ttrpc(1 + 2 * i, REQUEST, Buffer.alloc(1 << 20)));
+    await until('the monitor to sleep', asleep(pid));
+    expect(client.socket.writableLength).toBeGreaterThan(4 << 20);
+    // Nor is one that comes meanwhile.
+    const late = await rig.dial(socket);
+    late.send(ttrpc(1, REQUEST, Buffer.alloc(1 << 20)));
+    await until('the monitor to sleep', asleep(pid));
+    expect(late.socket.writableLength).toBeGreaterThan(0);
+    session.socket.resume();
+    await until('all of it', () => session.all('streamData').length === 22, 120_000);
+  });
+
   it('closes when the engine says so, after what was said before', async () => {
     const { client, conn } = await dialled();
     const answer = ttrpc(1, RESPONSE, Buffer.alloc(300_000, 3));

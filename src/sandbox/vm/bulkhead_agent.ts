@@ -1,6 +1,7 @@
 /** Our own agent: launch plans and calls over the channel that the monitor holds. */
 import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan } from '../../plan/inputs.ts';
+import { within } from '../../base/deadline.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import { GuestError, type Executor, type Guests, type LaunchResult, type StdioPaths } from '../executor.ts';
@@ -207,19 +208,6 @@ function silent(op: string, key: string): RuntimeError {
     object: 'guest launch',
     reason: `no answer within ${LAUNCH_DEADLINE_MS / 1000} s`,
   });
-}
-
-/** Rejects when it takes longer; what comes later is for nobody. */
-async function within<T>(milliseconds: number, work: Promise<T>, late: () => Error): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const deadline = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), milliseconds);
-  });
-  try {
-    return await Promise.race([work, deadline]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** A wall whose processes somebody has to hold for as long as they live. */

@@ -241,6 +241,17 @@ describe('a container in a virtual machine', () => {
     expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs', '/c2/m0']);
   });
 
+  it('has nothing in common with others that has gone from the host meanwhile', async () => {
+    await create(record('pod'));
+    const journal = (): void => rmSync(join(dir, 'data'), { recursive: true });
+    await backend.create(record('two'), { ...input(withData('rw')), journal });
+    mkdirSync(join(dir, 'data'));
+    await create(record('three'), withData('rw'));
+    // The executor says what is missing.
+    expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs', '/c2/m0']);
+    expect(attachedOf('/vm/share-3')).toEqual(['/c3/rootfs', '/c3/m0']);
+  });
+
   it('gives its disk back to a pod that goes on, written to the end', async () => {
     await create(record('pod'));
     const second = record('two');

@@ -16,6 +16,7 @@ import type { Wall } from '../sandbox/backend.ts';
 import type { TaskPeer } from './bind.ts';
 import type { TaskEvents } from '../task/events.ts';
 import { TaskService } from '../task/service.ts';
+import { cut } from '../base/text.ts';
 import { frame } from '../base/frames.ts';
 import { MonitorExecutor } from './monitor_executor.ts';
 import { recoverContainers } from './recover.ts';
@@ -39,6 +40,9 @@ export interface SessionDeps {
   log: Logger;
 }
 
+const MAX_WARNINGS = 500;
+const MAX_PATH = 500;
+
 /** A relayed connection of containerd. */
 interface Relay {
   receive(data: Uint8Array): void;
@@ -61,6 +65,8 @@ export class MonitorSession implements TaskPeer {
   /** Messages that go out together with the next one. */
   readonly #held: Uint8Array[] = [];
   #endsUnused = false;
+  /** Warnings of processes that run, by their key. */
+  readonly #warned = new Map<string, number>();
   #lose: (nothing: undefined) => void = () => {};
   readonly #lost = new Promise<undefined>((resolve) => (this.#lose = resolve));
 
@@ -108,6 +114,8 @@ export class MonitorSession implements TaskPeer {
   }
 
   handle(message: ToEngine): void {
+    const over = message.exited ?? message.launchFailed;
+    if (over) this.#warned.delete(over.key ?? '');
     // The exit of a container that is not found again yet would be nobody's.
     if (message.exited && !this.#isReady) {
       void this.ready.then(() => this.executor.handle(message));
@@ -180,10 +188,14 @@ export class MonitorSession implements TaskPeer {
   }
 
   #warn({ key, warning }: bulkhead.executor.v1.ILaunchWarning): void {
+    // A plan has no more steps than that; a guest may tell of as many as it likes.
+    const told = (this.#warned.get(key ?? '') ?? 0) + 1;
+    this.#warned.set(key ?? '', told);
+    if (told > MAX_WARNINGS) return;
     this.#deps.log.warning('launch step passed over', {
       id: key ?? '',
       step: warning?.action ?? 0,
-      path: warning?.path ?? '',
+      path: cut(warning?.path ?? '', MAX_PATH),
       errno: warning?.errno ?? 0,
     });
   }

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { silentLogger } from '../base/log.ts';
+import { createLogger, silentLogger } from '../base/log.ts';
 import { frame } from '../base/frames.ts';
 import { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
@@ -43,6 +43,8 @@ class Rig {
   readonly store = new StateStore(join(this.root, 'state'));
   readonly backend = new FakeBackend();
   readonly events: string[] = [];
+  /** Of sessions. */
+  readonly log: string[] = [];
   readonly server: EngineServer;
   idle = 0;
 
@@ -64,7 +66,7 @@ class Rig {
             this.events.push(`${name} ${containerId}${exitStatus === undefined ? '' : ` ${exitStatus}`}`);
           },
         }),
-        log: silentLogger,
+        log: createLogger((line) => void this.log.push(line)),
       },
       shim: { ctx, protocol: 'ttrpc', version: '0', features: () => ({ ociVersionMax: '1.3.0' }) },
       log: silentLogger,
@@ -158,6 +160,23 @@ describe('engine', () => {
     expect((await task.delete('web')).exitStatus).toBe(7);
     expect(rig.events).toEqual(['create web', 'start web', 'exit web 7', 'delete web 7']);
     expect(monitor.received[0]?.welcome?.protocol).toBe(1);
+    monitor.close();
+  });
+
+  it('writes no more warnings of a launch than a plan can have', async () => {
+    const monitor = await FakeMonitor.connect(rig.path, hello);
+    const task = new Task(monitor);
+    await task.create('web', rig.bundle('web'));
+    const launchWarning = { key: 'web', warning: { action: 3, path: 'p'.repeat(4096), errno: 2 } };
+    for (let sent = 0; sent < 600; sent++) monitor.send({ launchWarning });
+    await task.start('web');
+    const warnings = rig.log.filter((line) => line.includes('launch step passed over'));
+    expect(warnings).toHaveLength(500);
+    expect(Math.max(...warnings.map(({ length }) => length))).toBeLessThan(1000);
+    monitor.exit('web', 0);
+    monitor.send({ launchWarning });
+    await task.delete('web');
+    expect(rig.log.filter((line) => line.includes('launch step passed over'))).toHaveLength(501);
     monitor.close();
   });
 

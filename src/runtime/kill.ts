@@ -34,6 +34,9 @@ export async function killProcess(
     if (signum === SIGKILL && container.status === Status.STATUS_PAUSED)
       await container.backend.resume(container.record, container.executor);
   } catch (error) {
+    // Who should carry it out does not answer: the wall ends the container, by what is around it if need be.
+    if (signum === SIGKILL && target.execId === '' && isLate(error))
+      return container.backend.killAll(container.record, container.executor);
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EINVAL') {
       throw new RuntimeError({
@@ -56,4 +59,9 @@ export async function killProcess(
       cause: error,
     });
   }
+}
+
+function isLate(error: unknown): boolean {
+  const code: unknown = (error as { code?: unknown }).code;
+  return code === 'ETIMEDOUT' || (error instanceof RuntimeError && code === ErrorCode.DeadlineExceeded);
 }

@@ -227,6 +227,27 @@ describe('task service', () => {
     expect(rig.service.connect(new t.ConnectRequest({ id: 'no' }))).toMatchObject({ shimPid: 7, taskPid: 0 });
   });
 
+  it('ends a container whose SIGKILL nobody carries out by its wall, and none for an exec', async () => {
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    await rig.start('web', 'one');
+    const timedOut = Object.assign(new Error('connection timed out'), { code: 'ETIMEDOUT' });
+    const late = new RuntimeError({ code: ErrorCode.DeadlineExceeded, op: 'kill', reason: 'no answer' });
+    const kill = (signal: number, execId = ''): Promise<unknown> =>
+      rig.service.kill(new t.KillRequest({ id: 'web', execId, signal }));
+    const killed = (): number => rig.backend.calls.filter((call) => call === 'kill-all web').length;
+    for (const error of [timedOut, late]) {
+      rig.executor.signal = () => Promise.reject(error);
+      const before = killed();
+      await expect(kill(15)).rejects.toBe(error);
+      await expect(kill(SIGKILL, 'one')).rejects.toBe(error);
+      expect(killed()).toBe(before);
+      await kill(SIGKILL);
+      expect(killed()).toBe(before + 1);
+    }
+  });
+
   it('gives an exec that was not started no signal', async () => {
     await rig.create('web');
     await rig.start('web');

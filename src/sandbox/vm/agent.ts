@@ -5,6 +5,7 @@ import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { cut } from '../../base/text.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
 import { GuestError, type Guests } from '../executor.ts';
+import { withPause } from './kills.ts';
 import { GUEST } from './layout.ts';
 
 const { Call, CallReply, Event } = bulkhead.agent.v1;
@@ -83,8 +84,9 @@ export class GuestAgent {
 
   /** Calls back whenever the memory limit of the cgroup has killed; returns what ends the interest. */
   watchOom(id: string, cgroup: string, onOom: () => void): () => void {
+    const told = withPause(onOom);
     const forget = this.#guests.onEvent((guest, bytes) => {
-      if (guest === GUEST && this.#event(bytes)?.oom?.cgroup === cgroup) onOom();
+      if (guest === GUEST && this.#event(bytes)?.oom?.cgroup === cgroup) told();
     });
     // A guest that is gone kills nobody any more.
     this.call('watch', id, { watchOom: { cgroup } }).catch(() => {});

@@ -241,6 +241,17 @@ describe('a container in a virtual machine', () => {
     expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs', '/c2/m0']);
   });
 
+  it('has nothing in common with others that has gone from the host meanwhile', async () => {
+    await create(record('pod'));
+    const journal = (): void => rmSync(join(dir, 'data'), { recursive: true });
+    await backend.create(record('two'), { ...input(withData('rw')), journal });
+    mkdirSync(join(dir, 'data'));
+    await create(record('three'), withData('rw'));
+    // The executor says what is missing.
+    expect(attachedOf('/vm/share-2')).toEqual(['/c2/rootfs', '/c2/m0']);
+    expect(attachedOf('/vm/share-3')).toEqual(['/c3/rootfs', '/c3/m0']);
+  });
+
   it('gives its disk back to a pod that goes on, written to the end', async () => {
     await create(record('pod'));
     const second = record('two');
@@ -402,6 +413,45 @@ describe('a container that runs', () => {
       `writeFiles ${cgroup}/cgroup.freeze`,
       `writeFiles ${cgroup}/cgroup.kill`,
     ]);
+  });
+
+  it('is killed with its machine when its guest does not answer any more', async () => {
+    const web = record('pod');
+    await create(web);
+    executor.guests.answer = ({ writeFiles }) =>
+      writeFiles ? { failure: { op: 'write', path: '', errno: 5 } } : {};
+    await expect(backend.killAll(web, executor)).rejects.toThrow('kill pod: guest write: input/output error');
+    expect(executor.calls).not.toContain('signal /vm 9');
+    executor.guests.answer = ({ writeFiles }) =>
+      writeFiles ? { failure: { op: 'call', path: '', errno: 110 } } : {};
+    await backend.killAll(web, executor);
+    expect(executor.calls).toContain('signal /vm 9');
+    expect(host.log.join()).toContain('its agent does not answer');
+  });
+
+  it.each(['create two', 'exec pod/e'])('is not waited for without end: %s', async (what) => {
+    const web = record('pod');
+    await create(web);
+    const launch = executor.launch.bind(executor);
+    executor.launch = (key, ...rest) =>
+      key.startsWith('/') ? launch(key, ...rest) : new Promise(() => undefined);
+    vi.useFakeTimers();
+    try {
+      const run = what.startsWith('exec')
+        ? backend.exec(web, { execId: 'e', process: exec, stdio, executor })
+        : create(record('two'));
+      const error = run.then(
+        () => '',
+        ({ message }: Error) => message,
+      );
+      await vi.advanceTimersByTimeAsync(119_000);
+      expect(await Promise.race([error, Promise.resolve('waits')])).toBe('waits');
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(await error).toBe(`${what}: guest launch: no answer within 120 s`);
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(executor.guests.connected).toBe(true);
   });
 
   it('is told of kills by the limit of memory, and of nobody else’s', async () => {

@@ -254,7 +254,13 @@ export class VmBackend implements Backend {
   async killAll(record: ContainerRecord, executor?: Executor): Promise<void> {
     if (executor === undefined) return this.#endLost(record);
     const sandbox = this.#sandbox(record, executor);
-    if (sandbox.isRunning) await this.#guest(record, executor).kill();
+    if (!sandbox.isRunning) return;
+    await this.#guest(record, executor)
+      .kill()
+      .catch((error: unknown) => {
+        if (!(error instanceof RuntimeError && error.code === ErrorCode.DeadlineExceeded)) throw error;
+        sandbox.giveUp('its agent does not answer');
+      });
   }
 
   watchOom(record: ContainerRecord, onOom: () => void, executor: Executor): () => void {

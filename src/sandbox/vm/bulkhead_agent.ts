@@ -1,6 +1,7 @@
 /** Our own agent: launch plans and calls over the channel that the monitor holds. */
 import { encodePlan } from '../../plan/encode.ts';
 import type { LaunchPlan } from '../../plan/inputs.ts';
+import { within } from '../../base/deadline.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import type { bulkhead } from '../../gen/bulkhead.js';
 import { GuestError, type Executor, type Guests, type LaunchResult, type StdioPaths } from '../executor.ts';
@@ -22,6 +23,8 @@ import type {
 } from './pod_agent.ts';
 import { Volumes } from './volumes.ts';
 
+/** Up to a process's gate; its file systems are mounted by then. */
+const LAUNCH_DEADLINE_MS = 120_000;
 /** PID_MAX_LIMIT of the kernel. */
 const PID_MAX = 2 ** 22;
 /** The guest has found its network cards and configured them. */
@@ -155,9 +158,9 @@ export class BulkheadAgent implements PodAgent {
   }
 
   async #launch(op: string, key: string, plan: LaunchPlan, stdio: StdioPaths): Promise<LaunchResult> {
-    const result = await this.#executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
-    const { pid } = result;
-    if (Number.isInteger(pid) && pid > 0 && pid <= PID_MAX) return result;
+    const launched = this.#executor.launch(key, encodePlan(plan), stdio, { guest: GUEST });
+    const { pid, pausedAt } = await within(LAUNCH_DEADLINE_MS, launched, () => silent(op, key));
+    if (Number.isInteger(pid) && pid > 0 && pid <= PID_MAX) return { pid, pausedAt };
     throw this.#agent.refuse(op, key, `process ${pid}`, 'tells of a process that there cannot be');
   }
 
@@ -195,6 +198,16 @@ function channelReason({ code }: GuestError, deadlineMs: number): string | undef
     ECONNRESET: 'its agent hung up, or said what no agent says',
   };
   return reasons[code];
+}
+
+function silent(op: string, key: string): RuntimeError {
+  return new RuntimeError({
+    code: ErrorCode.DeadlineExceeded,
+    op,
+    id: key,
+    object: 'guest launch',
+    reason: `no answer within ${LAUNCH_DEADLINE_MS / 1000} s`,
+  });
 }
 
 /** A wall whose processes somebody has to hold for as long as they live. */

@@ -1,9 +1,58 @@
 import { describe, expect, it } from 'vitest';
-import { defaultVmConfig, parseVmConfig } from './config.ts';
+import { defaultVmConfig, parseVmConfig, type VmConfig } from './config.ts';
 import { kataGuest } from './kata/guest.ts';
 
 const parse = (table: Record<string, unknown>): ReturnType<typeof parseVmConfig> =>
   parseVmConfig('/etc/bulkhead/config.toml', table);
+
+describe('the table [vm]', () => {
+  const notText = [true, 1, ['/x'], {}, null];
+  const paths = { good: ['/x', '/'], bad: ['', 'x', './x', ...notText] };
+  const counts = { good: [1, 4096], bad: [0, -1, 1.5, '1', NaN, Infinity, true, null] };
+  const choices = (...good: unknown[]): { good: unknown[]; bad: unknown[] } => ({
+    good,
+    bad: ['', 'x', String(good[0]).toUpperCase(), ...notText],
+  });
+  it.each<[name: string, key: keyof VmConfig, values: { good: unknown[]; bad: unknown[] }, scale?: number]>([
+    ['qemu', 'qemu', paths],
+    ['virtiofsd', 'virtiofsd', paths],
+    ['kernel', 'kernel', paths],
+    ['initrd', 'initrd', paths],
+    ['cache', 'cache', paths],
+    ['agent', 'agent', choices('bulkhead')],
+    ['machine', 'machine', choices('q35', 'microvm')],
+    ['channel', 'channel', choices('auto', 'serial', 'vsock')],
+    ['accelerator', 'accelerator', choices('auto', 'tcg', 'kvm')],
+    ['root_device', 'rootDevice', choices('block', 'pmem')],
+    ['vfio_mode', 'vfioMode', choices('guest-kernel', 'vfio')],
+    ['template', 'template', { good: [true, false], bad: ['true', 0, null] }],
+    ['huge_pages', 'hugePages', { good: ['2M', '1G', '64K'], bad: ['', '2', 'M', '0M', '2m', 2] }],
+    ['kernel_arguments', 'kernelArguments', { good: ['', 'a=b c'], bad: ['a\nb', '~\t', 'ä', 1] }],
+    ['annotations', 'annotations', { good: [[], ['a.*']], bad: ['a', [1], ['a', null], {}] }],
+    ['tcg_cache_mib', 'tcgCacheMib', counts],
+    ['memory_mib', 'memoryMib', counts],
+    ['overhead_mib', 'overheadMib', counts],
+    ['vcpus', 'vcpus', counts],
+    ['boot_timeout_seconds', 'bootTimeoutMs', { good: [1, 86_400], bad: [...counts.bad, 86_401] }, 1000],
+  ])('has %s', (name, key, { good, bad }, scale) => {
+    for (const value of good)
+      expect(parse({ [name]: value })[key]).toEqual(scale === undefined ? value : (value as number) * scale);
+    for (const value of bad)
+      expect(() => parse({ [name]: value })).toThrow(
+        `configure: /etc/bulkhead/config.toml: vm.${name}: unknown key or bad value ${JSON.stringify(value)}`,
+      );
+  });
+
+  it.each(['memory', 'Memory_mib', 'toString', '__proto__', 'constructor'])('has no %s', (name) => {
+    expect(() => parse(Object.fromEntries([[name, 1]]))).toThrow(`vm.${name}: unknown key or bad value 1`);
+  });
+
+  it('has machines at least as large at most as at the start', () => {
+    expect(parse({ memory_mib: 8192, vcpus: 16 })).toMatchObject({ maxMemoryMib: 8192, maxVcpus: 16 });
+    expect(parse({ max_memory_mib: 300, max_vcpus: 2 })).toMatchObject({ maxMemoryMib: 300, maxVcpus: 2 });
+    expect(parse({ max_memory_mib: 100 })).toMatchObject({ memoryMib: 256, maxMemoryMib: 256 });
+  });
+});
 
 describe('functions of the host', () => {
   it('are the guest kernel’s unless programs are to drive them', () => {

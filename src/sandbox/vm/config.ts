@@ -70,6 +70,8 @@ const isPath: Check = (value) => typeof value === 'string' && value.startsWith('
 const isFlag: Check = (value) => typeof value === 'boolean';
 const isPageSize: Check = (value) => typeof value === 'string' && hugePageBytes(value) !== undefined;
 const isCount: Check = (value) => Number.isInteger(value) && (value as number) > 0;
+/** A day: what a timer takes is 2^31 ms. */
+const isSeconds: Check = (value) => isCount(value) && (value as number) <= 86_400;
 const isLine: Check = (value) => typeof value === 'string' && /^[\x20-\x7e]*$/.test(value);
 const isNames: Check = (value) => Array.isArray(value) && value.every((name) => typeof name === 'string');
 const oneOf =
@@ -93,7 +95,7 @@ const keys: Readonly<Record<string, { key: keyof VmConfig; check: Check; scale?:
   template: { key: 'template', check: isFlag },
   huge_pages: { key: 'hugePages', check: isPageSize },
   vfio_mode: { key: 'vfioMode', check: oneOf(...VFIO_MODES) },
-  boot_timeout_seconds: { key: 'bootTimeoutMs', check: isCount, scale: 1000 },
+  boot_timeout_seconds: { key: 'bootTimeoutMs', check: isSeconds, scale: 1000 },
   root_device: { key: 'rootDevice', check: oneOf('block', 'pmem') },
   memory_mib: { key: 'memoryMib', check: isCount },
   overhead_mib: { key: 'overheadMib', check: isCount },

@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   closeSync,
   constants,
@@ -50,6 +51,16 @@ describe('console of a guest', () => {
     writeSync(monitor, 'late\n');
     await vi.waitFor(() => expect(readFileSync(log(), 'utf8')).toBe('early\nlate\n'), SOON);
     expect(console.tail(1)).toEqual(['late']);
+  });
+
+  it('makes a guest that talks very much wait, so that others have their turn', async () => {
+    const pauses = vi.spyOn(globalThis, 'setTimeout');
+    const talks = spawn('sh', ['-c', `yes | head -c ${4 << 20} > ${fifo()}; printf END > ${fifo()}`]);
+    const console = open();
+    await once(talks, 'exit');
+    await vi.waitFor(() => expect(console.tail(1)).toEqual(['END']), SOON);
+    expect(pauses.mock.calls.filter(([, ms]) => ms === 200).length).toBeGreaterThanOrEqual(3);
+    pauses.mockRestore();
   });
 
   it('tells the last words that no event has brought yet', () => {

@@ -18,12 +18,16 @@ import { cut } from '../../base/text.ts';
 /** The file is cut to its latter half when it is longer. */
 const LIMIT = 128 * 1024;
 const CHUNK = 16 * 1024;
+/** As much is read at once; then there is a pause. */
+const BURST = 1024 * 1024;
+const PAUSE_MS = 200;
 
 export class GuestConsole {
   readonly #path: string;
   #fd: number;
   #socket: Socket | undefined;
   #size: number;
+  #burst = 0;
 
   private constructor(fd: number, path: string, size: number) {
     this.#fd = fd;
@@ -63,7 +67,10 @@ export class GuestConsole {
   /** A pipe's reading end as a stream waits in epoll and takes no thread. */
   #listen(): void {
     const socket = new Socket({ fd: this.#fd, readable: true, writable: false });
-    socket.on('data', (chunk) => this.#keep(chunk));
+    socket.on('data', (chunk) => {
+      this.#keep(chunk);
+      this.#pace(socket, chunk.length);
+    });
     // The last writer is gone; nothing more comes.
     socket.on('end', () => (this.#fd = -1));
     socket.on('error', () => (this.#fd = -1));
@@ -71,9 +78,19 @@ export class GuestConsole {
     this.#socket = socket;
   }
 
+  /** A guest that never stops talking waits; everybody else's turn comes. */
+  #pace(socket: Socket, length: number): void {
+    this.#burst += length;
+    if (this.#burst < BURST) return;
+    this.#burst = 0;
+    socket.pause();
+    setTimeout(() => socket.resume(), PAUSE_MS).unref();
+  }
+
   #drain(): void {
     const buffer = Buffer.alloc(CHUNK);
-    while (this.#fd >= 0) {
+    // What is said meanwhile need not be waited for.
+    for (let left = BURST / CHUNK; left > 0 && this.#fd >= 0; left--) {
       let count: number;
       try {
         count = readSync(this.#fd, buffer);

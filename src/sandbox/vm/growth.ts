@@ -21,6 +21,9 @@ export class Growth {
   /** One at a time: each begins with what the one before has made of the machine. */
   #turn: Promise<void> = Promise.resolve();
 
+  /** The guest may not use all memory that the machine has. */
+  #unused = false;
+
   constructor(deps: GrowthDeps) {
     this.#deps = deps;
   }
@@ -68,11 +71,12 @@ export class Growth {
   }
 
   async #memory(id: string, limit: number): Promise<void> {
-    const { record, agent, memoryFor } = this.#deps;
+    const { record, memoryFor } = this.#deps;
     const { mib, largest } = memoryFor(limit);
     const has = record.memoryMib ?? 0;
     // A machine of an older version does not know how large it is.
-    if (has === 0 || mib <= has) return;
+    if (has === 0) return;
+    if (mib <= has) return this.#useMemory(id);
     if (mib > largest) {
       const reason = `is above the largest machine of ${largest} MiB`;
       throw aboveLargest(id, `memory of ${mib} MiB`, reason, 'max_memory_mib');
@@ -81,7 +85,15 @@ export class Growth {
     await (await this.#deps.machine()).growMemory(more);
     record.memoryMib = has + more;
     this.#deps.save();
-    await agent.onlineMemory('update', id);
+    this.#unused = true;
+    await this.#useMemory(id);
+  }
+
+  /** Again, when the guest has not taken into use what it was given. */
+  async #useMemory(id: string): Promise<void> {
+    if (!this.#unused) return;
+    await this.#deps.agent.onlineMemory('update', id);
+    this.#unused = false;
   }
 }
 

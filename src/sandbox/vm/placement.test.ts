@@ -206,3 +206,20 @@ describe('what is far apart', () => {
     expect(farApart(host, functions, cpuset)).toBe(sentence);
   });
 });
+
+it('processors and nodes are counted beyond the first eight', () => {
+  const large = new FakeTree({
+    '/sys/devices/system/node/node0/cpulist': '0-9\n',
+    '/sys/devices/system/node/node9/cpulist': '10-19\n',
+  });
+  expect(farApart(large, [on(9)], { cpus: '9' })).toBe(
+    'it has processors of NUMA node 0, its devices are on 9',
+  );
+  expect(farApart(large, [on(9)], { cpus: '10,17', mems: '9' })).toBeUndefined();
+  expect(farApart(large, [on(9)], { mems: '1' })).toBe(
+    'it may have memory of NUMA node 1, its devices are on 9',
+  );
+  const masks = vcpuMasks('9,16', 2);
+  expect(masks.map((mask) => mask.findIndex((byte) => byte !== 0))).toEqual([1, 2]);
+  expect(masks.map((mask) => Math.max(...mask))).toEqual([2, 1]);
+});

@@ -86,7 +86,8 @@ export class PodFiles {
       share: paths.share,
       shares: missing,
     });
-    await runHelper(executor, `/vm/share-${serial}`, plan).catch((error: unknown) => {
+    const run = { op: 'create', id, key: `/vm/share-${serial}` };
+    await runHelper(executor, run, plan).catch((error: unknown) => {
       throw nameMount(error, plan);
     });
     own.volumes = wanted.map(
@@ -118,7 +119,7 @@ export class PodFiles {
     // On the host it goes away whatever the guest says.
     if (hasShare) {
       const plan = containerUnsharePlan({ id, daemonPid: sharePid, paths });
-      await runHelper(executor, `/vm/unshare-${serial}`, plan);
+      await runHelper(executor, { op: 'delete', id, key: `/vm/unshare-${serial}` }, plan);
     }
     if (refusal !== undefined) throw refusal.error;
   }

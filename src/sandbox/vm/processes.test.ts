@@ -1,8 +1,8 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { FakeExecutor } from '../../../test/fakes/executor.ts';
 import { ErrorCode } from '../../base/errors.ts';
 import { MACHINE_KEY, SHARE_KEY } from './layout.ts';
-import { endLaunched, NO_STDIO } from './processes.ts';
+import { endLaunched, NO_STDIO, runHelper } from './processes.ts';
 
 /** Forgets a process only when it was asked as often as `after`, as a monitor does while it still runs. */
 class SlowExecutor extends FakeExecutor {
@@ -13,6 +13,50 @@ class SlowExecutor extends FakeExecutor {
     return Promise.reject(Object.assign(new Error('device or resource busy'), { code: 'EBUSY' }));
   }
 }
+
+describe('a helper', () => {
+  const plan = { version: 1, id: 'web', steps: [{ exit: {} }] };
+  const run = { op: 'create', id: 'web', key: '/vm/share-1' };
+  const failed = { op: 'clone', path: '', errno: 11, detail: '', status: 0 };
+
+  it('is forgotten when it has ended', async () => {
+    const executor = new FakeExecutor();
+    await runHelper(executor, run, plan);
+    await executor.launch('/vm/share-2', new Uint8Array(), NO_STDIO);
+    executor.exit('/vm/share-2', 0);
+    executor.exit('/vm/share-1', 0);
+    expect(executor.calls.filter((call) => call.startsWith('forget'))).toEqual(['forget /vm/share-1']);
+  });
+
+  it('that fails says at which step', async () => {
+    const executor = new FakeExecutor();
+    executor.failures.set('/vm/share-1', failed);
+    await expect(runHelper(executor, run, plan)).rejects.toMatchObject({ name: 'LaunchError' });
+    expect(executor.calls).toEqual(['launch /vm/share-1']);
+  });
+
+  it('is killed when a file system of the host keeps it waiting', async () => {
+    const executor = new FakeExecutor();
+    const launch = executor.launch.bind(executor);
+    executor.launch = async (...args) => {
+      await launch(...args);
+      return new Promise(() => undefined);
+    };
+    vi.useFakeTimers();
+    try {
+      const error = runHelper(executor, run, plan).catch((thrown: unknown) => thrown);
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect(await error).toMatchObject({
+        code: ErrorCode.DeadlineExceeded,
+        message: 'create web: files of the host: a file system does not answer within 60 s',
+      });
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(executor.calls).toContain('signal /vm/share-1 9');
+    expect(executor.processes.size).toBe(0);
+  });
+});
 
 describe('a process that is ended', () => {
   it('is forgotten once it has gone', async () => {

@@ -365,6 +365,23 @@ describe('growth', () => {
   });
 });
 
+describe('memory that the guest did not take into use', () => {
+  it('is not plugged twice, but offered again', async () => {
+    const sandbox = open();
+    await sandbox.join('pod', podSpec(), images);
+    executor.guests.answer = ({ onlineMemory }) =>
+      onlineMemory ? { failure: { op: 'online', path: 'memory', errno: 110 } } : {};
+    const grow = (): Promise<void> => sandbox.growth.memory('pod', 300 * MIB);
+    for (let tries = 0; tries < 2; tries++)
+      expect((await failure(grow())).message).toBe('update pod: guest online memory: connection timed out');
+    executor.guests.answer = () => ({});
+    await grow();
+    await grow();
+    expect(host.hypervisor.calls.filter((call) => call.startsWith('grow'))).toEqual(['grow 128']);
+    expect(executor.guests.calls.filter((call) => call === 'onlineMemory')).toHaveLength(3);
+  });
+});
+
 describe('growth by processors', () => {
   const joined = async (): Promise<VmSandbox> => {
     const sandbox = open();

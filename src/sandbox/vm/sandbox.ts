@@ -320,6 +320,11 @@ export class VmSandbox {
     });
   }
 
+  /** Ends a machine whose guest does not do any more what it is told, with all that runs in it. */
+  giveUp(reason: string): void {
+    this.#lost(reason);
+  }
+
   /** Without its channel a machine is of no use: nobody can reach what runs in it. */
   #lost(reason: string): void {
     if (this.#ending || this.#isLost) return;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { podSpec } from '../../../test/fakes/sandbox.ts';
-import { CLONE_NEWNS, MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
+import { CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUTS, MOUNT_ATTR_RDONLY } from '../../base/constants.ts';
 import { bulkhead } from '../../gen/bulkhead.js';
 import type { Step } from '../../plan/inputs.ts';
 import { guestFacts } from './layout.ts';
@@ -37,6 +37,30 @@ describe('the daemon of a share', () => {
       'exec',
     ]);
     expect(plan.steps?.[0]?.listen).toMatchObject({ path: '/r/fs.sock', index: 0 });
+  });
+
+  it('is apart from the host before it is a program', () => {
+    expect(plan.steps?.slice(0, 6)).toEqual([
+      { listen: { path: '/r/fs.sock', index: 0, blocking: true } },
+      { joinCgroup: { path: '/cg/pod' } },
+      { clone: { namespaces: CLONE_NEWNS + CLONE_NEWIPC + CLONE_NEWUTS } },
+      {
+        setPropagation: {
+          path: '/',
+          propagation: bulkhead.plan.v1.Propagation.PROPAGATION_SLAVE,
+          recursive: true,
+        },
+      },
+      { fsMount: { slot: 1, fstype: 'tmpfs', source: 'tmpfs', options: ['mode=755', 'size=4m'] } },
+      {
+        attach: {
+          slot: 1,
+          target: '/r/share',
+          make: bulkhead.plan.v1.TargetKind.TARGET_KIND_EXISTING,
+          hostTarget: true,
+        },
+      },
+    ]);
   });
 
   it('shows that file system and no other', () => {
@@ -108,6 +132,7 @@ describe('what a container sees', () => {
     const taken = steps.flatMap(({ openTree, fsMount }) => [openTree?.slot, fsMount?.slot]);
     const slots = taken.filter((slot) => slot !== undefined && slot !== null);
     expect(new Set(slots).size).toBe(slots.length);
+    expect(Math.min(...slots)).toBe(1);
   });
 
   it('has no root there when that is an image', () => {

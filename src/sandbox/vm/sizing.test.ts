@@ -67,6 +67,38 @@ describe('a machine', () => {
     expect(machineSize('web', spec, config, 2)).toMatchObject({ vcpus: 4, maxVcpus: 4 });
   });
 
+  it.each([
+    [256, 4096, 4096],
+    [200, 4096, 4168],
+    [256, 1000, 1024],
+    [512, 512, 512],
+  ])('of %i MiB that may have %i grows in whole blocks up to %i', (memoryMib, maxMemoryMib, largest) => {
+    expect(size(podSpec(), { memoryMib, maxMemoryMib }).maxMemoryMib).toBe(largest);
+  });
+
+  it.each(['', 'x', '-5', 'NaN', '0'])('does not take %j for a size of the pod', (said) => {
+    const pod = annotated({
+      'io.kubernetes.cri.sandbox-memory': said,
+      'io.kubernetes.cri.sandbox-cpu-quota': said,
+      'io.kubernetes.cri.sandbox-cpu-period': said,
+    });
+    expect(size(pod)).toEqual(size(podSpec()));
+    const linux = {
+      ...podSpec().linux,
+      resources: { memory: { limit: 600 * MIB }, cpu: { quota: 200_000 } },
+    };
+    expect(size({ ...pod, linux })).toMatchObject({ memoryMib: 768, vcpus: 2 });
+  });
+
+  it('has the pod’s size rather than its first container’s', () => {
+    const linux = { ...podSpec().linux, resources: { memory: { limit: 64 * MIB }, cpu: { quota: 100_000 } } };
+    const annotations = {
+      'io.kubernetes.cri.sandbox-memory': String(600 * MIB + 1),
+      'io.kubernetes.cri.sandbox-cpu-quota': '300000',
+    };
+    expect(size(podSpec({ annotations, linux }))).toMatchObject({ memoryMib: 768, vcpus: 3 });
+  });
+
   it('is as large as the pod that CRI tells of with its first container', () => {
     const pod = annotated({
       'io.kubernetes.cri.sandbox-memory': String(1000 * MIB),
@@ -88,9 +120,31 @@ describe('a machine', () => {
     [256, 256, 0],
     [768, 256, 512],
     [128, 128, 0],
+    // What is plugged is whole blocks, whatever an annotation asks for.
+    [700, 256, 512],
+    [257, 256, 128],
   ])('of %i MiB is a copy of one of %i that grows by %i', (memoryMib, template, growMib) => {
     const wanted = { ...size(podSpec()), memoryMib };
     expect(templateSize(wanted, config)).toEqual({ size: { ...wanted, memoryMib: template }, growMib });
+  });
+
+  it.each([
+    [1, 256],
+    [192 * MIB, 256],
+    [192 * MIB + 1, 384],
+  ])('for limits of %i bytes together has %i MiB', (limit, mib) => {
+    expect(memoryFor([limit], config)).toBe(mib);
+    expect(memoryFor([undefined, limit, 0], config)).toBe(mib);
+  });
+
+  it('is not limited by what is none', () => {
+    expect(cpuLimit(undefined)).toBeUndefined();
+    expect(cpuLimit({ cpu: { quota: 0, period: 100_000 } })).toBeUndefined();
+    expect(cpuLimit({ cpu: { quota: 100_000, period: 0 } })).toBe(1);
+    expect(memoryLimit(undefined)).toBeUndefined();
+    expect(memoryLimit({ memory: { limit: 2 ** 60 } })).toBeUndefined();
+    expect(memoryLimit({ memory: { limit: 2 ** 60 - 256 } })).toBe(2 ** 60 - 256);
+    expect(memoryLimit({ memory: { limit: 1 } })).toBe(1);
   });
 
   it('holds the limits of several containers at once', () => {

@@ -44,7 +44,9 @@ export function machineSize(id: string, spec: Spec, config: SizingConfig, hostCp
     refuse(id, `memory of ${memoryMib} MiB`, `is above the largest machine of ${config.maxMemoryMib} MiB`);
   }
   const maxVcpus = Math.max(config.maxVcpus, vcpus);
-  return { memoryMib, maxMemoryMib: config.maxMemoryMib, vcpus, maxVcpus };
+  // It grows in whole blocks from what it was started with.
+  const maxMemoryMib = config.memoryMib + blocks(config.maxMemoryMib - config.memoryMib);
+  return { memoryMib, maxMemoryMib, vcpus, maxVcpus };
 }
 
 /** The template's size, and what a copy of it grows by: all share one, and what is smaller than that has its own. */
@@ -53,7 +55,7 @@ export function templateSize(
   config: Pick<SizingConfig, 'memoryMib'>,
 ): { size: MachineSize; growMib: number } {
   const memoryMib = Math.min(size.memoryMib, config.memoryMib);
-  return { size: { ...size, memoryMib }, growMib: size.memoryMib - memoryMib };
+  return { size: { ...size, memoryMib }, growMib: blocks(size.memoryMib - memoryMib) };
 }
 
 /** MiB that a machine must have for all these limits (bytes; undefined: no limit) at once. */
@@ -86,7 +88,8 @@ interface Limits {
 
 /** containerd 1.6 and later tells a pod's sum with its pause container, which has no limits of its own. */
 function podLimits(annotations: Readonly<Record<string, string>>, resources: LinuxResources): Limits {
-  const number = (name: string): number => Number(annotations[`io.kubernetes.cri.sandbox-${name}`] ?? 0);
+  const number = (name: string): number =>
+    Math.max(0, Number(annotations[`io.kubernetes.cri.sandbox-${name}`] ?? 0) || 0);
   const memory = number('memory') || (memoryLimit(resources) ?? 0);
   const pod = { quota: number('cpu-quota'), period: number('cpu-period') };
   return {

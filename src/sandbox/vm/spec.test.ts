@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { podSpec } from '../../../test/fakes/sandbox.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
-import type { Linux, Mount, NamespaceType, Spec } from '../../oci/types.ts';
+import type { Linux, LinuxDevice, Mount, NamespaceType, Spec } from '../../oci/types.ts';
+import type { HostDevice } from './images.ts';
 import {
   guestProcess,
   guestResources,
@@ -213,4 +214,34 @@ describe('what the host has and a guest has not', () => {
     expect(hostHooks(hooks)).toEqual({ prestart: [hook('/p')], createRuntime: [hook('/r'), hook('/c')] });
     expect(adapt(podSpec({ hooks })).spec.hooks).toEqual({ startContainer: [hook('/s')] });
   });
+});
+
+describe('nodes of config.json', () => {
+  const node = (path: string, minor: number): LinuxDevice => ({ path, type: 'b', major: 8, minor });
+  const disk = (source: string): HostDevice => ({
+    source,
+    image: { kind: 'block', size: 4 << 20, identity: source, inUse: false },
+  });
+
+  it('are all given, or refused by the name of the first that cannot be', () => {
+    const devices = [node('/dev/sda', 0), node('/dev/null', 3), node('/dev/sdb', 16)];
+    const device = ({ minor }: LinuxDevice): HostDevice => disk(`/dev/block${minor}`);
+    const { nodes, spec } = adapt(withLinux({ devices }), { device });
+    expect(nodes.map((each) => [each.node.path, each.volume.source])).toEqual([
+      ['/dev/sda', '/dev/block0'],
+      ['/dev/sdb', '/dev/block16'],
+    ]);
+    expect(spec.linux?.devices?.map(({ path }) => path)).toEqual(['/dev/null']);
+    const some = ({ minor }: LinuxDevice): HostDevice | undefined =>
+      minor === 0 ? disk('/dev/sda') : undefined;
+    expect(refusal(() => adapt(withLinux({ devices }), { device: some })).message).toContain(
+      'device /dev/sdb: the vm wall hands no devices of the host over',
+    );
+  });
+});
+
+it('a configuration without a process stays without one', () => {
+  const { process: _, ...spec } = podSpec();
+  expect(adapt(spec).spec.process).toBeUndefined();
+  expect(adapt(podSpec()).spec.process).toMatchObject({ args: ['true'] });
 });

@@ -73,6 +73,17 @@ describe('the end of a virtual machine', () => {
     await clean();
   });
 
+  it('comes by SIGKILL also when the guest does not answer any more', async () => {
+    const events = await containerd.events();
+    await containerd.detached('silent', ['sleep', '1000']);
+    for (const pid of hypervisors(containerd)) process.kill(pid, 'SIGSTOP');
+    await containerd.ctr(['task', 'kill', '-s', 'SIGKILL', 'silent'], { timeout: 100_000 });
+    expect((await events.wait('/tasks/exit', 'silent')).event.exit_status).toBe(137);
+    expect(containerd.engineLog()).toMatch(/virtual machine has ended.*its agent does not answer/);
+    await containerd.remove('silent');
+    await clean();
+  }, 600_000);
+
   it('leaves no machine when the monitor is killed', async () => {
     await containerd.detached('orphan', ['sleep', '1000']);
     for (const pid of monitors(containerd)) process.kill(pid, 'SIGKILL');

@@ -3,12 +3,14 @@
  * engine connects anew, which vsock allows at any time, and takes the processes up again by their keys.
  */
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ErrorCode, RuntimeError } from '../../../base/errors.ts';
 import type { bulkhead } from '../../../gen/bulkhead.js';
 import type { HeldProcess, HeldState, LaunchResult } from '../../executor.ts';
 import { noMonitor } from '../bulkhead_agent.ts';
 import type { GuestFunction } from '../functions.ts';
 import type { AgentSocket, MachineConfig, NetDevice, Placement } from '../hypervisor/hypervisor.ts';
+import { KILL_PAUSE_MS } from '../kills.ts';
 import { MACHINE_KEY } from '../layout.ts';
 import type {
   AgentInput,
@@ -135,6 +137,8 @@ export class KataAgent implements PodAgent {
       try {
         const { containerId } = await this.#call('GetOOMEvent', {}, { op: 'watch', id });
         for (const listener of this.#oom.get(containerId) ?? []) listener();
+        // One that answers at once, always, would keep the engine busy.
+        await sleep(KILL_PAUSE_MS, undefined, { ref: false });
       } catch (error) {
         if (this.#isGone) return;
         // An agent without this call is asked no more.

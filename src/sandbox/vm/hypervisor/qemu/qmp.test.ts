@@ -105,6 +105,34 @@ describe('Qmp', () => {
     });
   });
 
+  it.each([
+    ['ECONNREFUSED', 'nobody listens'],
+    ['ENOENT', 'nobody listens'],
+    ['EACCES', 'connect: EACCES'],
+  ])('says why there is no connection: %s', async (code, reason) => {
+    server = await ScriptedQmp.start();
+    const connect = (): never => {
+      throw Object.assign(new Error(`connect: ${code}`), { code });
+    };
+    await expect(Qmp.connect('/q', { ...options(), connect })).rejects.toMatchObject({
+      code: ErrorCode.Unavailable,
+      errno: code,
+      message: `vm pod-1: qemu's control socket /q: ${reason}`,
+    });
+  });
+
+  it('reads an answer for whoever asks, and ends with one that is none', async () => {
+    const qmp = await connected(({ execute }) => (execute === 'number' ? 7 : 'seven'));
+    const number = (value: unknown): number | undefined => (typeof value === 'number' ? value : undefined);
+    expect(await qmp.ask(number, 'number')).toBe(7);
+    expect(qmp.open).toBe(true);
+    await expect(qmp.ask(number, 'text')).rejects.toMatchObject({
+      code: ErrorCode.Internal,
+      message: 'vm pod-1: qemu text: an answer of another kind',
+    });
+    expect(qmp.open).toBe(false);
+  });
+
   it('does not wait for ever for a greeting', async () => {
     server = await ScriptedQmp.start();
     server.greeting = undefined;

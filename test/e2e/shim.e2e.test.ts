@@ -2,11 +2,13 @@
  * The shim asked directly, over its socket, for what containerd's own clients cannot be made to ask: requests out of
  * order, out of sense, and twice. What it answers, and that nothing stays behind.
  */
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { decodeMetrics } from '../../src/metrics/index.ts';
 import { BareShim, type LooseSpec, type TaskClient } from './lib/bare_shim.ts';
+import { eventually } from './lib/exec.ts';
+import { findLeaks, markedProcesses } from './lib/leaks.ts';
 import { isBulkhead, isVm } from './lib/paths.ts';
 
 describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
@@ -137,5 +139,16 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
     const task = await open((spec) => (spec.linux.resources = resources));
     expect((await task.create()).message).toContain(words);
     await end(task);
+  });
+
+  it('ends a shim that nobody comes to, then the engine', async () => {
+    const config = '[engine]\nabandoned_timeout_seconds = 0.2\nidle_timeout_seconds = 0.2\n';
+    const lonely = new BareShim(config);
+    const bundle = await lonely.bundle('c');
+    expect(await lonely.action('start', 'c', bundle)).toMatchObject({ code: 0 });
+    expect(markedProcesses(lonely).length).toBeGreaterThan(0);
+    await eventually('the shim and the engine to end', () => markedProcesses(lonely).length === 0);
+    expect(findLeaks(lonely)).toEqual([]);
+    expect(readdirSync(lonely.bulkheadRoot).filter((name) => name.startsWith('engine.sock'))).toEqual([]);
   });
 });

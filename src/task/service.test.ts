@@ -252,6 +252,26 @@ describe('task service', () => {
     ]);
   });
 
+  it.each(['pause', 'resume'] as const)(
+    'keeps the end of a container that ends during a %s',
+    async (verb) => {
+      await rig.create('web');
+      await rig.start('web');
+      if (verb === 'resume') await rig.service.pause(new t.PauseRequest({ id: 'web' }));
+      rig.backend[verb] = () => Promise.resolve(rig.executor.exit('web', SIGKILL));
+      expect(await failure(() => rig.service[verb](new t.PauseRequest({ id: 'web' })))).toMatchObject({
+        code: ErrorCode.FailedPrecondition,
+        message: `${verb} web: container is stopped`,
+      });
+      expect(await rig.wait('web')).toMatchObject({ exitStatus: 137 });
+      expect(rig.service.state(new t.StateRequest({ id: 'web' })).status).toBe(
+        containerd.v1.types.Status.STOPPED,
+      );
+      expect(rig.names()).not.toContain(`${verb}d web`);
+      await rig.delete('web');
+    },
+  );
+
   it('takes the first of two exits: a monitor and the look at what a former engine left may tell the same', async () => {
     const errors = vi.spyOn(silentLogger, 'error');
     await rig.create('web');

@@ -2,6 +2,7 @@
  * The shim asked directly, over its socket, for what containerd's own clients cannot be made to ask: requests out of
  * order, out of sense, and twice. What it answers, and that nothing stays behind.
  */
+import { execFileSync } from 'node:child_process';
 import { chmodSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -150,5 +151,17 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
     await eventually('the shim and the engine to end', () => markedProcesses(lonely).length === 0);
     expect(findLeaks(lonely)).toEqual([]);
     expect(readdirSync(lonely.bulkheadRoot).filter((name) => name.startsWith('engine.sock'))).toEqual([]);
+  });
+
+  it('deletes a container that was never started without waiting for a reader of its output', async () => {
+    const task = await open();
+    const stdout = join(task.bundle, 'stdout');
+    execFileSync('mkfifo', [stdout]);
+    expect(await task.create({ stdout })).toMatchObject({ code: 0 });
+    const began = performance.now();
+    expect(await task.call('Delete')).toMatchObject({ code: 0 });
+    // A reader would be waited for ten seconds, and containerd gives the shim five.
+    expect(performance.now() - began).toBeLessThan(8_000);
+    await end(task);
   });
 });

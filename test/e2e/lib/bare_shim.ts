@@ -143,10 +143,7 @@ export class TaskClient {
   }
 
   /** Asks with this container's id unless the request has one; an answer that is an error is no exception. */
-  async call<M extends Method>(
-    method: M,
-    request: Request<M> = {},
-  ): Promise<Answer<Response<M>>> {
+  async call<M extends Method>(method: M, request: Request<M> = {}): Promise<Answer<Response<M>>> {
     const [Req, Res] = methods[method];
     const message = { id: this.id, ...request };
     const payload = Req.encode(message as never).finish();

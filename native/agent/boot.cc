@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "agent/devices.h"
@@ -22,6 +24,7 @@ namespace {
 
 constexpr unsigned kModuleCompressed = 4;  // MODULE_INIT_COMPRESSED_FILE, Linux 5.17
 constexpr rlim_t kOpenFiles = 1048576;
+constexpr char kContainers[] = "/sys/fs/cgroup/bulkhead";  // src/sandbox/vm/layout.ts
 
 struct KernelMount {
   const char* type;
@@ -80,6 +83,18 @@ void delegate_controllers() {
       log_warning(describe("cgroup controller " + one, done.error().code));
     at = end + 1;
   }
+}
+
+// A container that forks without end must leave us what ends it, and what starts the next one.
+void limit_containers() {
+  const int threads = std::atoi(read_line("/proc/sys/kernel/threads-max").c_str());
+  const int pids = std::atoi(read_line("/proc/sys/kernel/pid_max").c_str());
+  const int most = std::min(threads, pids);
+  ::mkdir(kContainers, 0755);
+  if (most <= 0) return;
+  const std::string path = std::string(kContainers) + "/pids.max";
+  if (Status done = write_text(path, std::to_string(most - most / 8)); !done)
+    log_warning(describe(path, done.error().code));
 }
 
 void load_module(const std::string& path) {
@@ -158,6 +173,7 @@ bool set_up_guest() {
   link_descriptors();
   load_modules();
   delegate_controllers();
+  limit_containers();
   raise_loopback();
   tune();
   return true;

@@ -132,7 +132,10 @@ class Process {
   const std::string& key() const { return key_; }
   bool exited() const { return phase_ == Phase::kExited; }
   bool waits() const { return phase_ == Phase::kPaused; }
-  bool can_be_forgotten() const { return !releasing_.active() && !streams_->awaits_reader(); }
+  // What has not executed has written nothing that a reader could come for.
+  bool can_be_forgotten() const {
+    return !releasing_.active() && (!executed_ || !streams_->awaits_reader());
+  }
   ProcessState state() const;
   ProcessStreams& streams() { return *streams_; }
 

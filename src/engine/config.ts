@@ -10,6 +10,8 @@ export interface EngineConfig {
   logLevel: Level;
   /** Milliseconds without any monitor after which the engine ends; 0: never. */
   idleTimeoutMs: number;
+  /** Milliseconds after which a monitor ends that has neither containers nor connections. */
+  abandonedMs: number;
   /** Protocol told to containerd when the runtime options name none. */
   protocol: 'ttrpc' | 'grpc';
   /** Directories of CDI specs, lowest priority first; undefined: those of the CDI specification. */
@@ -19,6 +21,7 @@ export interface EngineConfig {
 
 export const DEFAULT_ROOT = '/run/bulkhead';
 const DEFAULT_IDLE_MS = 5 * 60 * 1000;
+const DEFAULT_ABANDONED_MS = 60 * 1000;
 const levels: readonly Level[] = ['debug', 'info', 'warning', 'error'];
 
 /** Reads the configuration. InvalidArgument names the file and the key. */
@@ -27,6 +30,7 @@ export async function loadConfig(env: NodeJS.ProcessEnv): Promise<EngineConfig> 
     root: env['BULKHEAD_ROOT'] || DEFAULT_ROOT,
     logLevel: 'info',
     idleTimeoutMs: DEFAULT_IDLE_MS,
+    abandonedMs: DEFAULT_ABANDONED_MS,
     protocol: 'ttrpc',
     vm: defaultVmConfig,
   };
@@ -49,6 +53,8 @@ function applyKey(config: EngineConfig, path: string, key: string, value: unknow
   if (key === 'log_level' && levels.includes(value as Level)) config.logLevel = value as Level;
   else if (key === 'idle_timeout_seconds' && typeof value === 'number' && value >= 0)
     config.idleTimeoutMs = value * 1000;
+  else if (key === 'abandoned_timeout_seconds' && typeof value === 'number' && value > 0)
+    config.abandonedMs = value * 1000;
   else if (key === 'protocol' && (value === 'ttrpc' || value === 'grpc')) config.protocol = value;
   else if (key === 'cdi_spec_dirs' && isListOfPaths(value)) config.cdiSpecDirs = value;
   else throw invalid(path, `engine.${key}: unknown key or bad value ${JSON.stringify(value)}`);

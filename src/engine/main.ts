@@ -87,6 +87,7 @@ async function main(): Promise<void> {
     runInGuest: (pod, executor, process) => vm.runInGuest(pod, executor, process),
     log,
     idleTimeoutMs: config.idleTimeoutMs,
+    abandonedMs: config.abandonedMs,
     onIdle: () => {
       rmSync(join(config.root, 'engine.sock'), { force: true });
       rmSync(ttrpcSign, { force: true });

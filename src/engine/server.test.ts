@@ -72,6 +72,7 @@ class Rig {
       log: silentLogger,
       runInGuest: () => Promise.reject(new Error('no guests here')),
       idleTimeoutMs,
+      abandonedMs: 60_000,
       onIdle: () => (this.idle += 1),
     });
   }

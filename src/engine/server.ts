@@ -24,10 +24,9 @@ export interface EngineServerOptions {
   /** 0: stay for ever. */
   idleTimeoutMs: number;
   onIdle: () => void;
+  /** A monitor that has neither containers nor connections is of no use to anybody; it is ended after this long. */
+  abandonedMs: number;
 }
-
-/** A monitor that has neither containers nor connections is of no use to anybody; it is ended after this long. */
-const ABANDONED_MS = 60_000;
 
 export class EngineServer {
   readonly #o: EngineServerOptions;
@@ -42,7 +41,7 @@ export class EngineServer {
     this.#o = options;
     this.#server = createServer((socket) => this.#accept(socket));
     this.#armIdle();
-    this.#sweep = setInterval(() => this.#endAbandoned(), ABANDONED_MS).unref();
+    this.#sweep = setInterval(() => this.#endAbandoned(), options.abandonedMs).unref();
   }
 
   /** Listens on a descriptor that a launcher bound (socket activation) or on a path. */
@@ -166,7 +165,7 @@ export class EngineServer {
   #endAbandoned(): void {
     for (const session of this.#sessions) {
       const idle = session.tasks.isEmpty && session.connections === 0;
-      if (idle && session.idleSince !== undefined && Date.now() - session.idleSince >= ABANDONED_MS) {
+      if (idle && session.idleSince !== undefined && Date.now() - session.idleSince >= this.#o.abandonedMs) {
         session.send({ shutdown: {} });
       }
       session.idleSince = idle ? (session.idleSince ?? Date.now()) : undefined;

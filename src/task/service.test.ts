@@ -2,7 +2,7 @@ import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ErrorCode, RuntimeError } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
 import { containerd } from '../gen/containerd.js';
@@ -271,6 +271,40 @@ describe('task service', () => {
       'launch web/one',
       'proceed web/one',
     ]);
+  });
+
+  it.each(['pause', 'resume'] as const)(
+    'keeps the end of a container that ends during a %s',
+    async (verb) => {
+      await rig.create('web');
+      await rig.start('web');
+      if (verb === 'resume') await rig.service.pause(new t.PauseRequest({ id: 'web' }));
+      rig.backend[verb] = () => Promise.resolve(rig.executor.exit('web', SIGKILL));
+      expect(await failure(() => rig.service[verb](new t.PauseRequest({ id: 'web' })))).toMatchObject({
+        code: ErrorCode.FailedPrecondition,
+        message: `${verb} web: container is stopped`,
+      });
+      expect(await rig.wait('web')).toMatchObject({ exitStatus: 137 });
+      expect(rig.service.state(new t.StateRequest({ id: 'web' })).status).toBe(
+        containerd.v1.types.Status.STOPPED,
+      );
+      expect(rig.names()).not.toContain(`${verb}d web`);
+      await rig.delete('web');
+    },
+  );
+
+  it('takes the first of two exits: a monitor and the look at what a former engine left may tell the same', async () => {
+    const errors = vi.spyOn(silentLogger, 'error');
+    await rig.create('web');
+    await rig.start('web');
+    rig.exec('web', 'one');
+    const { pid } = await rig.start('web', 'one');
+    for (const waitStatus of [3 << 8, SIGKILL])
+      rig.service.exited({ key: 'web/one', pid: pid ?? 0, waitStatus, exitedAtNs: 1 });
+    expect(await rig.wait('web', 'one')).toMatchObject({ exitStatus: 3 });
+    expect(rig.names().filter((name) => name === 'exit one')).toHaveLength(1);
+    expect(errors).not.toHaveBeenCalled();
+    errors.mockRestore();
   });
 
   it('ends an exec that is deleted before its start, and tells nobody', async () => {

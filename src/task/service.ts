@@ -370,6 +370,7 @@ export class TaskService {
     if (container === undefined || process === undefined || process.isStopped) return;
     if (exit.executed === true) this.#startedBefore(container, process, exit.pid);
     if (process !== container.init && !(await this.#hasStarted(process))) return;
+    if (process.isStopped) return;
     process.recordExit(exit);
     await process.starting;
     if (process === container.init) await this.#afterInit(container);

@@ -2,11 +2,14 @@
  * The shim asked directly, over its socket, for what containerd's own clients cannot be made to ask: requests out of
  * order, out of sense, and twice. What it answers, and that nothing stays behind.
  */
-import { chmodSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { decodeMetrics } from '../../src/metrics/index.ts';
 import { BareShim, type LooseSpec, type TaskClient } from './lib/bare_shim.ts';
+import { eventually } from './lib/exec.ts';
+import { findLeaks, markedProcesses } from './lib/leaks.ts';
 import { isBulkhead, isVm } from './lib/paths.ts';
 
 describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
@@ -136,6 +139,29 @@ describe.skipIf(!isBulkhead || isVm)('a shim that is asked directly', () => {
   ])('says that %j may be too small to start', async (resources, words) => {
     const task = await open((spec) => (spec.linux.resources = resources));
     expect((await task.create()).message).toContain(words);
+    await end(task);
+  });
+
+  it('ends a shim that nobody comes to, then the engine', async () => {
+    const config = '[engine]\nabandoned_timeout_seconds = 0.2\nidle_timeout_seconds = 0.2\n';
+    const lonely = new BareShim(config);
+    const bundle = await lonely.bundle('c');
+    expect(await lonely.action('start', 'c', bundle)).toMatchObject({ code: 0 });
+    expect(markedProcesses(lonely).length).toBeGreaterThan(0);
+    await eventually('the shim and the engine to end', () => markedProcesses(lonely).length === 0);
+    expect(findLeaks(lonely)).toEqual([]);
+    expect(readdirSync(lonely.bulkheadRoot).filter((name) => name.startsWith('engine.sock'))).toEqual([]);
+  });
+
+  it('deletes a container that was never started without waiting for a reader of its output', async () => {
+    const task = await open();
+    const stdout = join(task.bundle, 'stdout');
+    execFileSync('mkfifo', [stdout]);
+    expect(await task.create({ stdout })).toMatchObject({ code: 0 });
+    const began = performance.now();
+    expect(await task.call('Delete')).toMatchObject({ code: 0 });
+    // A reader would be waited for ten seconds, and containerd gives the shim five.
+    expect(performance.now() - began).toBeLessThan(8_000);
     await end(task);
   });
 });

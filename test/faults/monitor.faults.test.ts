@@ -37,6 +37,7 @@ const server = new EngineServer({
   log: silentLogger,
   runInGuest: () => Promise.reject(new Error('no guests here')),
   idleTimeoutMs: 0,
+  abandonedMs: 60_000,
   onIdle: () => {},
 });
 await server.listen({ path: `${rig.root}/engine.sock` });

@@ -289,7 +289,6 @@ int run_launcher(const ShimArgs& args, const Install& install) {
       std::strtoul(std::string(environment("MAX_SHIM_VERSION")).c_str(), nullptr, 10));
 
   if (action == "delete" && nothing_left(install, args.name_space, args.id, request.bundle)) {
-    ShimSocket::remove_dead(read_address_file(request.bundle));
     return print(response_for_nothing());
   }
   Answer answer;

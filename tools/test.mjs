@@ -141,6 +141,7 @@ const suites = {
     () =>
       cli('cli-runc', process.execPath, { BULKHEAD_TEST_CLI: 'runc' }, [
         '--exclude=**/devices.cli.test.ts',
+        '--exclude=**/machines.cli.test.ts',
         '--exclude=**/sentry.cli.test.ts',
         '--retry=2',
       ]),
@@ -172,6 +173,7 @@ const suites = {
     () =>
       e2e('e2e-runc', process.execPath, { BULKHEAD_TEST_RUNTIME: 'io.containerd.runc.v2' }, [
         '--exclude=**/engine.e2e.test.ts',
+        '--exclude=**/shim.e2e.test.ts',
         '--exclude=**/sentry/**',
         '--exclude=**/vm/**',
         '--exclude=**/*cdi.e2e.test.ts',

@@ -34,6 +34,8 @@ export function commandLine({ assets, initrd, tree, dir, machine }: CommandLineI
   const kernelArguments = [
     // A periodic tick: under TCG a processor that sleeps until its one-shot timer was seen to miss it for half a minute.
     'console=ttyS0 quiet panic=-1 intel_iommu=on nohz=off highres=off',
+    // Pages that move while a nested machine has them were seen to be written by it afterwards: the kernel's stacks, once.
+    'numa_balancing=disable',
     // On a busy host the emulated timer comes too late for the kernel's trial of it, which then panics.
     'no_timer_check',
     `LAB_TREE=${tree}`,

@@ -17,7 +17,6 @@
 // address.
 #include "shim/launcher.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -183,13 +182,6 @@ bool write_address_file(const std::string& address) {
   return written && std::rename(".address", "address") == 0;
 }
 
-std::string read_address_file(std::string_view bundle) {
-  char text[256] = {};
-  UniqueFd file(::open((std::string(bundle) + "/address").c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file || ::read(file.get(), text, sizeof text - 1) <= 0) return "";
-  return text;
-}
-
 int start(const ShimArgs& args, const Install& install, const ShimRequest& request, Answer& answer,
           bool network) {
   const ToMonitor& reply = answer.reply;
@@ -288,9 +280,9 @@ int run_launcher(const ShimArgs& args, const Install& install) {
   request.max_shim_version = static_cast<uint32_t>(
       std::strtoul(std::string(environment("MAX_SHIM_VERSION")).c_str(), nullptr, 10));
 
-  if (action == "delete" && nothing_left(install, args.name_space, args.id, request.bundle)) {
+  const std::string socket = action == "delete" ? socket_of_bundle(request.bundle) : "";
+  if (action == "delete" && nothing_left(install, args.name_space, args.id, socket))
     return print(response_for_nothing());
-  }
   Answer answer;
   Glance config;
   if (action == "start") {
@@ -308,7 +300,7 @@ int run_launcher(const ShimArgs& args, const Install& install) {
     return 1;
   }
   if (action == "start") return start(args, install, request, answer, config.new_network);
-  if (action == "delete") ShimSocket::remove_dead(read_address_file(request.bundle));
+  if (action == "delete") ShimSocket::remove_dead(socket);
   return print(answer.reply.output);
 }
 

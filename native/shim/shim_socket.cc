@@ -67,10 +67,7 @@ void ShimSocket::remove() {
   listener_.reset();
 }
 
-void ShimSocket::remove_dead(std::string_view address) {
-  constexpr std::string_view kScheme = "unix://";
-  if (!address.starts_with(kScheme)) return;
-  std::string path(address.substr(kScheme.size()));
+void ShimSocket::remove_dead(const std::string& path) {
   std::string prefix = std::string(kDirectory) + "/";
   if (!path.starts_with(prefix) || path.find('/', prefix.size()) != std::string::npos) return;
   UniqueFd lock = lock_directory();

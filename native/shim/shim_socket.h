@@ -27,9 +27,9 @@ class ShimSocket {
   // Stops listening and removes the path if it still is the one made by open().
   void remove();
 
-  // Removes the socket at `address` (unix://…, as `start` printed it) if nobody serves it any more:
-  // a monitor that was killed could not. Other addresses are left alone.
-  static void remove_dead(std::string_view address);
+  // Removes the socket if nobody serves it any more: a monitor that was killed could not. Paths
+  // elsewhere are left alone.
+  static void remove_dead(const std::string& path);
 
  private:
   UniqueFd listener_;

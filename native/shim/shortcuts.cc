@@ -74,13 +74,17 @@ bool start_is_plain(const Install& install, const Glance& config, std::string_vi
          ::access(install.engine_ttrpc().c_str(), F_OK) == 0;
 }
 
-bool nothing_left(const Install& install, std::string_view name_space, std::string_view id,
-                  std::string_view bundle) {
-  if (!is_name(name_space) || !is_name(id)) return false;
+std::string socket_of_bundle(std::string_view bundle) {
   auto address = read_small(std::string(bundle) + "/address", kMaxAddress);
   constexpr std::string_view kScheme = "unix://";
-  if (!address || !address->starts_with(kScheme)) return false;
-  return is_absent(address->substr(kScheme.size())) && is_absent(install.record(name_space, id));
+  if (!address || !address->starts_with(kScheme)) return "";
+  return address->substr(kScheme.size());
+}
+
+bool nothing_left(const Install& install, std::string_view name_space, std::string_view id,
+                  const std::string& socket) {
+  if (!is_name(name_space) || !is_name(id) || socket.empty()) return false;
+  return is_absent(socket) && is_absent(install.record(name_space, id));
 }
 
 }  // namespace bulkhead::shim

@@ -24,10 +24,14 @@ Glance glance_at_config(std::string_view bundle);
 // the options, is empty), and config.json names no pod.
 bool start_is_plain(const Install& install, const Glance& config, std::string_view input);
 
-// A delete that has nothing to do, as after every proper one: the monitor that the bundle's address
-// file names has removed its socket, and there is no record of the container.
+// Path of the monitor's socket, from the bundle's address file as `start` wrote it; empty: it names
+// none.
+std::string socket_of_bundle(std::string_view bundle);
+
+// A delete that has nothing to do, as after every proper one: the monitor has removed its socket
+// (socket_of_bundle), and there is no record of the container.
 bool nothing_left(const Install& install, std::string_view name_space, std::string_view id,
-                  std::string_view bundle);
+                  const std::string& socket);
 
 // containerd's DeleteResponse for a container of which nothing is left: killed, now.
 std::string response_for_nothing();

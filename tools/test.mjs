@@ -10,17 +10,25 @@
 //   e2e          real containerds; runc's shim first, which proves the tests, then ours on both Nodes
 //   lab          in an emulated machine: cgroup v2 alone, KVM, devices; LAB='NAME…' for some of its sittings
 //
-// Every suite writes a report into reports/; the closing line counts what the reports say.
+// Every suite writes a report into reports/; the closing line counts what the reports say. When tests of at most three
+// files of a suite failed, those files are run once more; what passes then is named in the closing lines as unsteady
+// (docs/decisions/020). --once: nothing is run twice.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const reports = join(root, 'reports');
 const node24 = join(root, 'build/peers/node24/node_modules/node/bin/node');
 const vitest = join(root, 'node_modules/vitest/vitest.mjs');
 const inPrivate = join(root, 'tools/private.sh');
+
+const { values, positionals: asked } = parseArgs({
+  allowPositionals: true,
+  options: { once: { type: 'boolean', default: false } },
+});
 
 /** Runs a command with its output on ours and in reports/NAME.log; resolves to its exit status and text. */
 const run = (name, command, args, env = {}) =>
@@ -46,7 +54,10 @@ const run = (name, command, args, env = {}) =>
     });
   });
 
-const none = { passed: 0, failed: 0, skipped: 0, failures: [] };
+const none = { passed: 0, failed: 0, skipped: 0, failures: [], unsteady: [] };
+
+/** Files of a suite whose failures may be chance. When more fail, it is none, and to run them again says nothing. */
+const AGAIN_FILES = 3;
 
 /** A step that has no report of its own counts as one test. */
 const single = async (name, command, args) => {
@@ -54,30 +65,54 @@ const single = async (name, command, args) => {
   return code === 0 ? { ...none, passed: 1 } : { ...none, failed: 1, failures: [name] };
 };
 
+const readReport = (file) => (existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined);
+
+/** Names of what failed in one file of a vitest report: its tests, or the file itself when it broke outside of them. */
+const failuresOf = ({ name, status, message, assertionResults }) => {
+  const tests = assertionResults.filter((test) => test.status === 'failed').map((test) => test.fullName);
+  return tests.length > 0 || status !== 'failed' ? tests : [`${name}: ${message.split('\n')[0]}`];
+};
+
 /** Counts of a vitest JSON report. A run that broke before or between tests counts as a failure too. */
-const vitestCounts = (name, file, code) => {
-  if (!existsSync(file)) return { ...none, failed: 1, failures: [`${name}: no report`] };
-  const report = JSON.parse(readFileSync(file, 'utf8'));
-  const broken = report.testResults.filter(
-    (suite) => suite.status === 'failed' && suite.assertionResults.length === 0,
-  );
-  const failures = report.testResults.flatMap((suite) =>
-    suite.assertionResults
-      .filter((test) => test.status === 'failed')
-      .map((test) => `${name}: ${test.fullName}`),
-  );
-  failures.push(...broken.map((suite) => `${name}: ${suite.name}: ${suite.message.split('\n')[0]}`));
+const vitestCounts = (name, report, code) => {
+  if (report === undefined) return { ...none, failed: 1, failures: [`${name}: no report`] };
+  const failures = report.testResults.flatMap(failuresOf).map((test) => `${name}: ${test}`);
   if (code !== 0 && failures.length === 0) failures.push(`${name}: vitest exited with ${code}`);
-  const skipped = report.numPendingTests + report.numTodoTests;
-  return { passed: report.numPassedTests, failed: failures.length, skipped, failures };
+  const tests = report.testResults.flatMap((file) => file.assertionResults);
+  const passed = tests.filter((test) => test.status === 'passed').length;
+  const skipped = tests.filter((test) => !['passed', 'failed'].includes(test.status)).length;
+  return { ...none, passed, failed: failures.length, skipped, failures };
+};
+
+/** The first report with the second's files in place of its own, and the names of what failed only in the first. */
+const merged = (first, second) => {
+  const again = new Map(second.testResults.map((file) => [file.name, file]));
+  const testResults = first.testResults.map((file) => again.get(file.name) ?? file);
+  const still = new Set([...again.values()].flatMap(failuresOf));
+  const unsteady = first.testResults
+    .filter((file) => again.has(file.name))
+    .flatMap(failuresOf)
+    .filter((test) => !still.has(test));
+  return { report: { testResults }, unsteady };
 };
 
 const runVitest = async (name, node, args, env, wrapper = []) => {
-  const file = join(reports, `${name}.json`);
-  const [command, ...words] = [...wrapper, node, vitest, 'run', ...args];
-  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
-  const { code } = await run(name, command, [...words, ...reporters], env);
-  return vitestCounts(name, file, code);
+  const once = async (label, more) => {
+    const file = join(reports, `${label}.json`);
+    const [command, ...words] = [...wrapper, node, vitest, 'run', ...args, ...more];
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
+    const { code } = await run(label, command, [...words, ...reporters], env);
+    return { code, report: readReport(file) };
+  };
+  const first = await once(name, []);
+  const broken = first.report?.testResults.filter((file) => failuresOf(file).length > 0) ?? [];
+  if (values.once || broken.length === 0 || broken.length > AGAIN_FILES)
+    return vitestCounts(name, first.report, first.code);
+  const files = broken.map((file) => relative(root, file.name));
+  const second = await once(`${name}-again`, files);
+  if (second.report === undefined) return vitestCounts(name, first.report, first.code);
+  const { report, unsteady } = merged(first.report, second.report);
+  return { ...vitestCounts(name, report, second.code), unsteady: unsteady.map((test) => `${name}: ${test}`) };
 };
 
 /** The C++ tests close with a line "N passed, N failed" per program. */
@@ -85,7 +120,7 @@ const native = async (name, target) => {
   const { code, text } = await run(name, 'make', ['--no-print-directory', '-j2', '-C', 'native', target]);
   const lines = [...text.matchAll(/^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?/gm)];
   const sum = (index) => lines.reduce((total, line) => total + Number(line[index] ?? 0), 0);
-  const counts = { passed: sum(1), failed: sum(2), skipped: sum(3), failures: [] };
+  const counts = { ...none, passed: sum(1), failed: sum(2), skipped: sum(3), failures: [] };
   if (code !== 0 && counts.failed === 0) counts.failed = 1;
   if (lines.length === 0) counts.failed = Math.max(counts.failed, 1);
   if (counts.failed > 0) counts.failures.push(`${name}: see reports/${name}.log`);
@@ -94,18 +129,18 @@ const native = async (name, target) => {
 
 /** Each of the lab's sittings has a report of its own; what kept one from making it counts as a failure. */
 const lab = async () => {
-  const list = join(reports, 'lab.json');
-  const asked = (process.env.LAB ?? '').split(' ').filter(Boolean);
+  const asked = [...(values.once ? ['--once'] : []), ...(process.env.LAB ?? '').split(' ').filter(Boolean)];
   const { code } = await run('lab', process.execPath, ['tools/run.mjs', 'tools/lab/main.ts', ...asked]);
-  if (!existsSync(list)) return { ...none, failed: 1, failures: ['lab: no report'] };
-  const sittings = JSON.parse(readFileSync(list, 'utf8'));
+  const sittings = readReport(join(reports, 'lab.json'));
+  if (sittings === undefined) return { ...none, failed: 1, failures: ['lab: no report'] };
   const total = { ...none };
-  for (const { name, passed, failure, broken = [] } of sittings) {
+  for (const { name, passed, failure, broken = [], unsteady = [] } of sittings) {
     for (const reason of broken) console.log(`lab-${name}: a machine before it broke down: ${reason}`);
-    const counts = vitestCounts(`lab-${name}`, join(reports, `lab-${name}.json`), passed ? 0 : 1);
+    const counts = vitestCounts(`lab-${name}`, readReport(join(reports, `lab-${name}.json`)), passed ? 0 : 1);
     if (failure !== undefined) counts.failures.push(`lab-${name}: ${failure}`);
     for (const key of ['passed', 'skipped']) total[key] += counts[key];
     total.failures = [...total.failures, ...counts.failures];
+    total.unsteady = [...total.unsteady, ...unsteady.map((test) => `lab-${name}: ${test}`)];
   }
   if (code !== 0 && total.failures.length === 0) total.failures = [`lab: exit ${code}`];
   return { ...total, failed: total.failures.length };
@@ -196,7 +231,6 @@ const suites = {
   ],
 };
 
-const asked = process.argv.slice(2);
 const unknown = asked.filter((name) => !(name in suites));
 if (unknown.length > 0) {
   console.error(`test: ${unknown.join(', ')}: no such suite; there are ${Object.keys(suites).join(', ')}`);
@@ -204,16 +238,20 @@ if (unknown.length > 0) {
 }
 rmSync(reports, { recursive: true, force: true });
 mkdirSync(reports, { recursive: true });
-const total = { passed: 0, failed: 0, skipped: 0, failures: [] };
+const total = { ...none, failures: [], unsteady: [] };
 for (const name of asked.length > 0 ? asked : Object.keys(suites)) {
   for (const step of suites[name]) {
     const counts = await step();
     for (const key of ['passed', 'failed', 'skipped']) total[key] += counts[key];
-    total.failures.push(...counts.failures);
+    for (const key of ['failures', 'unsteady']) total[key].push(...counts[key]);
   }
 }
 writeFileSync(join(reports, 'summary.json'), `${JSON.stringify(total, null, 2)}\n`);
-if (total.failures.length > 0)
-  console.log(`\nfailed:\n${total.failures.map((text) => `  ${text}`).join('\n')}`);
+for (const [title, names] of [
+  ['unsteady, passed only when run again', total.unsteady],
+  ['failed', total.failures],
+]) {
+  if (names.length > 0) console.log(`\n${title}:\n${names.map((text) => `  ${text}`).join('\n')}`);
+}
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;

@@ -10,6 +10,11 @@ export function processStartTime(pid: number): number | undefined {
   return fields === undefined ? undefined : Number(fields[19]);
 }
 
+/** Clock ticks since boot, as start times count them: hundredths of a second (proc_uptime(5), sysconf(3) _SC_CLK_TCK). */
+export function bootTicks(): number {
+  return Math.floor(Number(readFileSync('/proc/uptime', 'latin1').split(' ')[0]) * 100);
+}
+
 /** True while the process runs and is not a zombie; with `startTime` also that it is still the same one. */
 export function isAlive(pid: number, startTime?: number): boolean {
   const fields = statFields(pid);

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -5,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createLogger, silentLogger } from '../base/log.ts';
 import { frame } from '../base/frames.ts';
+import { bootTicks, processStartTime } from '../base/proc.ts';
 import { bulkhead } from '../gen/bulkhead.js';
 import { containerd, google } from '../gen/containerd.js';
 import { Router } from '../rpc/router.ts';
@@ -324,6 +326,53 @@ describe('engine', () => {
       stdin,
     });
     expect(reply.error).toBe('start web: options of type foo: unknown type');
+  });
+
+  describe('a monitor whose hello comes after its delete', () => {
+    // Started long ago, as far as the engine can see.
+    const old = { ...hello, monitorPid: process.pid };
+    const removed = async (): Promise<void> => {
+      await until(() => (processStartTime(process.pid) ?? 0) < bootTicks());
+      const request = { action: 'delete', namespace: 'default', id: 'web', bundle: rig.bundle('web') };
+      expect((await ask(rig.path, request)).error).toBe('');
+    };
+    const isEnded = ({ received }: FakeMonitor): boolean => received.some(({ shutdown }) => shutdown);
+
+    it('is ended, and no other', async () => {
+      await removed();
+      const deleted = bootTicks();
+      await until(() => bootTicks() > deleted);
+      const newer = spawn('sleep', ['1000']);
+      try {
+        const others = await Promise.all(
+          [{ monitorPid: newer.pid }, { namespace: 'other' }, { group: 'other' }].map((more) =>
+            FakeMonitor.connect(rig.path, { ...old, ...more }),
+          ),
+        );
+        const late = await FakeMonitor.connect(rig.path, old);
+        await until(() => isEnded(late));
+        await until(() => others.every(({ received }) => received.length > 0));
+        expect(others.map(isEnded)).toEqual([false, false, false]);
+      } finally {
+        newer.kill('SIGKILL');
+      }
+    });
+
+    it('goes on when it has a container still', async () => {
+      const first = await FakeMonitor.connect(rig.path, old);
+      const task = new Task(first);
+      await task.create('db', rig.bundle('db'));
+      await task.start('db');
+      first.close();
+      await until(() => rig.server.sessionOf('default', 'db') === undefined);
+      await removed();
+      const processes = [{ key: 'db', pid: 5000, running: true }];
+      const second = await FakeMonitor.connect(rig.path, { ...old, processes });
+      const again = new Task(second);
+      expect((await again.create('db', join(rig.root, 'db'))).pid).toBe(5000);
+      expect(isEnded(second)).toBe(false);
+      second.close();
+    });
   });
 
   it('cleans up for `delete` with the monitor there, gone, and when there is nothing', async () => {

@@ -8,6 +8,7 @@ import type { Logger } from '../base/log.ts';
 import { bulkhead } from '../gen/bulkhead.js';
 import { frame, readMessages } from '../base/frames.ts';
 import { GuestExec, type RunInGuest } from './guest_exec.ts';
+import { LateMonitors } from './late_monitors.ts';
 import { MonitorSession, PROTOCOL } from './monitor_session.ts';
 import type { SessionDeps } from './monitor_session.ts';
 import { answerShim } from './shim_actions.ts';
@@ -17,7 +18,7 @@ const { ToEngine, ToMonitor } = bulkhead.executor.v1;
 
 export interface EngineServerOptions {
   session: Omit<SessionDeps, 'isHeld'>;
-  shim: Omit<ShimActionDeps, 'sessionFor'>;
+  shim: Omit<ShimActionDeps, 'sessionFor' | 'deletedUnseen'>;
   /** For `bulkhead guest exec`. */
   runInGuest: RunInGuest;
   log: Logger;
@@ -33,6 +34,7 @@ export class EngineServer {
   readonly #server: Server;
   readonly #sessions = new Set<MonitorSession>();
   readonly #sockets = new Set<Socket>();
+  readonly #late = new LateMonitors();
   readonly #sweep: NodeJS.Timeout;
   #idleTimer: NodeJS.Timeout | undefined;
   #lastMessage = 0;
@@ -128,6 +130,9 @@ export class EngineServer {
       hello,
     );
     this.#sessions.add(session);
+    if (this.#late.isLate(session.name, hello.monitorPid ?? 0)) {
+      void session.ready.then(() => session.endWhenUnused());
+    }
     // The create of its first container is a millisecond away, in which containerd connects.
     const { bundle, group, processes } = hello;
     if (bundle && processes?.length === 0)
@@ -139,6 +144,7 @@ export class EngineServer {
     const deps = {
       ...this.#o.shim,
       sessionFor: (namespace: string, id: string) => this.#sessionFor(namespace, id),
+      deletedUnseen: (namespace: string, id: string) => this.#late.deleted(`${namespace}/${id}`),
     };
     const reply = await answerShim(deps, request);
     socket.write(frame(ToMonitor.encode({ shimReply: reply }).finish()));

@@ -25,6 +25,8 @@ export interface ShimActionDeps {
   version: string;
   features: () => Features;
   sessionFor: (namespace: string, id: string) => MonitorSession | undefined;
+  /** The monitor of a container that is deleted has not said hello yet, if there is one. */
+  deletedUnseen: (namespace: string, id: string) => void;
 }
 
 /** Answers one request; errors come back as the sentence to print. */
@@ -78,6 +80,7 @@ async function remove(deps: ShimActionDeps, request: IShimRequest): Promise<IShi
   const namespace = request.namespace ?? '';
   const id = request.id ?? '';
   const session = deps.sessionFor(namespace, id);
+  if (session === undefined) deps.deletedUnseen(namespace, id);
   // containerd gave up on a create that hangs.
   await session?.tasks.abandonCreate(id);
   const container = session?.tasks.containers.get(id);

@@ -1,4 +1,5 @@
 /** A host for the vm wall's sandboxes: directories of a test, machines of FakeHypervisor, a log that is kept. */
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { createLogger } from '../../src/base/log.ts';
 import type { CgroupLayout } from '../../src/cgroups/index.ts';
@@ -58,6 +59,7 @@ export class FakeVmHost {
         tapUnbridge: async () => {},
       }),
       setAffinity: (tid, mask) => void this.pinned.push([tid, [...mask]]),
+      mkfifo: (path) => void execFileSync('mkfifo', [path]),
       isThread: (pid, tid) => pid > 0 && this.threads.includes(tid),
       layout: () => layout,
       shareDaemon: '/usr/bin/virtiofsd',

@@ -5,7 +5,6 @@
  *   answers ── share mounted in the guest ── functions of the host found there
  */
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
 import { CLONE_NEWNET } from '../../base/constants.ts';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import { processStartTime } from '../../base/proc.ts';
@@ -146,11 +145,11 @@ async function launchMachine(input: BootInput, launch: MachineLaunch): Promise<L
 }
 
 function launchDaemon({ paths, deps, executor, cgroupSteps }: BootInput): Promise<LaunchResult> {
-  const { dir, shareSocket: socket, share } = paths;
+  const { shareSocket: socket, share, shareOutput: output } = paths;
   const { shareDaemon: program, openFiles } = deps;
   const daemon = shareDaemonPlan({ program, socket, share, cgroupSteps, openFiles });
-  const log = { ...NO_STDIO, stdout: join(dir, 'fs.log'), stderr: join(dir, 'fs.log'), append: true };
-  return executor.launch(SHARE_KEY, encodePlan(daemon), log);
+  deps.mkfifo(output, 0o600);
+  return executor.launch(SHARE_KEY, encodePlan(daemon), { ...NO_STDIO, stdout: output, stderr: output });
 }
 
 async function plug({ record, paths, agent }: BootInput, machine: Machine, growMib: number): Promise<void> {

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import {
   closeSync,
   constants,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
@@ -14,7 +15,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { consoleTail, GuestConsole } from './console.ts';
+import { consoleTail, GuestConsole, MachineLogs } from './console.ts';
+import { sandboxPaths, type SandboxPaths } from './layout.ts';
 
 let dir: string;
 let monitor: number;
@@ -107,5 +109,56 @@ describe('console of a guest', () => {
     writeFileSync(log(), '\x1b[2J\x1b[01;01Hhello\x07\r\n\r\n\x1bMworld\0\n');
     expect(consoleTail(log(), 9)).toEqual(['hello', 'world']);
     expect(consoleTail(join(dir, 'none'), 9)).toEqual([]);
+  });
+});
+
+describe('what a machine says', () => {
+  let paths: SandboxPaths;
+  let warnings: string[];
+  let ends: number[];
+  let logs: MachineLogs;
+  beforeEach(() => {
+    paths = sandboxPaths(dir, 'default', 'pod');
+    mkdirSync(paths.dir);
+    warnings = [];
+    ends = [paths.console, paths.shareOutput].map((path) => {
+      expect(spawnSync('mkfifo', [path]).status).toBe(0);
+      return openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    });
+    logs = new MachineLogs(paths, (error) => warnings.push(error));
+  });
+  afterEach(() => {
+    logs.close();
+    for (const end of ends) closeSync(end);
+  });
+
+  it('is its console, and the daemon of its share when that is silent', () => {
+    logs.open(true);
+    logs.open(true);
+    writeSync(ends[1] ?? -1, 'fuse: no such thing\n');
+    expect(logs.lastWords()).toBe('fuse: no such thing');
+    writeSync(ends[0] ?? -1, 'Kernel panic\n');
+    expect(logs.lastWords()).toBe('Kernel panic');
+    expect(warnings).toEqual([]);
+  });
+
+  it('fills no disk, also where a guest makes the daemon complain', () => {
+    logs.open(true);
+    for (let n = 0; n < 100; n++) {
+      writeSync(ends[1] ?? -1, `${n} ${'x'.repeat(4000)}\n`);
+      logs.lastWords();
+    }
+    expect(statSync(paths.shareLog).size).toBeLessThanOrEqual(128 * 1024);
+    // Of twenty lines.
+    expect(logs.lastWords()).toMatch(/^80 xxx/);
+  });
+
+  it('is not listened to where there is no share, or no fifo any more', () => {
+    rmSync(paths.shareOutput);
+    logs.open(false);
+    expect(warnings).toEqual([]);
+    logs.open(true);
+    expect(warnings).toEqual([expect.stringContaining('ENOENT')]);
+    expect(logs.lastWords()).toBe('');
   });
 });

@@ -1,7 +1,7 @@
 /**
- * What a guest's kernel and its hypervisor say: QEMU writes to a fifo whose other end the monitor holds, so that up to
- * 64 KiB wait for an engine (pipe(7)); the engine moves them to a file of limited size. A guest can say what it likes,
- * and fills no disk.
+ * What a guest's kernel, its hypervisor and the daemon of its share say: they write to fifos whose other ends the monitor
+ * holds, so that up to 64 KiB wait for an engine (pipe(7)); the engine moves them to files of limited size. A guest can
+ * say what it likes, and have said what it likes, and fills no disk.
  */
 import {
   closeSync,
@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { Socket } from 'node:net';
 import { cut } from '../../base/text.ts';
+import type { SandboxPaths } from './layout.ts';
 
 /** The file is cut to its latter half when it is longer. */
 const LIMIT = 128 * 1024;
@@ -155,17 +156,58 @@ const MAX_WORDS = 3000;
 /** What virtiofsd says of every life. */
 const ROUTINE = /^virtio_(session_mount|loop): /;
 
+type Lines = Pick<GuestConsole, 'tail'>;
+
 /**
  * What a machine said last, in one line: of its console, from where a kernel says why it gives up (registers and stack
  * come behind that), else the last lines; of the share daemon's log when the console is silent.
  */
-export function lastWords(console: Pick<GuestConsole, 'tail'> | undefined, daemonLog: string): string {
+export function lastWords(console: Lines | undefined, share: Lines | undefined): string {
   const lines = console?.tail(DUMP_LINES) ?? [];
   const at = lines.findLastIndex((line) => /Kernel panic|\bBUG:|\bOops:/.test(line));
   const said = at < 0 ? lines.slice(-LAST_LINES) : lines.slice(at, at + LAST_LINES);
-  const words = said.length > 0 ? said : consoleTail(daemonLog, LAST_LINES);
+  const words = said.length > 0 ? said : (share?.tail(LAST_LINES) ?? []);
   const told = words.filter((line) => !ROUTINE.test(line)).map((line) => cut(line, MAX_LINE));
   return cut(told.join(' | '), MAX_WORDS);
+}
+
+/** All that a machine says. */
+export class MachineLogs {
+  readonly #paths: SandboxPaths;
+  readonly #warn: (error: string) => void;
+  #console: GuestConsole | undefined;
+  #share: GuestConsole | undefined;
+
+  /** @param warn hears why something is not listened to; the machine needs no log */
+  constructor(paths: SandboxPaths, warn: (error: string) => void) {
+    this.#paths = paths;
+    this.#warn = warn;
+  }
+
+  /** For when those who write are there. Idempotent. */
+  open(hasShare: boolean): void {
+    const { console, consoleLog, shareOutput, shareLog } = this.#paths;
+    this.#console ??= this.#listen(console, consoleLog);
+    if (hasShare) this.#share ??= this.#listen(shareOutput, shareLog);
+  }
+
+  lastWords(): string {
+    return lastWords(this.#console, this.#share);
+  }
+
+  close(): void {
+    this.#console?.close();
+    this.#share?.close();
+  }
+
+  #listen(fifo: string, log: string): GuestConsole | undefined {
+    try {
+      return GuestConsole.open(fifo, log);
+    } catch (error) {
+      this.#warn((error as Error).message);
+      return undefined;
+    }
+  }
 }
 
 function lengthOf(path: string): number {

@@ -80,6 +80,7 @@ export function vmHost(
       bootDeadlineMs: config.bootTimeoutMs,
       network: () => addon(),
       setAffinity: (tid, mask) => addon().setAffinity(tid, mask),
+      mkfifo: (path, mode) => addon().mkfifo(path, mode),
       isThread: hasThread,
       log,
     },

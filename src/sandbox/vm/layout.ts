@@ -27,6 +27,9 @@ export interface SandboxPaths {
   /** The fifo that QEMU writes to, and the file of limited size that the engine moves it to. */
   console: string;
   consoleLog: string;
+  /** The same of what the daemon of the share says. */
+  shareOutput: string;
+  shareLog: string;
   /** Mount point that only the daemon of the share sees something on. */
   share: string;
 }
@@ -41,6 +44,8 @@ export function sandboxPaths(top: string, namespace: string, group: string): San
     shareSocket: join(dir, 'fs.sock'),
     console: join(dir, 'console'),
     consoleLog: join(dir, 'console.log'),
+    shareOutput: join(dir, 'fs'),
+    shareLog: join(dir, 'fs.log'),
     share: join(dir, 'share'),
   };
 }

@@ -6,7 +6,6 @@
  * The record on disk is written before anything is made; an engine that finds it takes the machine up again.
  */
 import { rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { ErrorCode, RuntimeError } from '../../base/errors.ts';
 import {
   contributeCgroups,
@@ -19,7 +18,7 @@ import type { Spec } from '../../oci/types.ts';
 import type { Executor, LaunchResult } from '../executor.ts';
 import { bootMachine } from './boot.ts';
 import { BulkheadAgent } from './bulkhead_agent.ts';
-import { GuestConsole, lastWords } from './console.ts';
+import { MachineLogs } from './console.ts';
 import { tooLate, type GuestFunction } from './functions.ts';
 import { Growth } from './growth.ts';
 import type { Machine, PassedFunction } from './hypervisor/hypervisor.ts';
@@ -53,7 +52,7 @@ export class VmSandbox {
   #booted: Promise<void> | undefined;
   #network: SandboxNetwork | undefined;
   #machine: Promise<Machine> | undefined;
-  #console: GuestConsole | undefined;
+  readonly #logs: MachineLogs;
   /** Containers that are being created, and have not joined yet. */
   readonly #expected = new Set<string>();
   #ending = false;
@@ -66,6 +65,7 @@ export class VmSandbox {
     this.paths = paths;
     this.record = record;
     this.executor = executor;
+    this.#logs = new MachineLogs(paths, (error) => deps.log.warning('no console', { id: this.id, error }));
     const { bootDeadlineMs, log, agent = (input) => new BulkheadAgent(input) } = deps;
     const [save, machine] = [() => this.save(), () => this.machine()];
     this.agent = agent({ executor, record, save, machine, bootDeadlineMs, log });
@@ -97,7 +97,7 @@ export class VmSandbox {
     const sandbox = new VmSandbox(deps, paths, record, executor);
     if (record.ready === true) {
       sandbox.#booted = Promise.resolve();
-      sandbox.#openConsole();
+      sandbox.#logs.open(sandbox.hasShare);
       sandbox.agent.resume();
     }
     return sandbox;
@@ -236,7 +236,7 @@ export class VmSandbox {
     await this.#booted?.catch(() => {});
     for (const stop of this.#stopListening) stop();
     this.agent.close();
-    this.#console?.close();
+    this.#logs.close();
     // The processes first: a hypervisor that says nothing keeps whoever attaches to it waiting for as long as it lives.
     await Promise.all(
       [MACHINE_KEY, SHARE_KEY].map((key) => endLaunched(this.executor, { id: this.id, key })),
@@ -298,9 +298,9 @@ export class VmSandbox {
       executor: this.executor,
       agent: this.agent,
       cgroupSteps: this.#cgroups(id, spec).outer,
-      onLaunched: () => this.#openConsole(),
+      onLaunched: () => this.#logs.open(this.hasShare),
       onMachine: (machine) => void this.#hold(machine),
-      lastWords: () => this.#lastWords(),
+      lastWords: () => this.#logs.lastWords(),
     });
   }
 
@@ -329,7 +329,7 @@ export class VmSandbox {
   #lost(reason: string): void {
     if (this.#ending || this.#isLost) return;
     this.#isLost = true;
-    const words = this.#lastWords();
+    const words = this.#logs.lastWords();
     this.#deps.log.error('the virtual machine has ended', { id: this.id, reason, console: words });
     this.executor.signal(MACHINE_KEY, SIGKILL).catch(() => {});
   }
@@ -342,19 +342,6 @@ export class VmSandbox {
       object: 'virtual machine',
       reason: 'has ended',
     });
-  }
-
-  #openConsole(): void {
-    const { console, consoleLog } = this.paths;
-    try {
-      this.#console ??= GuestConsole.open(console, consoleLog);
-    } catch (error) {
-      this.#deps.log.warning('no console', { id: this.id, error: (error as Error).message });
-    }
-  }
-
-  #lastWords(): string {
-    return lastWords(this.#console, join(this.paths.dir, 'fs.log'));
   }
 }
 

@@ -46,6 +46,8 @@ export interface SandboxDeps {
   /** A process has this thread. */
   isThread: (pid: number, tid: number) => boolean;
   layout: () => CgroupLayout;
+  /** mkfifo(3). */
+  mkfifo: (path: string, mode: number) => void;
   /** virtiofsd. */
   shareDaemon: string;
   openFiles: number;

@@ -1,8 +1,8 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PrivateContainerd } from '../lib/containerd.ts';
-import { eventually } from '../lib/exec.ts';
+import { eventually, run } from '../lib/exec.ts';
 import { makeRootfs } from '../lib/image.ts';
 import { engines, hypervisors, machineDirectories, monitors, shareDaemons, vm } from './machines.ts';
 
@@ -39,6 +39,21 @@ describe('the end of a virtual machine', () => {
     },
     600_000,
   );
+
+  it('keeps the end of what a guest makes the daemon of its share say, and fills no disk', async () => {
+    await containerd.detached('talks', ['sleep', '1000']);
+    const [daemon = 0] = shareDaemons(containerd);
+    const [directory = ''] = machineDirectories(containerd);
+    const log = join(containerd.bulkheadRoot, 'vm', directory, 'fs.log');
+    // As the daemon would: into its own standard error.
+    const said = await run('sh', ['-c', `yes complaint | head -c 2000000 > /proc/${daemon}/fd/2`]);
+    expect(said).toMatchObject({ code: 0, stderr: '' });
+    await expect.poll(() => readFileSync(log, 'utf8').slice(-10)).toBe('complaint\n');
+    expect(statSync(log).size).toBeLessThanOrEqual(128 * 1024);
+    expect(await containerd.exec('talks', 'inside', ['cat', '/etc/hostname'])).toMatchObject({ code: 0 });
+    await containerd.remove('talks');
+    await clean();
+  });
 
   it("is told when the guest's kernel gives up, with its last words in the log", async () => {
     const rootfs = join(containerd.dir, 'rootfs');

@@ -144,6 +144,16 @@ function ask(
   );
 }
 
+/** Starts a container in the pod "web", whose monitor then loses the engine. */
+async function startAndLose(rig: Rig, id: string): Promise<void> {
+  const monitor = await FakeMonitor.connect(rig.path, hello);
+  const task = new Task(monitor);
+  await task.create(id, rig.bundle(id));
+  await task.start(id);
+  monitor.close();
+  await until(() => rig.server.sessionOf('default', id) === undefined);
+}
+
 describe('engine', () => {
   let rig: Rig;
   beforeEach(async () => {
@@ -184,12 +194,7 @@ describe('engine', () => {
   });
 
   it('finds containers again after a restart, and tells the exit that nobody heard of', async () => {
-    const monitor = await FakeMonitor.connect(rig.path, hello);
-    const task = new Task(monitor);
-    await task.create('web', rig.bundle('web'));
-    await task.start('web');
-    monitor.close();
-    await until(() => rig.server.sessionOf('default', 'web') === undefined);
+    await startAndLose(rig, 'web');
 
     const running = { key: 'web', pid: 5000, running: true };
     const second = await FakeMonitor.connect(rig.path, { ...hello, processes: [running] });
@@ -359,12 +364,7 @@ describe('engine', () => {
     });
 
     it('goes on when it has a container still', async () => {
-      const first = await FakeMonitor.connect(rig.path, old);
-      const task = new Task(first);
-      await task.create('db', rig.bundle('db'));
-      await task.start('db');
-      first.close();
-      await until(() => rig.server.sessionOf('default', 'db') === undefined);
+      await startAndLose(rig, 'db');
       await removed();
       const processes = [{ key: 'db', pid: 5000, running: true }];
       const second = await FakeMonitor.connect(rig.path, { ...old, processes });

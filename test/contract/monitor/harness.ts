@@ -241,6 +241,12 @@ export function asleep(pid: number): () => boolean {
   return () => (times = stateOf(pid) === 'S' ? times + 1 : 0) >= 25;
 }
 
+/** A check for until(): every descriptor is taken whenever it is looked at; some are open for a moment only. */
+export function full(pid: number, openFiles: number): () => boolean {
+  let times = 0;
+  return () => (times = readdirSync(`/proc/${pid}/fd`).length === openFiles ? times + 1 : 0) > 200;
+}
+
 export function alive(pid: number): boolean {
   const state = stateOf(pid);
   return state !== undefined && state !== 'Z';

@@ -13,6 +13,7 @@ import {
   asleep,
   childrenOf,
   execPlan,
+  full,
   messageFor,
   pause,
   stateOf,
@@ -314,12 +315,10 @@ describe('the monitor', () => {
     const steps = [{ writeFile: { path: hang, data: Buffer.from('x') } }, CLONE];
     launch('web', execPlan(`echo yes > ${ran}; exec sleep 60`, steps), {}, other.session);
     await until('the process', () => childrenOf(other.pid).length > 0);
-    const open = (): number => readdirSync(`/proc/${other.pid}/fd`).length;
-    while (open() < 40) await rig.dial(other.socket);
+    while (readdirSync(`/proc/${other.pid}/fd`).length < 40) await rig.dial(other.socket);
     // Some may have been open for a moment only; then one of these has their place.
     for (let i = 0; i < 3; i++) await rig.dial(other.socket);
-    let looks = 0;
-    await until('no descriptor to be left for long', () => (looks = open() === 40 ? looks + 1 : 0) > 200);
+    await until('no descriptor to be left for long', full(other.pid, 40));
     readFileSync(hang);
     expect(await answer('launchFailed', 'web', other.session)).toMatchObject({
       errno: EMFILE,

@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Session } from './fake_engine.ts';
-import { ShimRig, alive, asleep, pause, ttrpc, until } from './harness.ts';
+import { ShimRig, alive, asleep, full, pause, ttrpc, until } from './harness.ts';
 import type { Client } from './harness.ts';
 
 const REQUEST = 1;
@@ -279,16 +279,16 @@ describe('the monitor', () => {
 
   it('has connections wait for which it has no descriptors, and goes on with them', async () => {
     const other = await rig.monitor('other', { openFiles: [40, 40] });
-    const descriptors = () => readdirSync(`/proc/${other.pid}/fd`).length;
     const clients = await Promise.all(Array.from({ length: 50 }, () => rig.dial(other.socket)));
     for (const client of clients) client.send(ttrpc(1, REQUEST, 'first'));
     const served = () => other.session.all('streamOpen').map((stream) => stream.conn ?? 0);
-    await until('it to be at its limit', () => descriptors() === 40 && served().length >= 20);
+    await until('it to be at its limit', full(other.pid, 40));
+    await until('it to serve', () => served().length >= 20);
     await until('it to sleep', asleep(other.pid));
     const before = served().length;
     expect(before).toBeLessThan(40);
     clients[0]?.socket.destroy();
-    await until('one of the others', () => served().length > before);
+    await until('one of the others', () => served().length === before + 1);
     for (const client of clients.slice(1, 30)) client.socket.destroy();
     const last = await rig.dial(other.socket);
     last.send(ttrpc(1, REQUEST, 'last'));

@@ -84,16 +84,17 @@ const vitestCounts = (name, report, code) => {
   return { ...none, passed, failed: failures.length, skipped, failures };
 };
 
-/** The first report with the second's files in place of its own, and the names of what failed only in the first. */
-const merged = (first, second) => {
+/** Names of what failed in one report and passed in a second, of a file of both. */
+const unsteadyIn = (name, first, second) => {
   const again = new Map(second.testResults.map((file) => [file.name, file]));
-  const testResults = first.testResults.map((file) => again.get(file.name) ?? file);
-  const still = new Set([...again.values()].flatMap(failuresOf));
-  const unsteady = first.testResults
-    .filter((file) => again.has(file.name))
-    .flatMap(failuresOf)
-    .filter((test) => !still.has(test));
-  return { report: { testResults }, unsteady };
+  return first.testResults.flatMap((file) => {
+    const { status, assertionResults: tests = [] } = again.get(file.name) ?? {};
+    const passed = new Set(tests.filter((test) => test.status === 'passed').map((test) => test.fullName));
+    const passes = (failure) => status === 'passed' || passed.has(failure);
+    return failuresOf(file)
+      .filter(passes)
+      .map((failure) => `${name}: ${failure}`);
+  });
 };
 
 const runVitest = async (name, node, args, env, wrapper = []) => {
@@ -111,8 +112,10 @@ const runVitest = async (name, node, args, env, wrapper = []) => {
   const files = broken.map((file) => relative(root, file.name));
   const second = await once(`${name}-again`, files);
   if (second.report === undefined) return vitestCounts(name, first.report, first.code);
-  const { report, unsteady } = merged(first.report, second.report);
-  return { ...vitestCounts(name, report, second.code), unsteady: unsteady.map((test) => `${name}: ${test}`) };
+  const again = new Map(second.report.testResults.map((file) => [file.name, file]));
+  const testResults = first.report.testResults.map((file) => again.get(file.name) ?? file);
+  const unsteady = unsteadyIn(name, first.report, second.report);
+  return { ...vitestCounts(name, { testResults }, second.code), unsteady };
 };
 
 /** The C++ tests close with a line "N passed, N failed" per program. */
@@ -134,13 +137,16 @@ const lab = async () => {
   const sittings = readReport(join(reports, 'lab.json'));
   if (sittings === undefined) return { ...none, failed: 1, failures: ['lab: no report'] };
   const total = { ...none };
-  for (const { name, passed, failure, broken = [], unsteady = [] } of sittings) {
+  for (const { name, passed, failure, broken = [] } of sittings) {
     for (const reason of broken) console.log(`lab-${name}: a machine before it broke down: ${reason}`);
-    const counts = vitestCounts(`lab-${name}`, readReport(join(reports, `lab-${name}.json`)), passed ? 0 : 1);
+    const report = readReport(join(reports, `lab-${name}.json`));
+    const first = readReport(join(reports, `lab-${name}-first.json`));
+    const counts = vitestCounts(`lab-${name}`, report, passed ? 0 : 1);
     if (failure !== undefined) counts.failures.push(`lab-${name}: ${failure}`);
     for (const key of ['passed', 'skipped']) total[key] += counts[key];
     total.failures = [...total.failures, ...counts.failures];
-    total.unsteady = [...total.unsteady, ...unsteady.map((test) => `lab-${name}: ${test}`)];
+    if (first !== undefined && report !== undefined)
+      total.unsteady = [...total.unsteady, ...unsteadyIn(`lab-${name}`, first, report)];
   }
   if (code !== 0 && total.failures.length === 0) total.failures = [`lab: exit ${code}`];
   return { ...total, failed: total.failures.length };
